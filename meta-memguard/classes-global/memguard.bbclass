@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: MIT
+#
+# memguard: a build that fits the memory of its container
+#
+# Switch on, in local.conf or a kas file:
+#
+#     INHERIT += "memguard"
+#
+# Nothing else is needed. memguard finds the container's memory limit, predicts what each task will take, holds a task
+# that does not fit until it does, and starts it with fewer jobs where that lets it start. Task signatures stay as they
+# are, so sstate is shared with builds without memguard.
+#
+# What you may want to set, all in local.conf:
+#
+#     MEMGUARD_MODE = "observe"       say what would be done, and do nothing
+#     MEMGUARD_LIMIT = "12G"          where the limit cannot be seen from inside, or less should be used
+#     MEMGUARD_RESERVE = "10%"        memory kept free
+#     MEMGUARD_FOOTPRINT:pn-mybrowser = "do_compile:base=200M,per_job=2600M,serial=8G"
+#                                     what you know of a recipe: peak = base + per_job x jobs, at least serial
+#
+# The build's first and last lines tell limit, peak, and what was held and shrunk; every decision is a line of JSON in
+# ${MEMGUARD_DIR}/events.
+#
+# Schedulers: memguard brings two, "memguard" over BitBake's speed order and "memguard-completion" over its completion
+# order, and chooses the second where rm_work is inherited. A BB_SCHEDULER of your own stands; memguard then observes.
+#
+# Honest notes:
+#  - A grant holds for the whole run of a task. A task is not made smaller once it runs.
+#  - A task that does not fit an empty container runs alone, with one job, and may still be killed.
+#  - Setscene tasks do not pass through BitBake's scheduler and are not held.
+#  - Footprints of single recipes are read from the configuration (:pn- lines), not from recipes.
+
+MEMGUARD_MODE ?= "enforce"
+MEMGUARD_MODE[doc] = "What memguard may do: enforce (hold tasks and lower their jobs), observe (only say what it would do) or off."
+
+MEMGUARD_LIMIT ?= ""
+MEMGUARD_LIMIT[doc] = "Memory the build may use, for example 12G. Empty: what the container's cgroup says, else all memory. The smaller of both counts."
+
+MEMGUARD_RESERVE ?= ""
+MEMGUARD_RESERVE[doc] = "Memory kept free, as a size (1G) or a share of the limit (10%). Empty: 5 % of the limit, at least 256M, at most 2G and a quarter of the limit."
+
+MEMGUARD_MIN_JOBS ?= "25%"
+MEMGUARD_MIN_JOBS[doc] = "The fewest jobs a task is started with before it is held instead, as a number or as a share of what it wants (of the CPUs, where it wants more)."
+
+MEMGUARD_DIR ?= "${TOPDIR}/memguard"
+MEMGUARD_DIR[doc] = "Directory for events, grants on their way to the tasks, and tracebacks. One for all multiconfigs."
+
+MEMGUARD_FOOTPRINT[doc] = "What is known of a recipe's memory, for example MEMGUARD_FOOTPRINT:pn-foo = 'do_compile:base=200M,per_job=2600M,serial=8G do_package:serial=3G'."
+
+BB_SCHEDULERS:append = " memguard.scheduler.MemguardScheduler memguard.scheduler.MemguardCompletionScheduler"
+
+python memguard_server () {
+    import memguard.server
+    memguard.server.handle(e, d)
+}
+addhandler memguard_server
+memguard_server[eventmask] = "bb.event.ConfigParsed bb.event.BuildStarted bb.event.BuildCompleted bb.event.HeartbeatEvent bb.runqueue.runQueueTaskStarted bb.runqueue.runQueueTaskCompleted bb.runqueue.runQueueTaskFailed"
+
+python memguard_task () {
+    import memguard.worker
+    memguard.worker.handle(e, d)
+}
+addhandler memguard_task
+memguard_task[eventmask] = "bb.build.TaskStarted"

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: MIT
+"""One JSON line per event of a build: start, hold, release, grant, end, and the build's own start and end.
+
+Runs in: the BitBake server; standard library only.
+Covers: writing and the number of logs kept. The fields are described in docs/events.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from memguard.model import Task
+
+KEPT_LOGS = 20
+
+
+class EventLog:
+    """The event log of one build. A log that cannot be written falls silent; `failure` then says why.
+
+    Events are kept in memory until flush(), so that a decision waits for no disk; the server's heartbeat flushes once a
+    second, and so much is lost when the server is killed.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.path: Path | None = None
+        self.failure: str | None = None
+        self._file: TextIO | None = None
+        self._pending: list[tuple[str, float, Task | None, dict[str, Any]]] = []
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._file = _create(directory)
+            self.path = Path(self._file.name)
+        except OSError as error:
+            self.failure = f"{directory}: {error.strerror}"
+            return
+        _forget_oldest(directory, self.path)
+
+    def write(self, event: str, task: Task | None = None, **fields: Any) -> None:
+        """Take one event, of the build or of a task; `fields` are JSON values."""
+        if self._file is not None:
+            self._pending.append((event, time.time(), task, fields))
+
+    def flush(self) -> None:
+        """Write what was taken. Never raises for a full or broken disk."""
+        pending, self._pending = self._pending, []
+        if self._file is None or not pending:
+            return
+        try:
+            for event in pending:
+                self._file.write(_line(*event))
+            self._file.flush()
+        except OSError as error:
+            self.failure = f"{self.path}: {error.strerror}"
+            self.close()
+
+    def close(self) -> None:
+        self.flush()
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
+            self._file = None
+
+
+class NoLog(EventLog):
+    """The log of a build that has no place to write one."""
+
+    def __init__(self) -> None:
+        self.path = None
+        self.failure = None
+        self._file = None
+        self._pending = []
+
+
+def _line(event: str, time_s: float, task: Task | None, fields: dict[str, Any]) -> str:
+    """One event as a line of JSON."""
+    line: dict[str, Any] = {"event": event, "time": round(time_s, 3)}
+    if task is not None:
+        line.update(recipe=task.recipe, task=task.name)
+        if task.mc:
+            line["mc"] = task.mc
+    return json.dumps({**line, **fields}) + "\n"
+
+
+def _create(directory: Path) -> TextIO:
+    stamp = time.strftime("%Y%m%d%H%M%S")
+    for number in range(1000):
+        name = f"{stamp}-{number}.jsonl" if number else f"{stamp}.jsonl"
+        try:
+            return open(directory / name, "x", encoding="utf-8")
+        except FileExistsError:
+            continue
+    raise FileExistsError(17, f"no free name for {stamp}", str(directory))
+
+
+def _forget_oldest(directory: Path, own: Path) -> None:
+    """Remove all but the youngest logs; `own` stays although a clock that was set back may make it the oldest."""
+    by_age = []
+    with contextlib.suppress(OSError):
+        for path in directory.glob("*.jsonl"):
+            with contextlib.suppress(OSError):
+                by_age.append((os.path.getmtime(path), path))
+    others = [path for _, path in sorted(by_age) if path != own]
+    for old in others[: max(0, len(others) - (KEPT_LOGS - 1))]:
+        with contextlib.suppress(OSError):
+            old.unlink()

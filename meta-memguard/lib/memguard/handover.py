@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: MIT
+"""Grants on their way from the server to the children, as small files that appear whole or not at all.
+
+Runs in: the BitBake server (put, clear) and task children (take); standard library only.
+Worker and server share no channel of their own that class code could use, so they meet on disk.
+A file is written only for a task that gets fewer jobs than it wants, and is taken once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+
+class Handover:
+    """The grants of one build directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory / "grants"
+
+    def put(self, tid: str, jobs: int) -> None:
+        """Leave `jobs` for task `tid`. Raises OSError when it cannot be written."""
+        path = self._path(tid)
+        draft = path.with_suffix(".draft")
+        # A file's name may hold bytes that are no UTF-8 (surrogates in Python): kept as they are, and one by one.
+        text = json.dumps({"tid": tid, "jobs": jobs}, ensure_ascii=False)
+        for is_last in (False, True):
+            # A child that takes the last grant takes the directory away, perhaps just now.
+            self._directory.mkdir(parents=True, exist_ok=True)
+            try:
+                draft.write_text(text, encoding="utf-8", errors="surrogatepass")
+                break
+            except FileNotFoundError:
+                if is_last:
+                    raise
+        os.replace(draft, path)
+
+    def take(self, tid: str) -> int | None:
+        """The jobs left for task `tid`, which are then gone; None when there are none.
+
+        Raises ValueError when the file is no grant, OSError when it can be seen but not read.
+        """
+        path = self._path(tid)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        with contextlib.suppress(OSError):
+            path.unlink()
+            self._directory.rmdir()
+        try:
+            grant = json.loads(content.decode("utf-8", "surrogatepass"))
+        except RecursionError:
+            grant = None
+        jobs = grant.get("jobs") if isinstance(grant, dict) and grant.get("tid") == tid else None
+        if type(jobs) is not int or jobs < 1:  # true is an int, too
+            raise ValueError(f"{path} holds no grant for {tid}")
+        return jobs
+
+    def clear(self) -> None:
+        """Remove whatever was not taken."""
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _path(self, tid: str) -> Path:
+        return self._directory / (hashlib.sha256(tid.encode("utf-8", "surrogatepass")).hexdigest()[:32] + ".json")

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: MIT
+"""The nouns that pass between the stages: sense -> predict -> decide -> act -> record.
+
+Runs in: everywhere; pure.
+Covers: what each stage hands to the next, in bytes, jobs and seconds.
+Does not cover: where the values come from (sense, predict) or what is done with them (guard).
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+
+
+class Mode(str, enum.Enum):
+    """What memguard may do to a build."""
+
+    ENFORCE = "enforce"
+    OBSERVE = "observe"
+    OFF = "off"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Memory and CPUs of the container at one moment.
+
+    limit_bytes:          the smallest finite limit over the container, None where none is visible.
+    limit_source:         the file (or variable) that limit was read from, "MemTotal" where there is none.
+    used_bytes:           memory that cannot be reclaimed: anonymous, shmem and kernel memory, never page cache.
+    shmem_bytes:          the part of used_bytes that lies in tmpfs and shared memory; no task's end frees it.
+    room_bytes:           what is left until the nearest limit is hit, over every level that has one.
+    host_available_bytes: MemAvailable of the machine, None where it cannot be read.
+    total_bytes:          MemTotal of the machine.
+    cpus:                 CPUs the container may use at once; 2.5 is possible under a quota.
+    """
+
+    limit_bytes: int | None
+    limit_source: str
+    used_bytes: int
+    shmem_bytes: int
+    room_bytes: int
+    host_available_bytes: int | None
+    total_bytes: int
+    cpus: float
+
+    @cached_property
+    def bound_bytes(self) -> int:
+        """The limit that bounds the plan: the container's, or MemTotal where no limit is visible."""
+        return self.total_bytes if self.limit_bytes is None else self.limit_bytes
+
+    @cached_property
+    def ceiling_bytes(self) -> int:
+        """The use at which something would be killed: the nearest limit or the end of the host's memory."""
+        room = self.room_bytes
+        if self.host_available_bytes is not None:
+            room = min(room, self.host_available_bytes)
+        return self.used_bytes + max(0, room)
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Peak memory of one task as a function of its jobs: base + per_job x jobs, at least serial. In bytes.
+
+    origin: where it comes from, for explanations: "MEMGUARD_FOOTPRINT", "known", or the kind of recipe.
+    """
+
+    base_bytes: int
+    per_job_bytes: int
+    serial_bytes: int
+    origin: str
+
+    def peak_bytes(self, jobs: int) -> int:
+        """Expected peak with `jobs` jobs."""
+        return max(self.base_bytes + self.per_job_bytes * jobs, self.serial_bytes)
+
+    def jobs_within(self, room_bytes: int, wanted_jobs: int) -> int:
+        """The most jobs, up to `wanted_jobs`, whose peak fits into `room_bytes`; 0 when not even one does."""
+        if self.peak_bytes(wanted_jobs) <= room_bytes:
+            return wanted_jobs
+        if self.serial_bytes > room_bytes or self.per_job_bytes <= 0:
+            return 0
+        return max(0, min(wanted_jobs, (room_bytes - self.base_bytes) // self.per_job_bytes))
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of one recipe as the scheduler sees it.
+
+    tid:         BitBake's id within this run queue; history is keyed by recipe and name, never by it.
+    wanted_jobs: the jobs it would run with in a stock build, at least 1.
+    """
+
+    tid: str
+    mc: str
+    recipe: str
+    name: str
+    footprint: Footprint
+    wanted_jobs: int
+
+    def __str__(self) -> str:
+        prefix = f"mc:{self.mc}:" if self.mc else ""
+        return f"{prefix}{self.recipe} {self.name}"
+
+
+@dataclass(frozen=True)
+class Grant:
+    """What one task was given: jobs and bytes for the whole of its run."""
+
+    jobs: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer to "may this task start?", with the reason in words: a grant, or None to hold it.
+
+    is_forced: it starts although it may not fit, since nothing else runs.
+    """
+
+    reason: str
+    grant: Grant | None = None
+    is_forced: bool = False
+
+    @property
+    def starts(self) -> bool:
+        return self.grant is not None
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The validated settings of one build.
+
+    limit_bytes:   the user's own limit, None to take what the container says.
+    reserve_bytes: memory kept free, None for the default share of the limit (see reserve_of).
+    reserve_share: the same as a share of the limit.
+    min_jobs, min_jobs_share: the fewest jobs a task is shrunk to before it is held instead, as a number or
+                   as a share of what it wants.
+    directory:     where events, grants and faults are written; "" to write none.
+    overrides:     the user's own footprints, by recipe and task.
+    """
+
+    mode: Mode = Mode.ENFORCE
+    limit_bytes: int | None = None
+    reserve_bytes: int | None = None
+    reserve_share: float | None = None
+    min_jobs: int | None = None
+    min_jobs_share: float = 0.25
+    directory: str = ""
+    overrides: dict[str, dict[str, Footprint]] = field(default_factory=dict)
+    _reserves: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    DEFAULT_RESERVE_SHARE = 0.05
+    DEFAULT_RESERVE_LEAST_BYTES = 256 * 1024**2
+    DEFAULT_RESERVE_MOST_BYTES = 2 * 1024**3
+
+    def reserve_of(self, bound_bytes: int) -> int:
+        """Bytes kept free under a limit of `bound_bytes`.
+
+        The default is 5 % of the limit, at least 256 MiB (a BitBake server grows by that while it builds), at
+        most 2 GiB (what planners of large build hosts put aside), and never more than a quarter of the limit.
+        """
+        reserve = self._reserves.get(bound_bytes)
+        if reserve is None:
+            reserve = self._reserves[bound_bytes] = self._work_out_reserve(bound_bytes)
+        return reserve
+
+    def _work_out_reserve(self, bound_bytes: int) -> int:
+        if self.reserve_bytes is not None:
+            return self.reserve_bytes
+        if self.reserve_share is not None:
+            return int(bound_bytes * self.reserve_share)
+        share = min(int(bound_bytes * self.DEFAULT_RESERVE_SHARE), self.DEFAULT_RESERVE_MOST_BYTES)
+        return min(max(share, self.DEFAULT_RESERVE_LEAST_BYTES), bound_bytes // 4)
+
+    def fewest_jobs(self, wanted_jobs: int, cpus: float) -> int:
+        """The fewest jobs worth starting a task with that wants `wanted_jobs`, on `cpus` CPUs.
+
+        A grant holds for the whole run of a task, so a large build started with one job would crawl for hours
+        where a short wait gives it many; jobs beyond the CPUs buy nothing, so they do not count as wanted here.
+        """
+        if self.min_jobs is not None:
+            return max(1, min(self.min_jobs, wanted_jobs))
+        share = min(wanted_jobs, max(1.0, cpus)) * self.min_jobs_share
+        return max(1, math.ceil(round(share, 6)))  # 7 % of 100 is 7.000000000000001

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: MIT
+"""How much memory a task will take: the user's word, else the table of known recipes, else the kind of recipe.
+
+Runs in: the BitBake server; pure but for reading the table that lies in the layer.
+Covers: a footprint for every (recipe, task).
+Does not cover: what earlier builds measured.
+"""
+
+from __future__ import annotations
+
+import csv
+import fnmatch
+import functools
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from memguard.model import Footprint
+from memguard.units import MIB, parse_bytes
+
+TABLE = Path(__file__).parents[2] / "conf" / "memguard-footprints.csv"
+OVERRIDE_EXAMPLE = "do_compile:base=200M,per_job=2600M,serial=8G do_package:serial=3G"
+
+# What multilib.bbclass puts before the name of a recipe that is built for another ABI.
+_MULTILIB = re.compile(r"^lib[xn]?(32|64)-")
+
+
+@dataclass(frozen=True)
+class Known:
+    """One row of the table: shell patterns on recipe and task, and their footprint."""
+
+    recipe: str
+    task: str
+    footprint: Footprint
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Footprint of the tasks whose name matches, in recipes that inherit one of the classes (any where empty)."""
+
+    name: str
+    task: str
+    classes: frozenset[str]
+    base_mib: int
+    per_job_mib: int
+    serial_mib: int = 0
+
+    @property
+    def footprint(self) -> Footprint:
+        return Footprint(self.base_mib * MIB, self.per_job_mib * MIB, self.serial_mib * MIB, self.name)
+
+
+def _kind(name: str, task: str, classes: str, base_mib: int, per_job_mib: int, serial_mib: int = 0) -> Kind:
+    return Kind(name, task, frozenset(classes.split()), base_mib, per_job_mib, serial_mib)
+
+
+# First match wins. Per job: what one compiler of that language takes in ordinary sources (RPM and several distributions
+# plan 512 MiB a C++ job; C stays near a third of that; rustc takes a crate at a time). Serial: the largest single
+# processes in buildstats of recipes of that kind. Sources are in the table of known recipes, which is condensed from
+# the same facts.
+KINDS = (
+    _kind(
+        "a Rust build", "do_compile*", "cargo cargo_common rust python_maturin python_setuptools3_rust", 128, 600, 1024
+    ),
+    _kind("a Rust build", "do_install*", "rust", 128, 600, 1024),
+    _kind("a Go build", "do_compile*", "go go-mod", 128, 300, 512),
+    _kind("a kernel", "do_compile*", "kernel", 256, 100, 2048),
+    _kind("kernel modules", "do_compile*", "module", 64, 100),
+    _kind("a C++ build (cmake, meson, qmake)", "do_compile*", "cmake meson qmake5 qt6-cmake scons waf", 64, 512),
+    _kind("an autotools build", "do_compile*", "autotools autotools-brokensep perlnative cpan", 64, 160, 320),
+    _kind("a Python build", "do_compile*", "setuptools3 python_pep517", 96, 160),
+    _kind("a build", "do_compile*", "", 64, 512),
+    _kind("an image", "do_rootfs", "", 512, 64),
+    _kind("an image", "do_image*", "", 512, 64),
+    _kind("an SDK", "do_populate_sdk*", "", 512, 64),
+    _kind("packaging", "do_package_write_*", "", 128, 96, 512),
+    _kind("packaging", "do_package", "", 128, 48),
+    _kind("SPDX", "do_create_*spdx*", "", 256, 16),
+    _kind("a configure step", "do_configure*", "", 160, 0),
+    _kind("a light task", "*", "", 64, 0),
+)
+
+
+def read_table(path: Path = TABLE) -> list[Known]:
+    """The known recipes in file order. Raises OSError, or ValueError naming file and line of a wrong row."""
+    with open(path, newline="", encoding="utf-8") as file:
+        lines = [(number, line) for number, line in enumerate(file, 1) if line.strip() and not line.startswith("#")]
+    rows = csv.DictReader(line for _, line in lines)
+    known = []
+    for (number, _), row in zip(lines[1:], rows):
+        try:
+            recipe, task = row["recipe"], row["task"]
+            base, per_job, serial = (int(row[name]) * MIB for name in ("base_mib", "per_job_mib", "serial_mib"))
+            if not recipe or not task or min(base, per_job, serial) < 0:
+                raise ValueError("empty name or negative size")
+        except (KeyError, TypeError, ValueError):
+            raise ValueError(
+                f"{path}:{number}: not a footprint; a good row is: llvm-native,do_compile,64,1168,2336,where from"
+            ) from None
+        known.append(Known(recipe, task, Footprint(base, per_job, serial, "known")))
+    return known
+
+
+def parse_override(text: str) -> dict[str, Footprint]:
+    """Footprints by task out of a MEMGUARD_FOOTPRINT value, e.g. "do_compile:base=200M,per_job=2600M,serial=8G".
+
+    Raises ValueError that says which word is wrong.
+    """
+    footprints = {}
+    for word in text.split():
+        task, colon, settings = word.partition(":")
+        values = {"base": 64 * MIB, "per_job": 0, "serial": 0}
+        for setting in settings.split(","):
+            name, equals, size = setting.partition("=")
+            if not colon or not task.startswith("do_") or not equals or name not in values:
+                raise ValueError(f"{word!r} is not do_TASK:base=SIZE,per_job=SIZE,serial=SIZE")
+            values[name] = parse_bytes(size)
+        footprints[task] = Footprint(values["base"], values["per_job"], values["serial"], "MEMGUARD_FOOTPRINT")
+    return footprints
+
+
+class Predictor:
+    """Footprints from overrides, table and kinds, in this order."""
+
+    def __init__(self, known: Iterable[Known], overrides: Mapping[str, Mapping[str, Footprint]]) -> None:
+        self._overrides = overrides
+        self._known = list(known)
+        self._rows: dict[str, list[tuple[re.Pattern[str], Footprint]]] = {}
+
+    def predict(self, recipe: str, task: str, classes: frozenset[str]) -> Footprint:
+        """The footprint of `task` of `recipe` (PN), which inherits `classes` (names without .bbclass)."""
+        own = self._overrides.get(recipe, {}).get(task)
+        return own or self._look_up(recipe, task) or by_kind(task, classes)
+
+    def _look_up(self, recipe: str, task: str) -> Footprint | None:
+        rows = self._rows.get(task)
+        if rows is None:
+            rows = [
+                (re.compile(fnmatch.translate(row.recipe)), row.footprint)
+                for row in self._known
+                if fnmatch.fnmatchcase(task, row.task)
+            ]
+            self._rows[task] = rows
+        recipe = _MULTILIB.sub("", recipe)
+        return next((footprint for pattern, footprint in rows if pattern.match(recipe)), None)
+
+
+@functools.lru_cache(maxsize=4096)
+def by_kind(task: str, classes: frozenset[str]) -> Footprint:
+    """The footprint of a task nobody knows, by its name and the classes its recipe inherits."""
+    for kind in KINDS:
+        if fnmatch.fnmatchcase(task, kind.task) and (not kind.classes or kind.classes & classes):
+            return kind.footprint
+    raise AssertionError("the last kind matches every task")

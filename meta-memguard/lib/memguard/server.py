@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: MIT
+"""BitBake adapter in the server: configuration, and the start and end of a build and of its tasks.
+
+Runs in: the BitBake server (ConfigParsed also in its workers), called by memguard.bbclass; imports bb.
+Covers: one Guard per build, created at BuildStarted, ended at BuildCompleted; stepping aside after a fault.
+See also: scheduler.py, which asks the Guard; worker.py, which runs inside the tasks.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import os
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable
+
+import bb
+
+from memguard import settings
+from memguard.events import EventLog, NoLog
+from memguard.guard import Guard
+from memguard.handover import Handover
+from memguard.knobs import jobs_in
+from memguard.model import Mode, Task
+from memguard.sense import Sensor
+
+if TYPE_CHECKING:
+    from bb.data_smart import DataSmart
+
+SPEED, COMPLETION = "memguard", "memguard-completion"
+
+_guard: Guard | None = None
+_tasks: dict[str, Task] = {}
+_has_stepped_aside = False
+_is_lent = False
+
+
+def handle(event: Any, d: DataSmart) -> None:
+    """What memguard.bbclass does on an event in the server. Wrong configuration is fatal; nothing else ever is."""
+    try:
+        if isinstance(event, bb.event.ConfigParsed):
+            _configure(d)
+        elif not settings.is_off(d.getVar):
+            _STEPS[type(event).__name__](event, d)
+    except bb.BBHandledException:
+        raise
+    except Exception:
+        step_aside(d)
+
+
+def guard_for(d: DataSmart, tasks: dict[str, Task]) -> Guard | None:
+    """The Guard of the running build for a scheduler, which lends its `tasks` by tid for the records.
+
+    Where the class is not inherited no BuildStarted handler ran, and one is made here, anew for each run queue. None
+    when memguard is off or has stepped aside.
+    """
+    global _tasks, _is_lent
+    if settings.is_off(d.getVar):
+        return None
+    if _is_lent or (_guard is None and not _has_stepped_aside):
+        _begin(None, d)
+    _tasks, _is_lent = tasks, True
+    return _guard
+
+
+def forget() -> None:
+    """Forget the running build, its Guard and its faults."""
+    global _guard, _tasks, _has_stepped_aside, _is_lent
+    guard, _guard, _tasks, _has_stepped_aside, _is_lent = _guard, None, {}, False, False
+    if guard is not None:
+        guard.finish()
+
+
+def _forget_at_exit(pid: int) -> None:
+    # An interrupt may end the server without BuildCompleted; forked children inherit what is to be done at exit.
+    if os.getpid() == pid:
+        forget()
+
+
+def step_aside(d: DataSmart) -> None:
+    """After a fault: one warning, the traceback in a file, and stock behaviour for the rest of this build."""
+    global _guard, _has_stepped_aside
+    if _has_stepped_aside:
+        return
+    _has_stepped_aside = True
+    guard, _guard = _guard, None
+    bb.warn(f"memguard: internal error, the build goes on as stock; {_write_fault(d, traceback.format_exc())}")
+    try:
+        if guard is not None:
+            guard.finish()
+    except Exception:
+        bb.debug(1, traceback.format_exc())
+
+
+def _write_fault(d: DataSmart, text: str) -> str:
+    """Keep a traceback in MEMGUARD_DIR, or in the log where that cannot be; says which."""
+    try:
+        directory = d.getVar("MEMGUARD_DIR")
+        if directory:
+            path = Path(directory) / f"fault-{time.strftime('%Y%m%d%H%M%S')}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8", errors="backslashreplace")
+            return f"the traceback is in {path}"
+    except Exception:
+        bb.note("memguard: the traceback cannot be written to MEMGUARD_DIR")
+    bb.note(text)
+    return "the traceback is in the log"
+
+
+def _configure(d: DataSmart) -> None:
+    """Validate the variables and choose the scheduler; bb.fatal for what cannot be used.
+
+    A worker reads the configuration once more when it starts: the server has validated it by then, and a build that
+    runs is never ended. What its children need is imported here, once, and not after each fork.
+    """
+    if bb.event.worker_fire is not None:
+        importlib.import_module("memguard.worker")
+        return
+    try:
+        policy = settings.read(d.getVar, d.keys())
+        if policy.mode is Mode.OFF:
+            return
+        settings.check_against(Sensor(limit_bytes=policy.limit_bytes).read(), policy, d.getVar)
+    except settings.SettingsError as error:
+        bb.fatal(f"memguard: {error}")
+    except OSError as error:
+        bb.warn(f"memguard: memory cannot be read, the build goes on as stock: {error}")
+        return
+    _spare_new_parse(d)
+    chosen = d.getVar("BB_SCHEDULER")
+    if not chosen:
+        d.setVar("BB_SCHEDULER", SPEED)
+    elif chosen == "completion" and bb.data.inherits_class("rm_work", d):
+        d.setVar("BB_SCHEDULER", COMPLETION)
+
+
+def _spare_new_parse(d: DataSmart) -> None:
+    """Let a change of our variables leave the parsed recipes valid: no recipe reads any of them."""
+    ours = [*settings.VARIABLES, *settings.override_names(d.keys()), "BB_HASHCONFIG_IGNORE_VARS"]
+    d.setVar("BB_HASHCONFIG_IGNORE_VARS", " ".join([d.getVar("BB_HASHCONFIG_IGNORE_VARS") or "", *ours]))
+
+
+def _is_named_multiconfig(d: DataSmart) -> bool:
+    """Whether this is one of BBMULTICONFIG; the build itself has no name, or, until BitBake 2.10, "default"."""
+    return d.getVar("BB_CURRENT_MC") not in (None, "", "default")
+
+
+def _begin(event: Any, d: DataSmart) -> None:
+    """A Guard for this build; a line that says what it sees."""
+    global _guard
+    if _is_named_multiconfig(d):
+        return
+    forget()
+    policy = settings.read(d.getVar, d.keys())
+    directory = Path(policy.directory) if policy.directory else None
+    handover = Handover(directory) if directory else None
+    if handover:
+        handover.clear()
+    events = EventLog(directory / "events") if directory else NoLog()
+    sensor = Sensor(limit_bytes=policy.limit_bytes)
+    atexit.unregister(_forget_at_exit)
+    atexit.register(_forget_at_exit, os.getpid())
+    _guard = Guard(policy, sensor, events, handover, say=_said(bb.note), warn=_said(bb.warn))
+    bb.note(f"memguard: {_guard.start_line()}")
+    if events.failure:
+        bb.warn(f"memguard: no events are recorded: {events.failure}")
+    scheduler = d.getVar("BB_SCHEDULER")
+    if scheduler not in (SPEED, COMPLETION):
+        bb.warn(
+            f'memguard: BB_SCHEDULER = "{scheduler}" stands, so memguard only observes: it holds no task and lowers '
+            f'no job count. To let it, remove that line or set BB_SCHEDULER = "{SPEED}"'
+        )
+    jobs = jobs_in(d.getVar("PARALLEL_MAKE") or "")
+    cpus = _guard.reading.cpus
+    if jobs is not None and jobs > 4 * cpus:
+        bb.note(
+            f'memguard: PARALLEL_MAKE = "{d.getVar("PARALLEL_MAKE")}" asks for far more jobs than {cpus:g} CPUs run'
+        )
+
+
+def _complete(event: Any, d: DataSmart) -> None:
+    global _guard
+    if _is_named_multiconfig(d):
+        return
+    guard, _guard = _guard, None
+    if guard is not None:
+        for line in guard.finish():
+            bb.note(f"memguard: {line}")
+
+
+def _sample(event: Any, d: DataSmart) -> None:
+    if _guard is not None:
+        _guard.sample()
+
+
+def _task_started(event: Any, d: DataSmart) -> None:
+    if _guard is not None and not event.noexec:
+        _guard.task_started(event.taskid, _tasks.get(event.taskid))
+
+
+def _task_completed(event: Any, d: DataSmart) -> None:
+    if _guard is not None:
+        _guard.task_ended(event.taskid, _tasks.get(event.taskid), "ok")
+
+
+def _task_failed(event: Any, d: DataSmart) -> None:
+    if _guard is not None:
+        _guard.task_ended(event.taskid, _tasks.get(event.taskid), "failed")
+
+
+def _said(say: Callable[[str], None]) -> Callable[[str], None]:
+    return lambda text: say(f"memguard: {text}")
+
+
+_STEPS: dict[str, Callable[[Any, Any], None]] = {
+    "BuildStarted": _begin,
+    "BuildCompleted": _complete,
+    "HeartbeatEvent": _sample,
+    "runQueueTaskStarted": _task_started,
+    "runQueueTaskCompleted": _task_completed,
+    "runQueueTaskFailed": _task_failed,
+}

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: MIT
+"""MEMGUARD_* variables -> a validated Policy; the only file that knows their names.
+
+Runs in: the BitBake server; pure.
+Does not cover: defaults and documentation of the variables, which stand in memguard.bbclass.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Callable
+
+from memguard.model import Footprint, Mode, Policy, Reading
+from memguard.predict import OVERRIDE_EXAMPLE, parse_override
+from memguard.units import MIB, format_bytes, parse_bytes, parse_share
+
+OVERRIDE_PREFIX = "MEMGUARD_FOOTPRINT:pn-"
+# A server that has parsed ten recipes takes some 60 MiB.
+LEAST_LIMIT_BYTES = 64 * MIB
+
+# Changing one of these needs no new parse of the recipes: none of them is read by a recipe.
+VARIABLES = (
+    "MEMGUARD_MODE",
+    "MEMGUARD_LIMIT",
+    "MEMGUARD_RESERVE",
+    "MEMGUARD_MIN_JOBS",
+    "MEMGUARD_DIR",
+    "MEMGUARD_FOOTPRINT",
+)
+
+
+class SettingsError(ValueError):
+    """A variable that cannot be used; its text names the variable and the value and shows a good example."""
+
+    def __init__(self, variable: str, value: str, why: str, example: str, better: str | None = None) -> None:
+        super().__init__(f'{variable} = "{value}": {why}. A good value is: {better or variable} = "{example}"')
+
+
+def read(get: Callable[[str], str | None], names: Iterable[str] = ()) -> Policy:
+    """The policy the variables say. `get` returns a variable's value or None; `names` lists the ones that exist.
+
+    Raises SettingsError for the first variable that cannot be used.
+    """
+    reserve = (get("MEMGUARD_RESERVE") or "").strip()
+    reserve_share = parse_share(reserve)
+    if reserve_share is not None and reserve_share >= 1:
+        raise SettingsError("MEMGUARD_RESERVE", reserve, "that leaves nothing to build with", "10%")
+    for_all = (get("MEMGUARD_FOOTPRINT") or "").strip()
+    if for_all:
+        why = "a footprint is that of one recipe, MEMGUARD_FOOTPRINT:pn-NAME"
+        raise SettingsError("MEMGUARD_FOOTPRINT", for_all, why, OVERRIDE_EXAMPLE, f"{OVERRIDE_PREFIX}llvm-native")
+    min_jobs, min_jobs_share = _min_jobs((get("MEMGUARD_MIN_JOBS") or "").strip())
+    return Policy(
+        mode=_mode((get("MEMGUARD_MODE") or "").strip()),
+        limit_bytes=_limit((get("MEMGUARD_LIMIT") or "").strip()),
+        reserve_bytes=None if reserve_share is not None else _size("MEMGUARD_RESERVE", reserve, "1G"),
+        reserve_share=reserve_share,
+        min_jobs=min_jobs,
+        min_jobs_share=min_jobs_share,
+        directory=get("MEMGUARD_DIR") or "",
+        overrides={
+            name[len(OVERRIDE_PREFIX) :]: _override(name, get(name) or "")
+            for name in sorted(names)
+            if name.startswith(OVERRIDE_PREFIX)
+        },
+    )
+
+
+def check_against(reading: Reading, policy: Policy, get: Callable[[str], str | None]) -> None:
+    """Raises SettingsError where the reserve leaves nothing of the limit that `reading` found."""
+    if policy.reserve_bytes is not None and policy.reserve_bytes >= reading.bound_bytes:
+        limit = f"the limit is {format_bytes(reading.bound_bytes)} ({reading.limit_source})"
+        raise SettingsError(
+            "MEMGUARD_RESERVE", get("MEMGUARD_RESERVE") or "", f"{limit}, which leaves nothing to build with", "10%"
+        )
+
+
+def _mode(value: str) -> Mode:
+    try:
+        return Mode(value) if value else Mode.ENFORCE
+    except ValueError:
+        known = ", ".join(mode.value for mode in Mode)
+        raise SettingsError("MEMGUARD_MODE", value, f"not a mode ({known})", Mode.OBSERVE.value) from None
+
+
+def _limit(value: str) -> int | None:
+    size = _size("MEMGUARD_LIMIT", value, "12G")
+    if size is not None and size < LEAST_LIMIT_BYTES:
+        raise SettingsError("MEMGUARD_LIMIT", value, "less than BitBake itself takes", "12G")
+    return size
+
+
+def _size(variable: str, value: str, example: str) -> int | None:
+    if not value:
+        return None
+    try:
+        return parse_bytes(value)
+    except ValueError:
+        raise SettingsError(variable, value, "not a size in bytes, K, M, G or T", example) from None
+
+
+def _min_jobs(value: str) -> tuple[int | None, float]:
+    """The fewest jobs as a number, and as a share of the wanted ones."""
+    if not value:
+        return None, Policy.min_jobs_share
+    share = parse_share(value)
+    if share is not None and 0 < share <= 1:
+        return None, share
+    if re.fullmatch(r"0*[1-9][0-9]{0,8}", value):
+        return int(value), Policy.min_jobs_share
+    raise SettingsError("MEMGUARD_MIN_JOBS", value, "not a number of jobs from 1 on, nor a share up to 100%", "25%")
+
+
+def _override(variable: str, value: str) -> dict[str, Footprint]:
+    try:
+        return parse_override(value)
+    except ValueError as error:
+        raise SettingsError(variable, value, str(error), OVERRIDE_EXAMPLE) from None
+
+
+def is_off(get: Callable[[str], str | None]) -> bool:
+    """Whether the configuration switches memguard off."""
+    return (get("MEMGUARD_MODE") or "").strip() == Mode.OFF.value
+
+
+def override_names(names: Iterable[str]) -> list[str]:
+    """Those of `names` that are footprints for single recipes."""
+    return [name for name in names if name.startswith(OVERRIDE_PREFIX)]

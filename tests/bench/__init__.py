@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Measurements, run by scripts/bench; each prints its baseline beside it. Results go to docs/benchmarks.md."""

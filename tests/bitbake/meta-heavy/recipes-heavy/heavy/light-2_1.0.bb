@@ -1,0 +1,4 @@
+# SPDX-License-Identifier: MIT
+SUMMARY = "A small program"
+DEPENDS = ""
+require light.inc

@@ -1,0 +1,4 @@
+# SPDX-License-Identifier: MIT
+SUMMARY = "A small program"
+DEPENDS = "light-1"
+require light.inc

@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: MIT
+# Plants a fault in memguard's decisions, in the server, as soon as a build starts.
+
+addhandler break_memguard
+break_memguard[eventmask] = "bb.event.BuildStarted"
+python break_memguard() {
+    import memguard.guard
+
+    def fail(*arguments):
+        raise RuntimeError("a planted fault")
+
+    memguard.guard.admit = fail
+}

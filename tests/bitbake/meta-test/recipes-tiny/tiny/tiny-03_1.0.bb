@@ -1,0 +1,4 @@
+# SPDX-License-Identifier: MIT
+require tiny.inc
+
+DEPENDS = "tiny-01"

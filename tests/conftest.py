@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: MIT
+"""Fixtures that all tests share."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# Neither the test bed nor the layer's modules are installed.
+TESTS = Path(__file__).resolve().parent
+sys.path[:0] = [str(TESTS.parent / "meta-memguard" / "lib"), str(TESTS)]
+
+from testbed.bitbake import BitBake, BitBakeMissing, locate  # noqa: E402  (found through the lines above)
+
+# No test judges by the clock; in CI the same examples are tried each time, elsewhere new ones.
+settings.register_profile("house", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("house")
+
+
+def pytest_report_header() -> str:
+    """Say which BitBake the tests run on."""
+    try:
+        return str(locate())
+    except BitBakeMissing as missing:
+        return f"BitBake: {missing}"
+
+
+@pytest.fixture(scope="session")
+def bitbake() -> BitBake:
+    """Return the BitBake to test with."""
+    return locate()

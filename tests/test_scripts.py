@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: MIT
+"""What a person types: the demo, under a real memory limit with real compilers, and each bench in small."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from testbed.container import NoContainer, container
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+# Two compilers of some 600 MB at a time: less would mean that the build compiled nothing heavy.
+TWO_COMPILERS_BYTES = 1 << 30
+
+
+def script(*words: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    """Run one of the project's scripts as a person would."""
+    command = [str(REPOSITORY / "scripts" / words[0]), *words[1:]]
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+@pytest.mark.memcg
+def test_demo_stock_is_killed_and_memguard_finishes(tmp_path: Path) -> None:
+    """The same build under the same limit: stock dies of memory, memguard's succeeds without a kernel OOM kill."""
+    try:
+        with container(1 << 30, "memguard-test"):
+            pass
+    except NoContainer as missing:
+        pytest.skip(str(missing))
+    result = tmp_path / "demo.json"
+    demo = script("demo", "--json", str(result))
+    assert demo.returncode == 0, demo.stdout + demo.stderr
+    found = json.loads(result.read_text(encoding="utf-8"))
+    assert set(found) == {"bitbake", "limit_bytes", "runs"}
+    runs = {run["name"]: run for run in found["runs"]}
+    assert list(runs) == ["stock", "memguard"]
+    for run in runs.values():
+        assert set(run) == {"name", "succeeded", "oom_kills", "peak_bytes", "wall_s", "held", "shrunk"}
+    assert not runs["stock"]["succeeded"]
+    # At its limit a cgroup may crawl instead of dying; the demo ends that build after 100 s.
+    assert runs["stock"]["oom_kills"] >= 1 or runs["stock"]["wall_s"] >= 100
+    assert runs["memguard"]["succeeded"]
+    assert runs["memguard"]["oom_kills"] == 0
+    assert TWO_COMPILERS_BYTES < runs["memguard"]["peak_bytes"] <= found["limit_bytes"]
+    assert runs["memguard"]["held"] >= 2
+    assert runs["memguard"]["shrunk"] >= 2
+    assert not list(Path("/sys/fs/cgroup").glob("**/memguard-demo-*"))
+
+
+@pytest.mark.parametrize("words", [("--limit", "12 potatoes"), ("--limit", "5M"), ("--frobnicate",)])
+def test_demo_refuses_what_it_cannot_use(words: tuple[str, ...]) -> None:
+    """A wrong argument is one sentence and exit status 2."""
+    demo = script("demo", *words)
+    assert demo.returncode == 2
+    assert words[-1] in demo.stderr
+    assert "Traceback" not in demo.stderr
+
+
+@pytest.mark.memcg
+def test_demo_without_rights_says_what_to_do(tmp_path: Path) -> None:
+    """Where no memory cgroup can be made the demo says so in one sentence, with what to do, and exits with 2."""
+    if os.getuid() != 0:
+        pytest.skip("needs root, to become somebody without rights")
+    code = "import os, sys; from testbed.container import NoContainer, container; os.setgid(65534); os.setuid(65534)\n"
+    code += "try:\n with container(1 << 30): pass\nexcept NoContainer as missing: print(missing); sys.exit(2)\n"
+    path = os.pathsep.join(str(REPOSITORY / part) for part in ("meta-memguard/lib", "tests"))
+    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": path}
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert found.returncode == 2, found.stderr
+    assert found.stdout.startswith("No memory cgroup can be made in /sys/fs/cgroup")
+    assert "run this as root" in found.stdout
+
+
+def test_bench_without_a_name_tells_the_names() -> None:
+    """An unknown bench is exit status 2 and the list of those there are."""
+    bench = script("bench", "speed")
+    assert bench.returncode == 2
+    assert "decide" in bench.stderr
+    assert "overhead" in bench.stderr
+
+
+def test_bench_decide_in_small() -> None:
+    """The bench of one decision runs, and prints stock beside memguard for each size."""
+    bench = script("bench", "decide", "--sizes", "200,400", "--calls", "100", "--pairs", "1")
+    assert bench.returncode == 0, bench.stderr
+    rows = [line.split()[:2] for line in bench.stdout.splitlines() if line.split()[0] in ("200", "400")]
+    assert rows == [["200", "calm"], ["200", "tight"], ["400", "calm"], ["400", "tight"]]
+
+
+@pytest.mark.memcg
+def test_bench_overhead_in_small() -> None:
+    """The bench of a whole build runs, and prints wall and CPU time of both with their ratio."""
+    if os.getuid() != 0:
+        pytest.skip("needs root, to count CPU time in a cgroup")
+    bench = script("bench", "overhead", "--pairs", "1", "--tasks", "20")
+    assert bench.returncode == 0, bench.stderr
+    assert "wall: stock " in bench.stdout
+    assert "ratio of medians" in bench.stdout

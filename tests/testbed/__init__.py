@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Real BitBakes and real builds for the tests."""
