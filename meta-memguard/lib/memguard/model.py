@@ -184,3 +184,40 @@ class Policy:
             return max(1, min(self.min_jobs, wanted_jobs))
         share = min(wanted_jobs, max(1.0, cpus)) * self.min_jobs_share
         return max(1, math.ceil(round(share, 6)))  # 7 % of 100 is 7.000000000000001
+
+
+class Outcome(str, enum.Enum):
+    """How the run of a task ended. The last two say that it might have taken more memory than it did."""
+
+    OK = "ok"
+    FAILED = "failed"
+    MEMORY_KILL = "memory-kill"
+    THROTTLED = "throttled"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one run of one task really took.
+
+    build:      names the build it belongs to; builds are ordered by when they were first recorded.
+    machine:    what the recipe was built for and with (MACHINE, or a native tuning), "" where unknown.
+    jobs:       the jobs it was granted.
+    peak_bytes: the most memory of its whole process tree at one moment.
+    largest_process_bytes: the most memory of one of its processes.
+    per_job_bytes: the median memory of a compiler process while several ran, None where that was not seen.
+    serial_bytes: the peak while no more than one compiler process ran, None where that was not seen.
+    """
+
+    build: str
+    recipe: str
+    version: str
+    task: str
+    machine: str
+    jobs: int
+    peak_bytes: int
+    largest_process_bytes: int
+    wall_s: float
+    cpu_s: float
+    outcome: Outcome
+    per_job_bytes: int | None = None
+    serial_bytes: int | None = None
