@@ -183,7 +183,7 @@ def _delegation(place: Place | None, unified: Place | None) -> Delegation | None
 
 
 def _can_act(unified: Place | None, name: str) -> bool:
-    """Whether a cgroup made below the process's own in v2, which freezes and kills on a hybrid host, too, has `name`."""
+    """Whether a cgroup made below the own one in v2, which acts on a hybrid host, too, would have `name`."""
     if unified is None or not unified.levels or not unified.is_found or not unified.mount.is_writable:
         return False
     own = unified.levels[0]

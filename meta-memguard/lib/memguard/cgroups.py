@@ -113,13 +113,17 @@ class Level:
         hard, soft = self._finite("memory.max"), self._finite("memory.high")
         return soft if hard is None or (soft is not None and soft[0] < hard[0]) else hard
 
+    def charged_bytes(self) -> int | None:
+        """All that is charged here, page cache included; None where it cannot be read."""
+        return self.files.number(self.path("memory.current" if self.is_v2 else "memory.usage_in_bytes"))
+
     def use(self, kernel_share: float) -> Use | None:
         """Memory charged here; None where the level cannot be read.
 
         v1 does not split kernel memory: `kernel_share` of it is taken as unreclaimable. Where memory.stat does not
         tell what cannot be reclaimed, all that is charged counts as that, page cache included.
         """
-        charged = self.files.number(self.path("memory.current" if self.is_v2 else "memory.usage_in_bytes"))
+        charged = self.charged_bytes()
         stat = self.files.keys(
             self.path("memory.stat"),
             _V2_STAT if self.is_v2 else _V1_STAT,

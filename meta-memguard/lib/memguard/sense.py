@@ -11,12 +11,16 @@ See also: cgroups.py, for where the levels are.
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from memguard.cgroups import Hierarchies, Use, count_cpus, mounted_at
 from memguard.kernel_files import KernelFiles, parse_number
 from memguard.model import Reading
+
+# CPU quotas change when somebody resizes the container; a task that starts a second later is told of it.
+CPUS_AGE_S = 1.0
 
 _MEMINFO = ("MemTotal", "MemAvailable", "Shmem", "SReclaimable", "SUnreclaim", "KernelStack", "PageTables")
 _LXCFS_MEMINFO = ("MemFree", "Active(file)", "Inactive(file)")
@@ -62,18 +66,20 @@ class Pressure:
 class Sensor:
     """Reads the container of one process, again and again.
 
-    Where the levels lie is found once; limits and use are read each time, since pods are resized in place. What could
-    not be read is in `faults`, by path.
+    Where the levels lie is found once; limits and use are read each time, since pods are resized in place, and CPUs
+    at most once in CPUS_AGE_S. What could not be read is in `faults`, by path.
     """
 
     def __init__(self, root: Path = Path("/"), process: str = "self", limit_bytes: int | None = None) -> None:
         self._root = "" if root == Path("/") else str(root)
         self._process = f"{self._root}/proc/{process}"
         self._limit_bytes = limit_bytes
-        self._files = KernelFiles()
+        self._files = KernelFiles(keeps_open=not self._root)
         self.hierarchies = Hierarchies(self._root, process, self._files)
         self.memory = self.hierarchies.place("memory")
         self._cpu = self.hierarchies.place("cpu")
+        self._cpu_count: float | None = None
+        self._counted_at_s = 0.0
         self._cpuset = self.hierarchies.place("cpuset")
         # lxcfs shows the container's memory in place of the machine's; its MemAvailable may count page cache as used.
         self.has_lxcfs = any(
@@ -91,26 +97,29 @@ class Sensor:
         host = self._host()
         total, available = host.get("MemTotal"), host.get("MemAvailable")
         share = _unreclaimable_share(host)
-        limit, source, room, bounding = None, "MemTotal", None, None
-        own = None
-        for level in self.memory.levels if self.memory else ():
-            is_own = own is None and bounding is None
-            found = level.limit()
-            # The use of a level matters where it is limited; the own one tells of limits above it on v1, too.
-            here = level.use(share) if found or is_own else None
-            own = own or here
-            if here and here.limit_above_bytes is not None and (found is None or here.limit_above_bytes < found[0]):
-                found = here.limit_above_bytes, level.path("memory.stat")
-            if found is None:
-                continue
+        levels = self.memory.levels if self.memory else ()
+        # On v1 the own cgroup tells of limits above it that cannot be seen, too.
+        own = levels[0].use(share) if levels and not levels[0].is_v2 else None
+        bounds = [(*found, level) for level in levels if (found := level.limit())]
+        if own and own.limit_above_bytes is not None:
+            bounds.append((own.limit_above_bytes, levels[0].path("memory.stat"), levels[0]))
+        bounds.sort(key=lambda bound: bound[0])
+        room, bounding = None, None
+        for bound_bytes, _, level in bounds:
+            if room is not None:
+                charged = level.charged_bytes()
+                # What is used is part of what is charged: where even that leaves more room, nobody is short.
+                if charged is not None and bound_bytes - charged >= room:
+                    continue
             # A limit whose use cannot be read still limits: the ledger of grants keeps it then.
-            here = here or Use(0, 0, 0)
-            left = found[0] - here.used_bytes
-            if here.memsw_limit_above_bytes is not None:
-                left = min(left, here.memsw_limit_above_bytes - here.used_bytes - (here.swap_bytes or 0))
-            room = left if room is None else min(room, left)
-            if limit is None or found[0] < limit:
-                limit, source, bounding = found[0], found[1], here
+            here = (own if level is levels[0] and own else level.use(share)) or Use(0, 0, 0)
+            room = bound_bytes - here.used_bytes if room is None else min(room, bound_bytes - here.used_bytes)
+            bounding = bounding or here
+        if room is not None and own and own.memsw_limit_above_bytes is not None:
+            room = min(room, own.memsw_limit_above_bytes - own.used_bytes - (own.swap_bytes or 0))
+        if bounding is None and own is None and levels:
+            own = levels[0].use(share)
+        limit, source = bounds[0][:2] if bounds else (None, "MemTotal")
         use = bounding
         if self._limit_bytes is not None and (limit is None or self._limit_bytes < limit):
             limit, source = self._limit_bytes, "MEMGUARD_LIMIT"
@@ -132,7 +141,7 @@ class Sensor:
             room_bytes=room,
             host_available_bytes=available,
             total_bytes=total,
-            cpus=self.cpus().count,
+            cpus=self._cpus_lately(),
             charged_bytes=cgroup.charged_bytes if cgroup else None,
             working_set_bytes=cgroup.working_set_bytes if cgroup else None,
         )
@@ -156,6 +165,16 @@ class Sensor:
             if quota is not None:
                 found.append(Cpus(quota, f"CPU quota of {level.directory}"))
         return min(found, key=lambda cpus: cpus.count) if found else self._online()
+
+    def forget_cpus(self) -> None:
+        """Count the CPUs again in the next reading."""
+        self._cpu_count = None
+
+    def _cpus_lately(self) -> float:
+        now_s = time.monotonic()
+        if self._cpu_count is None or now_s - self._counted_at_s >= CPUS_AGE_S:
+            self._cpu_count, self._counted_at_s = self.cpus().count, now_s
+        return self._cpu_count
 
     def oom_kills(self) -> int | None:
         """Kernel OOM kills of the process's own cgroup so far, None where there is none or it does not say."""
