@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from testbed.checkouts import IMAGE, NotHere, OeBuild, Workspace, clone, faults, provide_source, read_events, workspace
+from testbed.checkouts import IMAGE, NotHere, OeBuild, Workspace, clone, events_below, faults, provide_source, workspace
 
 pytestmark = [pytest.mark.checkout, pytest.mark.timeout(7200)]
 
@@ -79,11 +79,11 @@ def test_upstreams_tests_of_the_run_queue_pass(place: Workspace, version: str, c
     assert int(ran.group(1)) >= 20
     assert re.search(r"^OK$", result.output, re.MULTILINE), "some tests were skipped: " + result.output
     assert faults(work / "told") == ""
-    grants = read_events(work / "told", "grant")
+    grants = events_below(work / "told", "grant")
     print(f"BitBake {version}: {ran.group(1)} tests, {len(grants)} tasks granted, {result.cpu_s:.0f} s CPU")
     assert len(grants) >= 300
     if conf is TIGHT_CONF:
-        assert len(read_events(work / "told", "hold")) >= 20
+        assert len(events_below(work / "told", "hold")) >= 20
     assert result.leftover == ()
 
 
@@ -135,7 +135,7 @@ def test_native_recipes_build(place: Workspace, series: str) -> None:
     result = build.run("bitbake", *(f"{name}-native" for name in recipes))
     assert result.returncode == 0, result.output
     assert faults(build.path / "memguard") == ""
-    grants = read_events(build.path / "memguard", "grant")
+    grants = events_below(build.path / "memguard", "grant")
     granted = {(grant["recipe"], grant["task"]): grant["jobs"] for grant in grants}
     print(f"{series}: {', '.join(recipes)}: {len(grants)} tasks granted, {result.cpu_s:.0f} s CPU")
     for name in recipes:

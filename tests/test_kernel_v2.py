@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,13 +43,41 @@ print(json.dumps([dataclasses.asdict(first), dataclasses.asdict(second), cached,
 """
 
 
-@pytest.mark.skipif(not V2RUN.exists(), reason=f"no real cgroup v2 kernel here: {V2RUN} (MEMGUARD_V2RUN) is not there")
-def test_a_limit_on_an_ancestor_is_read_and_read_again() -> None:
-    """The limit of the group above is found, tmpfs counts as used and cache does not, a resize in place is seen."""
-    env = {**os.environ, "PYTHONPATH": str(REPOSITORY / "meta-memguard" / "lib"), "V2_CGROUP": "v2", "V2_SHARE": "cow"}
+# A pod as Kubernetes makes it: oom.group set, memory.high below memory.max above, doctor in a cgroup of its own.
+DOCTOR = """
+import contextlib, io, json, os
+from pathlib import Path
+from memguard_cli.main import main
+top = Path("/sys/fs/cgroup/pod")
+leaf = top / "build"
+leaf.mkdir(parents=True)
+for group in (top.parent, top):
+    (group / "cgroup.subtree_control").write_text("+memory +cpu")
+(top / "memory.max").write_text("400000000")
+(top / "memory.high").write_text("300000000")
+(top / "cpu.max").write_text("150000 100000")
+(leaf / "memory.oom.group").write_text("1")
+(leaf / "memory.swap.max").write_text("0")
+(leaf / "cgroup.procs").write_text(str(os.getpid()))
+found = []
+for words in (["--json"], ["--json", "--mode", "off"]):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        status = main(["doctor", *words])
+    found.append([status, json.loads(out.getvalue())])
+print(json.dumps(found))
+"""
+
+NEEDS_V2 = pytest.mark.skipif(
+    not V2RUN.exists(), reason=f"no real cgroup v2 kernel here: {V2RUN} (MEMGUARD_V2RUN) is not there"
+)
+
+
+def run(code: str) -> list[Any]:
+    """Run a piece of Python as root of the guest, and return what its last line says in JSON."""
+    path = os.pathsep.join(str(REPOSITORY / part) for part in ("meta-memguard/lib", "lib"))
     found = subprocess.run(
-        [str(V2RUN), sys.executable, "-c", INSIDE],
-        env=env,
+        [str(V2RUN), sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": path, "V2_CGROUP": "v2", "V2_SHARE": "cow"},
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
@@ -56,7 +85,14 @@ def test_a_limit_on_an_ancestor_is_read_and_read_again() -> None:
         check=False,
     )
     assert found.returncode == 0, found.stdout + found.stderr
-    first, second, cached, kills = json.loads(found.stdout.strip().splitlines()[-1])
+    said: list[Any] = json.loads(found.stdout.strip().splitlines()[-1])
+    return said
+
+
+@NEEDS_V2
+def test_a_limit_on_an_ancestor_is_read_and_read_again() -> None:
+    """The limit of the group above is found, tmpfs counts as used and cache does not, a resize in place is seen."""
+    first, second, cached, kills = run(INSIDE)
     assert 399_990_000 < first["limit_bytes"] <= 400_000_000
     assert 299_990_000 < second["limit_bytes"] <= 300_000_000
     assert first["limit_source"] == "/sys/fs/cgroup/pod/memory.max"
@@ -66,3 +102,24 @@ def test_a_limit_on_an_ancestor_is_read_and_read_again() -> None:
     assert first["room_bytes"] == first["limit_bytes"] - first["used_bytes"]
     assert first["room_bytes"] > second["room_bytes"]
     assert kills == 0
+
+
+@NEEDS_V2
+def test_doctor_on_a_real_v2_kernel() -> None:
+    """Limits, quota, pressure, oom.group and delegation are told as the kernel really has them."""
+    (status, found), (off_status, off) = run(DOCTOR)
+    assert (status, off_status) == (0, 3)
+    assert 299_990_000 < found["limit_bytes"] <= 300_000_000
+    assert found["limit_source"] == "/sys/fs/cgroup/pod/memory.high"
+    assert found["cgroup_version"] == "v2"
+    assert found["cpus"] == 1.5
+    assert found["psi_source"] == "/sys/fs/cgroup/pod/build/memory.pressure"
+    assert found["swap_limit_bytes"] == 0
+    assert (found["oom_group"], found["delegated"]) == (True, True)
+    assert (found["can_freeze"], found["can_kill"]) == (True, True)
+    assert 0 < found["used_bytes"] <= found["working_set_bytes"] <= found["charged_bytes"]
+    assert [level["path"] for level in found["levels"]] == [
+        f"/sys/fs/cgroup{end}" for end in ("/pod/build", "/pod", "")
+    ]
+    assert {warning["code"] for warning in found["warnings"]} == {"oom-group", "memory-high"}
+    assert "memguard is off" in off["warnings"][0]["text"]

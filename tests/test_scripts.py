@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,7 +56,9 @@ def test_demo_stock_is_killed_and_memguard_finishes(tmp_path: Path) -> None:
     assert not list(Path("/sys/fs/cgroup").glob("**/memguard-demo-*"))
 
 
-@pytest.mark.parametrize("words", [("--limit", "12 potatoes"), ("--limit", "5M"), ("--frobnicate",)])
+@pytest.mark.parametrize(
+    "words", [("--limit", "12 potatoes"), ("--limit", "5M"), ("--json", "/nowhere/demo.json"), ("--frobnicate",)]
+)
 def test_demo_refuses_what_it_cannot_use(words: tuple[str, ...]) -> None:
     """A wrong argument is one sentence and exit status 2."""
     demo = script("demo", *words)
@@ -106,3 +109,24 @@ def test_bench_overhead_in_small() -> None:
     assert bench.returncode == 0, bench.stderr
     assert "wall: stock " in bench.stdout
     assert "ratio of medians" in bench.stdout
+
+
+@pytest.mark.memcg
+def test_bench_sense_in_small() -> None:
+    """The bench of one Reading runs below nested cgroups, prints psutil beside, and leaves no cgroup."""
+    bench = script("bench", "sense", "--rounds", "1", "--readings", "20")
+    if bench.returncode == 2:
+        pytest.skip(bench.stderr.strip())
+    assert bench.returncode == 0, bench.stderr
+    assert "5 of them with a limit" in bench.stdout
+    assert re.search(r"psutil\.virtual_memory\(\): \d+ us", bench.stdout)
+    reads = re.search(r"file reads: (\d+)", bench.stdout)
+    assert reads
+    assert 10 < int(reads[1]) <= 40
+    assert not list(Path("/sys/fs/cgroup").glob("**/memguard-bench-*"))
+
+
+def test_memguard_from_the_tree() -> None:
+    """scripts/memguard runs the command from wherever it is called, and passes its exit status on."""
+    assert script("memguard", "--version").stdout.startswith("memguard, version ")
+    assert script("memguard", "doctor", "--frobnicate").returncode == 2

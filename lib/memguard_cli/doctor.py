@@ -19,6 +19,7 @@ from rich.table import Table
 
 from memguard import settings
 from memguard.cgroups import Use
+from memguard.model import Reading
 from memguard.units import format_bytes
 from memguard_cli import build_configuration, tools
 from memguard_cli.advice import Warning, advise
@@ -167,7 +168,7 @@ def _facts(findings: Findings) -> list[tuple[str, str]]:
             facts.append(("limit", f"none visible; the machine's {format_bytes(reading.bound_bytes)} bound a build"))
         else:
             facts.append(("limit", f"{format_bytes(reading.limit_bytes)}, from {reading.limit_source}"))
-        facts.append(("used", f"{format_bytes(reading.used_bytes)} that cannot be reclaimed; {_charged(findings)}"))
+        facts.append(("used", _used(reading)))
         facts.append(
             ("headroom", f"{_size(findings.headroom_bytes)}, with {format_bytes(findings.reserve_bytes)} in reserve")
         )
@@ -198,11 +199,14 @@ def _facts(findings: Findings) -> list[tuple[str, str]]:
     return facts
 
 
-def _charged(findings: Findings) -> str:
-    reading = findings.reading
-    if reading is None or reading.charged_bytes is None:
-        return "no cgroup tells what is charged"
-    return f"{format_bytes(reading.charged_bytes)} with cache, working set {_size(reading.working_set_bytes)}"
+def _used(reading: Reading) -> str:
+    used, charged = format_bytes(reading.used_bytes), reading.charged_bytes
+    own = (
+        "" if charged is None else f"{format_bytes(charged)} with cache, working set {_size(reading.working_set_bytes)}"
+    )
+    if reading.limit_bytes is None:
+        return f"{used} on the whole machine" + (f"; this cgroup: {own}" if own else "")
+    return f"{used} that cannot be reclaimed" + (f"; {own}" if own else "")
 
 
 def _delegated(findings: Findings) -> str:

@@ -31,6 +31,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from .events import read_log
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 META_MEMGUARD = REPOSITORY / "meta-memguard"
 IMAGE = "core-image-minimal"
@@ -298,10 +300,9 @@ def _debian_originals(package: str, sha256: str, directory: Path) -> list[Path]:
     return sorted(directory.glob("*.orig.tar.*"))
 
 
-def read_events(directory: Path, kind: str) -> list[dict[str, Any]]:
+def events_below(directory: Path, kind: str) -> list[dict[str, Any]]:
     """The events of one kind in all event logs below `directory`."""
-    lines = [line for log in sorted(directory.rglob("*.jsonl")) for line in log.read_text("utf-8").splitlines()]
-    return [event for event in map(json.loads, lines) if event["event"] == kind]
+    return [event for log in sorted(directory.rglob("*.jsonl")) for event in read_log(log) if event["event"] == kind]
 
 
 def faults(directory: Path) -> str:

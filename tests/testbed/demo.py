@@ -81,6 +81,8 @@ def main(arguments: list[str]) -> int:
         parser.error(f"--limit {options.limit}: not a size; a good value is 2G")
     if limit < GIB:
         parser.error(f"--limit {options.limit}: one compiler of this build takes 0.6 GiB; a good value is 2G")
+    if options.json and not options.json.parent.is_dir():
+        parser.error(f"--json {options.json}: its directory does not exist; a good value is demo.json")
     scratch = Path(tempfile.mkdtemp(prefix="memguard-demo-"))
     try:
         bitbake = locate()

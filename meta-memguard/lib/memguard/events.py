@@ -20,17 +20,21 @@ KEPT_LOGS = 20
 
 
 class EventLog:
-    """The event log of one build. A log that cannot be written falls silent; `failure` then says why.
+    """The event log of one build; without a directory it takes all and writes nothing.
+
+    A log that cannot be written falls silent; `failure` then says why.
 
     Events are kept in memory until flush(), so that a decision waits for no disk; the server's heartbeat flushes once a
     second, and so much is lost when the server is killed.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path | None) -> None:
         self.path: Path | None = None
         self.failure: str | None = None
         self._file: TextIO | None = None
         self._pending: list[tuple[str, float, Task | None, dict[str, Any]]] = []
+        if directory is None:
+            return
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._file = _create(directory)
@@ -64,16 +68,6 @@ class EventLog:
             with contextlib.suppress(OSError):
                 self._file.close()
             self._file = None
-
-
-class NoLog(EventLog):
-    """The log of a build that has no place to write one."""
-
-    def __init__(self) -> None:
-        self.path = None
-        self.failure = None
-        self._file = None
-        self._pending = []
 
 
 def _line(event: str, time_s: float, task: Task | None, fields: dict[str, Any]) -> str:

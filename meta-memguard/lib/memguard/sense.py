@@ -180,6 +180,11 @@ class Sensor:
         """Kernel OOM kills of the process's own cgroup so far, None where there is none or it does not say."""
         return self.memory.levels[0].oom_kills() if self.memory and self.memory.levels else None
 
+    def oom_group_source(self) -> str | None:
+        """The file by which one OOM kill takes a whole cgroup along with this process; None where none is set."""
+        levels = self.memory.levels if self.memory else ()
+        return next((level.path("memory.oom.group") for level in levels if level.oom_group()), None)
+
     def use_of(self, level: int) -> Use | None:
         """Memory charged to one of the levels, counted from the process's own, now."""
         return self.memory.levels[level].use(_unreclaimable_share(self._host())) if self.memory else None

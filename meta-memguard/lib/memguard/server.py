@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Callable
 import bb
 
 from memguard import settings
-from memguard.events import EventLog, NoLog
+from memguard.events import EventLog
 from memguard.guard import Guard
 from memguard.handover import Handover
 from memguard.knobs import jobs_in
@@ -158,12 +158,15 @@ def _begin(event: Any, d: DataSmart) -> None:
     handover = Handover(directory) if directory else None
     if handover:
         handover.clear()
-    events = EventLog(directory / "events") if directory else NoLog()
+    events = EventLog(directory / "events" if directory else None)
     sensor = Sensor(limit_bytes=policy.limit_bytes)
     atexit.unregister(_forget_at_exit)
     atexit.register(_forget_at_exit, os.getpid())
     _guard = Guard(policy, sensor, events, handover, say=_said(bb.note), warn=_said(bb.warn))
     bb.note(f"memguard: {_guard.start_line()}")
+    grouped = sensor.oom_group_source()
+    if grouped:
+        bb.note(f"memguard: one OOM kill would take the whole container, the build included ({grouped})")
     if events.failure:
         bb.warn(f"memguard: no events are recorded: {events.failure}")
     scheduler = d.getVar("BB_SCHEDULER")
