@@ -26,6 +26,7 @@ import reprlib
 import sqlite3
 import stat
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,8 +45,10 @@ DEFAULT_LIMIT_PER_TASK = 20
 PATIENCE_S = 2.0
 LONGEST_WAIT_S = 1.0
 
-# A file over its bound is brought well below it, so that this is done once in many builds.
-PRUNED_SHARE = 0.75
+# Pruning a full file takes seconds. So it is done when a build ends, with room left for the next one; during a build
+# only where earlier ones came to no end. And it goes well below the bound, so that it is done once in many builds.
+CLOSING_SHARE = 7 / 8
+PRUNED_SHARE = 3 / 4
 
 # Records that wait for a locked file; a large build has ten thousand tasks.
 MOST_PENDING = 50_000
@@ -282,8 +285,13 @@ class History:
         return self._try(lambda connection: self._shrink(connection, most, most), 0)
 
     def close(self) -> None:
-        """Write what still waits, and close the file. The next call would open it again."""
+        """Write what still waits, prune a file that will soon be too large, and close it.
+
+        The next call would open it again.
+        """
         self.add(())
+        if self._is_for_writing:
+            self._keep_within(int(self._max_bytes * CLOSING_SHARE))
         self._disconnect()
 
     # -- one transaction, with whatever may go wrong -------------------------------------------------------------------
@@ -305,8 +313,8 @@ class History:
                 return _insert(connection, rows)
 
         new = self._try(work, None, for_writing=True)
-        if new is not None and self._size_bytes() > self._max_bytes:
-            self._try(self._shrink_in_passing, 0, for_writing=True)
+        if new is not None:
+            self._keep_within(self._max_bytes)
         return new
 
     def _try(self, work: Callable[[sqlite3.Connection], T], otherwise: T, for_writing: bool = False) -> T:
@@ -474,14 +482,18 @@ class History:
                 size += path.stat().st_size
         return size
 
-    def _shrink_in_passing(self, connection: sqlite3.Connection) -> int:
-        """Shrink the file if nobody holds it; if someone does, the next call will."""
-        try:
-            return self._shrink(connection, self._max_bytes, int(self._max_bytes * PRUNED_SHARE))
-        except sqlite3.OperationalError as error:
-            if not _is_locked(error):
-                raise
-            return 0
+    def _keep_within(self, most_bytes: int) -> None:
+        """Shrink a file of more than `most_bytes` if nobody holds it; if someone does, a later call will."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            try:
+                self._shrink(connection, most_bytes, int(self._max_bytes * PRUNED_SHARE))
+            except sqlite3.OperationalError as error:
+                if not _is_locked(error):
+                    raise
+
+        if self._size_bytes() > most_bytes:
+            self._try(work, None, for_writing=True)
 
     def _shrink(self, connection: sqlite3.Connection, most_bytes: int, target_bytes: int) -> int:
         """Bring a file of more than `most_bytes` to `target_bytes`; how many samples that cost.
@@ -748,13 +760,30 @@ def _forget(connection: sqlite3.Connection, count: int) -> int:
             SELECT task, build, digest FROM (
                 SELECT task, build, digest, age, row_number() OVER (PARTITION BY task ORDER BY age, digest) AS place
                 FROM samples JOIN ages ON ages.id = build
-            ) ORDER BY place DESC, age DESC LIMIT ?)""",
-        (count,),
+            ) WHERE place >= ? ORDER BY place DESC, age DESC LIMIT ?)""",
+        (_level(connection, count), count),
     )
     deleted = connection.total_changes - before
     connection.execute("DELETE FROM tasks WHERE id NOT IN (SELECT task FROM samples)")
     connection.execute("DELETE FROM builds WHERE id NOT IN (SELECT build FROM samples)")
     return deleted
+
+
+def _level(connection: sqlite3.Connection, count: int) -> int:
+    """The place, counted in each task from its newest sample, from which on there are at least `count` samples.
+
+    Known beforehand, it spares sorting all samples to find the few that go.
+    """
+    places: Counter[int] = Counter()
+    for (samples,) in connection.execute("SELECT count(*) FROM samples GROUP BY task"):
+        places[samples] += 1
+    tasks = beyond = 0
+    for place in range(max(places, default=0), 0, -1):
+        tasks += places[place]
+        beyond += tasks
+        if beyond >= count:
+            return place
+    return 1
 
 
 def _page_bytes(connection: sqlite3.Connection) -> int:
