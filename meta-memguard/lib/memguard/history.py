@@ -149,7 +149,7 @@ class History:
         max_bytes: bound of the file with its log, at least LEAST_MAX_BYTES. Right after pruning, and while another
                    process reads, the log may for a moment be as large again.
         warn:      takes one sentence, at most once.
-        is_read_only: change nothing, not even a corrupt file.
+        is_read_only: neither add anything nor move a corrupt file aside.
         """
         self.path = Path(path).absolute()
         self.failure: str | None = None
@@ -404,7 +404,7 @@ class History:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             return self._open("mode=rwc", for_writing)
         try:
-            return self._open("mode=ro" if self._is_read_only else "mode=rw", for_writing)
+            return self._open("mode=rw", for_writing)  # with "ro" an empty log would be left behind
         except sqlite3.OperationalError:
             # Where nothing can be written, the log of a database may not be readable: do without.
             if os.access(self.path.parent, os.W_OK):
@@ -647,9 +647,11 @@ def _refuse_odd_files(path: Path) -> None:
 
 def _check_kind(connection: sqlite3.Connection, path: Path) -> int:
     """The version of the file, 0 where it is empty. Raises UnusableHistory where it is not one of ours to use."""
+    connection.execute("BEGIN")  # another process may just begin this very file
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    connection.execute("COMMIT")
     if version > VERSION:
         raise UnusableHistory(f"{path} has version {version} and was written by a newer memguard (this one: {VERSION})")
     if (tables or version) and application != APPLICATION_ID:
