@@ -359,6 +359,8 @@ class History:
         return False
 
     def _complain(self, text: str) -> None:
+        # The name of a file, and what SQLite quotes of a damaged one, may be anything.
+        text = "".join(character if character.isprintable() else "?" for character in text)
         self.failure = text
         if not self._has_warned:
             self._has_warned = True
