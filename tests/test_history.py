@@ -195,6 +195,14 @@ def test_the_latest_of_many_recipes(path: Path) -> None:
         assert history.latest([]) == {}
 
 
+def test_an_odd_name_is_unknown(path: Path) -> None:
+    """Who asks for what cannot be in the file learns nothing, and the file stays."""
+    with opened(path) as history:
+        history.add([RECORD])
+        assert history.records("\udcff") == history.records("zlib", "\udcff") == history.records("a\0b") == []
+        assert set(history.latest(["\udcff", "zlib"])) == {("zlib", "do_compile")}
+
+
 def test_asking_creates_nothing(path: Path) -> None:
     """Who only reads leaves no file where there was none."""
     with opened(path) as history:
@@ -462,7 +470,7 @@ def test_several_builds_share_a_file(path: Path) -> None:
 
 
 def test_a_child_uses_its_own_connection(path: Path) -> None:
-    """After fork() both write, what waited in the parent is not written twice, and nothing breaks."""
+    """After fork() parent and child both write, and nothing breaks."""
     with opened(path) as history:
         history.add([run(1)])
         child = os.fork()
@@ -496,6 +504,26 @@ def test_a_file_that_is_held_costs_one_warning(path: Path, monkeypatch: pytest.M
     other.close()
     assert len(warnings) == 1
     assert seconds(path) == [float(number) for number in range(1, 52)]
+
+
+def test_a_reader_that_was_held_reads_later(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a rollback journal a writer holds readers: that costs one warning, and the next reading succeeds."""
+    monkeypatch.setattr(history_module, "is_local", lambda path: False)
+    monkeypatch.setattr(history_module, "PATIENCE_S", 0.3)
+    warnings = Warnings()
+    with contextlib.closing(History(path, warn=warnings)) as history:
+        history.add([run(1)])
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            assert history.records("zlib") == history.records("zlib") == []
+            other.execute("ROLLBACK")
+            other.execute("BEGIN")
+            other.execute("SELECT count(*) FROM samples").fetchone()
+            history.add([run(2)])
+            history.add([run(3)])
+        assert len(history.records("zlib")) == 1
+    assert len(warnings) == 1
+    assert seconds(path) == [1.0, 2.0, 3.0]
 
 
 def test_a_reader_is_not_held(path: Path) -> None:

@@ -44,6 +44,7 @@ DEFAULT_LIMIT_PER_TASK = 20
 # All that one build waits for locks of others, and the longest single wait.
 PATIENCE_S = 2.0
 LONGEST_WAIT_S = 1.0
+WORK_S = 0.1  # a statement that takes no longer has not waited, it has worked
 
 # Pruning a full file takes seconds. So it is done when a build ends, with room left for the next one; during a build
 # only where earlier ones came to no end. And it goes well below the bound, so that it is done once in many builds.
@@ -98,6 +99,10 @@ class BadSample(ValueError):
 
 class UnusableHistory(ValueError):
     """A file that cannot serve as a history, in one sentence."""
+
+
+class _Damage(ValueError):
+    """A row that nobody wrote so."""
 
 
 @dataclass(frozen=True)
@@ -198,13 +203,13 @@ class History:
             )
             return [_sample(row) for row in rows]
 
-        return self._read(read, [])
+        return self._read(read, []) if all(map(_is_text, values)) else []
 
     def latest(
         self, recipes: Iterable[str], limit_per_task: int = DEFAULT_LIMIT_PER_TASK
     ) -> dict[tuple[str, str], list[Sample]]:
         """The newest samples of each task of `recipes` by (recipe, task), newest build first; all in one reading."""
-        wanted = sorted(set(recipes))
+        wanted = sorted(set(filter(_is_text, recipes)))
 
         def read(connection: sqlite3.Connection) -> dict[tuple[str, str], list[Sample]]:
             found: dict[tuple[str, str], list[Sample]] = {}
@@ -329,7 +334,7 @@ class History:
             try:
                 connection = self._connect(for_writing)
                 return otherwise if connection is None else work(connection)
-            except (sqlite3.Error, OSError, ValueError, TypeError) as error:
+            except (sqlite3.Error, OSError, ValueError) as error:
                 if not self._can_go_on(error, may_try_again, for_writing):
                     break
         return otherwise
@@ -369,10 +374,10 @@ class History:
     @contextlib.contextmanager
     def _transaction(self, connection: sqlite3.Connection, begin: str) -> Iterator[None]:
         """A transaction that waits for locks only as long as this build has patience."""
-        with self._waiting(connection):
-            connection.execute(begin)
-            connection.execute("SELECT 1 FROM sqlite_master").fetchone()  # a plain BEGIN takes no lock yet
         try:
+            with self._waiting(connection):
+                connection.execute(begin)
+                connection.execute("SELECT 1 FROM sqlite_master").fetchone()  # a plain BEGIN takes no lock yet
             yield
             with self._waiting(connection):
                 connection.execute("COMMIT")
@@ -390,7 +395,9 @@ class History:
         try:
             yield
         finally:
-            self._patience_s -= time.monotonic() - since_s
+            waited_s = time.monotonic() - since_s
+            if waited_s > WORK_S:
+                self._patience_s -= waited_s
 
     # -- the file ------------------------------------------------------------------------------------------------------
 
@@ -748,9 +755,9 @@ _SHAPES = frozenset(
 
 
 def _sample(row: tuple[Any, ...]) -> Sample:
-    """The sample in a row of _COLUMNS and its age. Raises TypeError or ValueError where the file is damaged."""
-    if tuple(map(type, row)) not in _SHAPES:
-        raise TypeError("a row of another shape")
+    """The sample in a row of _COLUMNS and its age."""
+    if tuple(map(type, row)) not in _SHAPES or row[10] not in _OUTCOMES:
+        raise _Damage("a row of another shape")
     *values, age_builds = row
     values[10] = Outcome(values[10])
     return Sample(Record(*values), age_builds)
@@ -808,10 +815,8 @@ def _is_locked(error: Exception) -> bool:
 
 def _is_corrupt(error: Exception) -> bool:
     """Whether the content of the file is to blame. SQLite's own class for that has no name of its own in Python 3.9."""
-    if isinstance(error, UnusableHistory):
-        return False
     return (
         type(error) is sqlite3.DatabaseError
-        or isinstance(error, (ValueError, TypeError))
+        or isinstance(error, (_Damage, UnicodeDecodeError))
         or "decode to UTF-8" in str(error)
     )
