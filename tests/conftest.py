@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# Neither the test bed nor the layer's modules are installed.
+# Neither the test bed nor the layer's modules are installed, and the command is tested as it lies here.
 TESTS = Path(__file__).resolve().parent
-sys.path[:0] = [str(TESTS.parent / "meta-memguard" / "lib"), str(TESTS)]
+sys.path[:0] = [str(TESTS.parent / "meta-memguard" / "lib"), str(TESTS.parent / "lib"), str(TESTS)]
 
 from testbed.bitbake import BitBake, BitBakeMissing, locate  # noqa: E402  (found through the lines above)
 

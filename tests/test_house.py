@@ -26,6 +26,7 @@ EDGES = {
     "knobs": "",
     "handover": "",
     "events": "model",
+    "history": "model units",
     "decide": "model units",
     "predict": "model units",
     "kernel_files": "",
@@ -39,7 +40,7 @@ EDGES = {
 }
 ADAPTERS = {"server", "scheduler", "worker"}
 PURE = ("units", "model", "decide", "knobs")
-TYPED = (*PURE, "predict", "settings", "kernel_files", "cgroups", "sense", "handover", "events", "guard")
+TYPED = (*PURE, "predict", "settings", "kernel_files", "cgroups", "sense", "handover", "events", "guard", "history")
 MODULES = sorted(path.stem for path in MEMGUARD.glob("*.py"))
 
 SOURCES = {".py", ".bbclass", ".conf", ".inc", ".bb", ".sh", ".csv", ".toml", ".yml", ".yaml"}

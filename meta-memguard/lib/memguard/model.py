@@ -206,8 +206,9 @@ class Record:
 
     build:      names the build it belongs to; builds are ordered by when they were first recorded.
     machine:    what the recipe was built for and with (MACHINE, or a native tuning), "" where unknown.
-    jobs:       the jobs it was granted.
-    peak_bytes: the most memory of its whole process tree at one moment.
+    jobs:       the jobs it was granted, None where unknown.
+    peak_bytes: the most memory of its whole process tree at one moment, None where only its largest process is known
+                (buildstats).
     largest_process_bytes: the most memory of one of its processes.
     per_job_bytes: the median memory of a compiler process while several ran, None where that was not seen.
     serial_bytes: the peak while no more than one compiler process ran, None where that was not seen.
@@ -218,11 +219,22 @@ class Record:
     version: str
     task: str
     machine: str
-    jobs: int
-    peak_bytes: int
+    jobs: int | None
+    peak_bytes: int | None
     largest_process_bytes: int
     wall_s: float
     cpu_s: float
     outcome: Outcome
     per_job_bytes: int | None = None
     serial_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A record out of the history.
+
+    age_builds: how many builds of the history were begun after its own; 0 in the newest.
+    """
+
+    record: Record
+    age_builds: int
