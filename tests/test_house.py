@@ -27,6 +27,7 @@ EDGES = {
     "handover": "",
     "events": "model",
     "decide": "model units",
+    "learn": "model units",
     "predict": "model units",
     "sense": "model",
     "settings": "model predict units",
@@ -36,7 +37,7 @@ EDGES = {
     "worker": "handover knobs settings",
 }
 ADAPTERS = {"server", "scheduler", "worker"}
-PURE = ("units", "model", "decide", "knobs")
+PURE = ("units", "model", "decide", "knobs", "learn")
 TYPED = (*PURE, "predict", "settings", "sense", "handover", "events", "guard")
 MODULES = sorted(path.stem for path in MEMGUARD.glob("*.py"))
 

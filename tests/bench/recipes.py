@@ -29,15 +29,15 @@ UNITS = 60
 
 @dataclass(frozen=True)
 class Run:
-    """One build of a recipe: what was recorded, and what it would have taken had nothing disturbed it."""
+    """One build of a recipe: what was recorded, and what it takes undisturbed (None where that is not known)."""
 
     record: Record
-    true_bytes: int
+    true_bytes: int | None
 
 
 @dataclass(frozen=True)
 class Series:
-    """The builds of one task in order, and what was known of it before the first. Real series have no prior's error."""
+    """The builds of one task in order, and what was thought of it before the first."""
 
     name: str
     prior: Footprint
@@ -86,9 +86,7 @@ def _drifting(dice: random.Random) -> Truth:
 def _bimodal(dice: random.Random) -> Truth:
     per_job = _size(dice)
     share, chance = dice.uniform(0.3, 0.7), dice.uniform(0.3, 0.7)
-    return Truth(
-        dice.uniform(64, 256), per_job, per_job * dice.uniform(1, 2.5), light_share=share, light_chance=chance
-    )
+    return Truth(dice.uniform(64, 256), per_job, per_job * dice.uniform(1, 2.5), light_share=share, light_chance=chance)
 
 
 def _fleet(dice: random.Random) -> Truth:
@@ -98,7 +96,7 @@ def _fleet(dice: random.Random) -> Truth:
 
 
 # "fleet" is no formula: a make that runs units of its own sizes one after another, with a link at its end.
-# No parameter of the method was chosen by looking at it.
+# No parameter of the method was chosen by looking at it, nor on seeds below 101.
 CLASSES: dict[str, Callable[[random.Random], Truth]] = {
     "linear": _linear,
     "serial": _serial,
@@ -107,6 +105,8 @@ CLASSES: dict[str, Callable[[random.Random], Truth]] = {
     "bimodal": _bimodal,
     "fleet": _fleet,
 }
+
+HELD_OUT = "fleet"
 
 
 def generate(name: str, count: int, builds: int, seed: int) -> Iterator[Series]:

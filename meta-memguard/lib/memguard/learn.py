@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, sqrt
+from typing import NamedTuple
 
 from memguard.model import Footprint, Outcome, Record
 from memguard.units import MIB
@@ -20,11 +21,11 @@ from memguard.units import MIB
 
 # After so many builds a run counts half. Builds, not days: what nobody built for a month has not changed.
 HALF_LIFE_BUILDS = 6.0
+WEIGHTS = tuple(0.5 ** (age / HALF_LIFE_BUILDS) for age in range(121))  # the last one is for all that are older
 # A run of another major version counts this much of one of the version asked for.
 OTHER_MAJOR_WEIGHT = 0.25
 # A task whose runs are all so old that they weigh next to nothing is as uncertain as with this much of a run.
 LEAST_EVIDENCE = 0.5
-LEAST_WEIGHT = 1e-6
 # What peaks of one task spread by before any spread is seen, and how many runs that belief is worth.
 USUAL_SPREAD = 0.08
 USUAL_SPREAD_RUNS = 3.0
@@ -78,8 +79,8 @@ class Learned:
     footprint:      its origin is "history" where samples made it, else it is the prior itself.
     samples:        runs that ended well; the fit is theirs.
     bounds:         runs that did not (killed, throttled, failed); they can only raise.
-    confidence:     0 to 1: evidence / (evidence + 1), where evidence is the number of runs that ended well, each counted
-                    by its age and version. The prior alone is 0, one run of the newest build 0.5, three 0.75.
+    confidence:     0 to 1: evidence / (evidence + 1), where evidence is the number of runs that ended well, each
+                    counted by its age and version. The prior alone is 0, one run of the newest build 0.5, three 0.75.
     jobs:           the job counts of the runs that ended well, fewest first.
     spread:         how far runs lie from the fit, as a share; mixed with the usual spread while runs are few.
     margin:         what was added to the fit, as a share, before any raise.
@@ -100,8 +101,7 @@ class Learned:
     is_new_version: bool = False
 
 
-@dataclass(frozen=True)
-class _Run:
+class _Run(NamedTuple):
     """What the fit sees of a run that ended well; serial and job are 0 where they were not seen. In bytes."""
 
     jobs: int
@@ -109,23 +109,16 @@ class _Run:
     serial: float
     job: float
     weight: float
-
-    @property
-    def is_serial(self) -> bool:
-        return self.serial >= SERIAL_SHARE * self.peak
+    is_serial: bool
 
 
-@dataclass(frozen=True)
-class _Fit:
+class _Fit(NamedTuple):
     """The middle of what runs took, without any margin. In bytes."""
 
     base: float
     per_job: float
     serial: float
     job_from: str
-
-    def peak(self, jobs: int) -> float:
-        return max(self.base + self.per_job * jobs, self.serial)
 
 
 def learn(samples: Sequence[Sample], prior: Footprint, version: str) -> Learned:
@@ -141,47 +134,50 @@ def learn(samples: Sequence[Sample], prior: Footprint, version: str) -> Learned:
 
 def _learn_from(samples: Sequence[Sample], prior: Footprint, version: str) -> Learned:
     """What runs that ended well say: the fit times the larger of its margin and what its highest runs need."""
-    versions = {sample.record.version for sample in samples}
-    major = _major(version)
-    is_new_major = version != "" and all(_major(seen) != major for seen in versions)
-    is_new = version != "" and version not in versions
-    runs = sorted((_weigh(sample, major) for sample in samples), key=lambda run: (run.jobs, run.peak))
-    evidence = sum(run.weight for run in runs)
-    fit = _fit(runs, prior)
+    shares = _shares({sample.record.version for sample in samples}, version)
+    is_new_major = max(shares.values()) < 1
+    runs = sorted([_weigh(sample, shares[sample.record.version]) for sample in samples])
+    evidence = sum([run.weight for run in runs])
+    base, per_job, serial, job_from = _fit(runs, prior)
 
-    ratios = [run.peak / fit.peak(run.jobs) for run in runs]
-    squares = sum(run.weight * (min(ratio, 2.0) - 1) ** 2 for run, ratio in zip(runs, ratios))
+    ratios = [(run.peak / max(base + per_job * run.jobs, serial), run.weight) for run in runs]
+    squares = sum([weight * (ratio - 1) ** 2 for ratio, weight in ratios])
     variance = (USUAL_SPREAD_RUNS * USUAL_SPREAD**2 + squares) / (USUAL_SPREAD_RUNS + evidence)
-    news = NEW_MAJOR_SPREAD if is_new_major else NEW_VERSION_SPREAD if is_new else 0.0
+    news = NEW_MAJOR_SPREAD if is_new_major else 0.0 if version in shares else NEW_VERSION_SPREAD
     doubt = 1 + 1 / max(evidence, LEAST_EVIDENCE)  # of one more run, and of the middle of so few
     margin = SPREADS * sqrt(variance * doubt + news**2)
     usual = SPREADS * sqrt(USUAL_SPREAD**2 * doubt + news**2)
     # A task that takes much in some builds and little in others spreads widely, but not beyond its highest runs.
-    top = _quantile([(ratio, run.weight) for run, ratio in zip(runs, ratios)], QUANTILE)
+    top = _quantile(ratios, QUANTILE)
     factor = min(max(1 + margin, top * (1 + usual / 2)), top * (1 + usual))
     return Learned(
-        Footprint(ceil(fit.base * factor), ceil(fit.per_job * factor), ceil(fit.serial * factor), "history"),
+        Footprint(ceil(base * factor), ceil(per_job * factor), ceil(serial * factor), "history"),
         samples=len(samples),
         confidence=evidence / (evidence + 1),
         jobs=tuple(sorted({run.jobs for run in runs})),
         spread=sqrt(variance),
         margin=factor - 1,
-        job_from=fit.job_from,
+        job_from=job_from,
         is_new_version=is_new_major,
     )
 
 
-def _weigh(sample: Sample, major: str) -> _Run:
+def _shares(versions: Iterable[str], version: str) -> dict[str, float]:
+    """How much a run of each of `versions` counts for `version`: 1.0 where the major one is the same or not known."""
+    major = _major(version)
+    return {seen: 1.0 if not version or _major(seen) == major else OTHER_MAJOR_WEIGHT for seen in versions}
+
+
+def _weigh(sample: Sample, share: float) -> _Run:
+    """What the fit sees of `sample`, whose version makes it count `share`."""
     record = sample.record
-    weight = max(LEAST_WEIGHT, 0.5 ** (max(0, sample.age_builds) / HALF_LIFE_BUILDS))
-    return _Run(
-        jobs=_jobs(record),
-        peak=max(1.0, _cut(record.peak_bytes)),
-        # One process alone is a serial part, too, and all that imported runs tell of theirs.
-        serial=min(max(1.0, _cut(record.peak_bytes)), _cut(max(record.serial_bytes or 0, record.largest_process_bytes))),
-        job=_cut(record.per_job_bytes or 0),
-        weight=weight if _major(record.version) == major else weight * OTHER_MAJOR_WEIGHT,
-    )
+    peak = _cut(record.peak_bytes) or 1.0
+    largest, serial = record.largest_process_bytes, record.serial_bytes or 0
+    # One process alone is a serial part, too, and all that imported runs tell of theirs.
+    alone = min(peak, _cut(serial if serial > largest else largest))
+    job = _cut(record.per_job_bytes or 0)
+    weight = WEIGHTS[min(max(0, sample.age_builds), len(WEIGHTS) - 1)] * share
+    return _Run(_jobs(record), peak, alone, job, weight, alone >= SERIAL_SHARE * peak)
 
 
 def _fit(runs: Sequence[_Run], prior: Footprint) -> _Fit:
@@ -190,33 +186,35 @@ def _fit(runs: Sequence[_Run], prior: Footprint) -> _Fit:
     A ridge regression of peak over jobs, drawn towards the size of one job that was seen in processes, else to the
     prior's moved to the peaks seen. Runs whose serial part was their peak take no part in it; they bound it.
     """
-    alone = [run for run in runs if run.jobs == 1] or runs
-    serial = _mean((run.serial, run.weight) for run in alone if run.serial)
     parallel = [run for run in runs if not run.is_serial]
-    level = _mean((run.peak / max(1, prior.peak_bytes(run.jobs)), run.weight) for run in parallel or runs)
-    job, job_spread, job_from = prior.per_job_bytes * level, PRIOR_JOB_SPREAD, "prior"
-    seen = _mean((run.job, run.weight) for run in runs if run.job)
+    serial = _mean([(run.serial, run.weight) for run in runs if run.serial and (run.jobs == 1 or runs[0].jobs > 1)])
+    seen = _mean([(run.job, run.weight) for run in runs if run.job])
     if seen:
         job, job_spread, job_from = seen * PEAK_TO_MEDIAN, SEEN_JOB_SPREAD, "processes"
+    else:
+        level = _mean([(run.peak / (prior.peak_bytes(run.jobs) or 1), run.weight) for run in parallel or runs])
+        job, job_spread, job_from = prior.per_job_bytes * level, PRIOR_JOB_SPREAD, "prior"
     if not parallel:
-        base = min(prior.base_bytes * level, BASE_SHARE * serial)
-        most = min((run.peak - base) / run.jobs for run in runs)
+        base = min(prior.base_bytes, BASE_SHARE * serial)
+        most = min([(run.peak - base) / run.jobs for run in runs])
         return _Fit(base, max(0.0, min(job, most)), serial, job_from)
 
     # Errors are alike as shares of the peak, so a run counts by one over its peak squared.
     weights = [run.weight / run.peak**2 for run in parallel]
     total = sum(weights)
-    jobs = sum(weight * run.jobs for weight, run in zip(weights, parallel)) / total
-    peak = sum(weight * run.peak for weight, run in zip(weights, parallel)) / total
-    across = sum(weight * (run.jobs - jobs) ** 2 for weight, run in zip(weights, parallel))
-    along = sum(weight * (run.jobs - jobs) * (run.peak - peak) for weight, run in zip(weights, parallel))
+    jobs = sum([weight * run.jobs for weight, run in zip(weights, parallel)]) / total
+    peak = sum([weight * run.peak for weight, run in zip(weights, parallel)]) / total
+    across = along = 0.0
+    for weight, run in zip(weights, parallel):
+        step = weight * (run.jobs - jobs)
+        across += step * (run.jobs - jobs)
+        along += step * (run.peak - peak)
     ridge = (USUAL_SPREAD / (job_spread * max(job, JOB_SHARE * peak / jobs))) ** 2
     if across > ridge:
         job_from = "runs"
     per_job = max(0.0, (along + ridge * job) / (across + ridge))
-    for run in runs:
-        if run.is_serial and run.jobs < jobs - 0.5:
-            per_job = max(per_job, (peak - run.peak) / (jobs - run.jobs))
+    steps = [(peak - run.peak) / (jobs - run.jobs) for run in runs if run.is_serial and run.jobs < jobs - 0.5]
+    per_job = max([per_job, *steps])
     base = 0.0 if job_from == "runs" else min(prior.base_bytes, BASE_SHARE * peak)
     per_job = min(per_job, (peak - base) / jobs)
     return _Fit(max(0.0, peak - per_job * jobs), per_job, serial, job_from)
@@ -262,7 +260,7 @@ def _least(sample: Sample) -> float:
 def _quantile(values: Sequence[tuple[float, float]], share: float) -> float:
     """The smallest of the (value, weight) pairs' values that no less than `share` of the weight does not exceed."""
     ordered = sorted(values)
-    left = share * sum(weight for _, weight in ordered)
+    left = share * sum([weight for _, weight in ordered])
     for value, weight in ordered:
         left -= weight
         if left <= 0:
@@ -270,7 +268,7 @@ def _quantile(values: Sequence[tuple[float, float]], share: float) -> float:
     return ordered[-1][0]
 
 
-def _mean(values: Iterable[tuple[float, float]]) -> float:
+def _mean(values: Sequence[tuple[float, float]]) -> float:
     """The mean of (value, weight) pairs, 0 of none."""
     total = weights = 0.0
     for value, weight in values:
@@ -288,4 +286,4 @@ def _jobs(record: Record) -> int:
 
 
 def _cut(size_bytes: int) -> float:
-    return float(min(max(0, size_bytes), MOST_BYTES))
+    return float(size_bytes) if 0 <= size_bytes <= MOST_BYTES else float(min(max(0, size_bytes), MOST_BYTES))
