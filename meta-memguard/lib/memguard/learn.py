@@ -45,7 +45,7 @@ PEAK_TO_MEDIAN = 1.05
 # Where peaks do not tell base from jobs, base is at most this share of the peak, and a job at least this share of
 # what each has of it.
 BASE_SHARE = 0.2
-JOB_SHARE = 0.1
+JOB_SHARE = 0.5
 # A run whose serial part took this share of its peak says of its jobs only that they took no more.
 SERIAL_SHARE = 0.9
 # What a run that was killed for memory would have taken, at least. The Kubernetes vertical autoscaler's numbers
@@ -143,7 +143,7 @@ def _learn_from(samples: Sequence[Sample], prior: Footprint, version: str) -> Le
     ratios = [(run.peak / max(base + per_job * run.jobs, serial), run.weight) for run in runs]
     squares = sum([weight * (ratio - 1) ** 2 for ratio, weight in ratios])
     variance = (USUAL_SPREAD_RUNS * USUAL_SPREAD**2 + squares) / (USUAL_SPREAD_RUNS + evidence)
-    news = NEW_MAJOR_SPREAD if is_new_major else 0.0 if version in shares else NEW_VERSION_SPREAD
+    news = NEW_MAJOR_SPREAD if is_new_major else NEW_VERSION_SPREAD if version and version not in shares else 0.0
     doubt = 1 + 1 / max(evidence, LEAST_EVIDENCE)  # of one more run, and of the middle of so few
     margin = SPREADS * sqrt(variance * doubt + news**2)
     usual = SPREADS * sqrt(USUAL_SPREAD**2 * doubt + news**2)
@@ -199,8 +199,9 @@ def _fit(runs: Sequence[_Run], prior: Footprint) -> _Fit:
         most = min([(run.peak - base) / run.jobs for run in runs])
         return _Fit(base, max(0.0, min(job, most)), serial, job_from)
 
-    # Errors are alike as shares of the peak, so a run counts by one over its peak squared.
-    weights = [run.weight / run.peak**2 for run in parallel]
+    # Errors are alike as shares of the peak, so a run counts by one over its expected peak squared. Not over its own:
+    # one run that had next to nothing to do would then outweigh all others.
+    weights = [run.weight / (prior.peak_bytes(run.jobs) or 1) ** 2 for run in parallel]
     total = sum(weights)
     jobs = sum([weight * run.jobs for weight, run in zip(weights, parallel)]) / total
     peak = sum([weight * run.peak for weight, run in zip(weights, parallel)]) / total
@@ -209,7 +210,8 @@ def _fit(runs: Sequence[_Run], prior: Footprint) -> _Fit:
         step = weight * (run.jobs - jobs)
         across += step * (run.jobs - jobs)
         along += step * (run.peak - peak)
-    ridge = (USUAL_SPREAD / (job_spread * max(job, JOB_SHARE * peak / jobs))) ** 2
+    scale = total / sum([run.weight for run in parallel]) * peak**2
+    ridge = scale * (USUAL_SPREAD / (job_spread * max(job, JOB_SHARE * peak / jobs))) ** 2
     if across > ridge:
         job_from = "runs"
     per_job = max(0.0, (along + ridge * job) / (across + ridge))
