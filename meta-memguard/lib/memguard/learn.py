@@ -105,9 +105,9 @@ class _Run(NamedTuple):
     """What the fit sees of a run that ended well; serial and job are 0 where they were not seen. In bytes."""
 
     jobs: int
-    peak: float
-    serial: float
-    job: float
+    peak: int
+    serial: int
+    job: int
     weight: float
     is_serial: bool
 
@@ -171,13 +171,15 @@ def _shares(versions: Iterable[str], version: str) -> dict[str, float]:
 def _weigh(sample: Sample, share: float) -> _Run:
     """What the fit sees of `sample`, whose version makes it count `share`."""
     record = sample.record
-    peak = _cut(record.peak_bytes) or 1.0
-    largest, serial = record.largest_process_bytes, record.serial_bytes or 0
-    # One process alone is a serial part, too, and all that imported runs tell of theirs.
-    alone = min(peak, _cut(serial if serial > largest else largest))
-    job = _cut(record.per_job_bytes or 0)
+    peak, serial, job = record.peak_bytes, record.serial_bytes or 0, record.per_job_bytes or 0
+    if record.largest_process_bytes > serial:  # one process alone is serial, too, and all that imported runs tell
+        serial = record.largest_process_bytes
+    if not 0 < peak <= MOST_BYTES:
+        peak = _cut(peak) or 1
+    if not 0 <= serial <= peak:
+        serial = peak if serial > 0 else 0
     weight = WEIGHTS[min(max(0, sample.age_builds), len(WEIGHTS) - 1)] * share
-    return _Run(_jobs(record), peak, alone, job, weight, alone >= SERIAL_SHARE * peak)
+    return _Run(_jobs(record.jobs), peak, serial, _cut(job) if job else 0, weight, serial >= SERIAL_SHARE * peak)
 
 
 def _fit(runs: Sequence[_Run], prior: Footprint) -> _Fit:
@@ -201,7 +203,8 @@ def _fit(runs: Sequence[_Run], prior: Footprint) -> _Fit:
 
     # Errors are alike as shares of the peak, so a run counts by one over its expected peak squared. Not over its own:
     # one run that had next to nothing to do would then outweigh all others.
-    weights = [run.weight / (prior.peak_bytes(run.jobs) or 1) ** 2 for run in parallel]
+    usual_base, usual_job = prior.base_bytes or 1, prior.per_job_bytes
+    weights = [run.weight / (usual_base + usual_job * run.jobs) ** 2 for run in parallel]
     total = sum(weights)
     jobs = sum([weight * run.jobs for weight, run in zip(weights, parallel)]) / total
     peak = sum([weight * run.peak for weight, run in zip(weights, parallel)]) / total
@@ -226,12 +229,12 @@ def _raise(learned: Learned, ill: Sequence[Sample], well: Sequence[Sample]) -> L
     """`learned`, made to cover what runs that did not end well would have taken at least; never less than before."""
     newest: dict[int, int] = {}
     for sample in well:
-        jobs = _jobs(sample.record)
+        jobs = _jobs(sample.record.jobs)
         newest[jobs] = min(newest.get(jobs, sample.age_builds), sample.age_builds)
     footprint, raised = learned.footprint, 1.0
     jobs, least = 1, 0.0
     for sample in ill:
-        age, these = sample.age_builds, _jobs(sample.record)
+        age, these = sample.age_builds, _jobs(sample.record.jobs)
         if age >= BOUND_BUILDS and any(other < age and count >= these for count, other in newest.items()):
             continue
         needs = _least(sample)
@@ -283,9 +286,9 @@ def _major(version: str) -> str:
     return version.partition(".")[0]
 
 
-def _jobs(record: Record) -> int:
-    return min(max(1, record.jobs), MOST_JOBS)
+def _jobs(jobs: int) -> int:
+    return jobs if 0 < jobs <= MOST_JOBS else min(max(1, jobs), MOST_JOBS)
 
 
-def _cut(size_bytes: int) -> float:
-    return float(size_bytes) if 0 <= size_bytes <= MOST_BYTES else float(min(max(0, size_bytes), MOST_BYTES))
+def _cut(size_bytes: int) -> int:
+    return size_bytes if 0 <= size_bytes <= MOST_BYTES else min(max(0, size_bytes), MOST_BYTES)
