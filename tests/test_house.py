@@ -29,7 +29,9 @@ EDGES = {
     "decide": "model units",
     "learn": "model units",
     "predict": "model units",
-    "sense": "model",
+    "kernel_files": "",
+    "cgroups": "kernel_files",
+    "sense": "cgroups kernel_files model",
     "settings": "model predict units",
     "guard": "decide events handover model sense units",
     "server": "events guard handover knobs model sense settings",
@@ -38,7 +40,7 @@ EDGES = {
 }
 ADAPTERS = {"server", "scheduler", "worker"}
 PURE = ("units", "model", "decide", "knobs", "learn")
-TYPED = (*PURE, "predict", "settings", "sense", "handover", "events", "guard")
+TYPED = (*PURE, "predict", "settings", "kernel_files", "cgroups", "sense", "handover", "events", "guard")
 MODULES = sorted(path.stem for path in MEMGUARD.glob("*.py"))
 
 SOURCES = {".py", ".bbclass", ".conf", ".inc", ".bb", ".sh", ".csv", ".toml", ".yml", ".yaml"}
@@ -208,4 +210,4 @@ def test_every_file_is_formatted() -> None:
 def test_types_hold() -> None:
     """Strict mypy is content with every module that needs no BitBake."""
     pytest.importorskip("mypy")
-    run("mypy", *(str(MEMGUARD / f"{module}.py") for module in TYPED))
+    run("mypy", *(str(MEMGUARD / f"{module}.py") for module in TYPED), str(CLI))

@@ -18,6 +18,7 @@ from pathlib import Path
 from testbed import builddir
 from testbed.bitbake import BitBake, locate
 from testbed.builddir import META_TEST
+from testbed.container import entering
 
 from .statistics import spread
 
@@ -103,8 +104,7 @@ class _accounting:
         self._group = (v1 if v1.is_dir() else v2) / f"memguard-bench-{os.getpid()}"
         self._file = self._group / ("cpuacct.usage" if v1.is_dir() else "cpu.stat")
         self._group.mkdir()
-        enter = f'echo $$ > "{self._group}/cgroup.procs" && exec "$@"'
-        return ("sh", "-c", enter, "sh"), self._seconds
+        return entering(self._group), self._seconds
 
     def __exit__(self, *reason: object) -> None:
         self._group.rmdir()

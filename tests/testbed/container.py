@@ -16,7 +16,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from memguard.sense import Level
+from memguard.cgroups import Level
+from memguard.kernel_files import KernelFiles
 
 _V1 = Path("/sys/fs/cgroup/memory")
 _V2 = Path("/sys/fs/cgroup")
@@ -27,6 +28,11 @@ class NoContainer(Exception):
     """No memory cgroup can be made here; the text says why and what to do."""
 
 
+def entering(directory: Path) -> tuple[str, ...]:
+    """Words to put before a command that shall run in the cgroup of `directory`."""
+    return ("sh", "-c", f'echo $$ > "{directory}/cgroup.procs" && exec "$@"', "sh")
+
+
 class Container:
     """One memory cgroup; use `container()` to make it and to be sure that it goes."""
 
@@ -34,14 +40,14 @@ class Container:
         self.directory = directory
         self._dies_whole = dies_whole
         self.peak_bytes = 0
-        self._level = Level(directory, is_v2)
+        self._level = Level(str(directory), is_v2, KernelFiles())
         self._stop = threading.Event()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
 
     @property
     def prefix(self) -> tuple[str, ...]:
         """Words to put before a command that shall run inside."""
-        return ("sh", "-c", f'echo $$ > "{self.directory}/cgroup.procs" && exec "$@"', "sh")
+        return entering(self.directory)
 
     @property
     def oom_kills(self) -> int:

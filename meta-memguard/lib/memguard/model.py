@@ -32,8 +32,11 @@ class Reading:
     shmem_bytes:          the part of used_bytes that lies in tmpfs and shared memory; no task's end frees it.
     room_bytes:           what is left until the nearest limit is hit, over every level that has one.
     host_available_bytes: MemAvailable of the machine, None where it cannot be read.
-    total_bytes:          MemTotal of the machine.
+    total_bytes:          MemTotal of the machine, None where it cannot be read.
     cpus:                 CPUs the container may use at once; 2.5 is possible under a quota.
+    charged_bytes:        all that is charged to the container, page cache included; the gate never looks at it.
+    working_set_bytes:    what the kubelet acts on: charged less inactive page cache. None, as charged_bytes, where
+                          there is no cgroup or it does not say.
     """
 
     limit_bytes: int | None
@@ -42,13 +45,15 @@ class Reading:
     shmem_bytes: int
     room_bytes: int
     host_available_bytes: int | None
-    total_bytes: int
+    total_bytes: int | None
     cpus: float
+    charged_bytes: int | None = None
+    working_set_bytes: int | None = None
 
     @cached_property
     def bound_bytes(self) -> int:
         """The limit that bounds the plan: the container's, or MemTotal where no limit is visible."""
-        return self.total_bytes if self.limit_bytes is None else self.limit_bytes
+        return (self.total_bytes or 0) if self.limit_bytes is None else self.limit_bytes
 
     @cached_property
     def ceiling_bytes(self) -> int:

@@ -1,127 +1,138 @@
 # SPDX-License-Identifier: MIT
 """What memory and how many CPUs this container has, and what it uses now.
 
-Runs in: the BitBake server; standard library only. Every path hangs below a root, so that tests read literal trees.
-Covers: cgroup v2 and v1 from the process's own group up to the mount's root, CPU quota, and the plain host.
+Runs in: the BitBake server, the sentinel and the command; standard library only. Every path hangs below a root, so
+that tests read literal trees and support reads what somebody sent in.
+Covers: limit, use, room and CPUs over all levels of the container and the machine; swap and pressure.
 Does not cover: whose the memory is; a limit that is set outside the visible tree (MEMGUARD_LIMIT says it then).
+See also: cgroups.py, for where the levels are.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from memguard.cgroups import Hierarchies, Use, count_cpus, mounted_at
+from memguard.kernel_files import KernelFiles, parse_number
 from memguard.model import Reading
 
-# A v1 limit is "none" at the highest page-aligned number a signed 64-bit counter holds; anything near it is, too,
-# on kernels with other page sizes.
-V1_UNLIMITED_BYTES = 1 << 62
+# CPU quotas change when somebody resizes the container; a task that starts a second later is told of it.
+CPUS_AGE_S = 1.0
+
+_MEMINFO = ("MemTotal", "MemAvailable", "Shmem", "SReclaimable", "SUnreclaim", "KernelStack", "PageTables")
+_LXCFS_MEMINFO = ("MemFree", "Active(file)", "Inactive(file)")
 
 
 @dataclass(frozen=True)
-class Mount:
-    """One cgroup mount: what part of the hierarchy it shows, where, and for which controllers (empty for v2)."""
+class Cpus:
+    """CPUs that may be used at once, 2.5 is possible under a quota, and what says so."""
 
-    root: str
-    point: str
-    controllers: frozenset[str]
-    is_v2: bool
+    count: float
+    source: str
 
 
 @dataclass(frozen=True)
-class Level:
-    """One cgroup on the way from the process up to the mount's root."""
+class Swap:
+    """Swap of the container and of the machine, in bytes; None where it is not told.
 
-    directory: Path
-    is_v2: bool
+    limit:     what the container may use at most; None where nothing limits it.
+    used:      what of the container lies there.
+    host:      what the machine has.
+    in_memory: devices of it that are memory themselves (zram).
+    """
 
-    def limit(self) -> tuple[int, Path] | None:
-        """The smallest finite limit here and the file it is in; None where nothing limits this level."""
-        limits = []
-        if self.is_v2:
-            for name in ("memory.max", "memory.high"):
-                limits.append((_read_number(self.directory / name), self.directory / name))
-        else:
-            name = "memory.limit_in_bytes"
-            limits.append((_read_number(self.directory / name), self.directory / name))
-            stat = self.directory / "memory.stat"
-            limits.append((_read_keys(stat).get("hierarchical_memory_limit"), stat))
-        finite = [(value, path) for value, path in limits if value is not None and value < V1_UNLIMITED_BYTES]
-        return min(finite, key=lambda item: item[0]) if finite else None
-
-    def use(self, kernel_share: float) -> Use | None:
-        """Memory charged here that cannot be reclaimed; None where the level cannot be read.
-
-        Where memory.stat tells nothing, all that is charged counts, page cache included.
-        """
-        stat = _read_keys(self.directory / "memory.stat")
-        if not stat:
-            name = "memory.current" if self.is_v2 else "memory.usage_in_bytes"
-            charged = _read_number(self.directory / name)
-            return None if charged is None else Use(charged, 0)
-        return _use_v2(stat) if self.is_v2 else _use_v1(stat, self._kernel_v1(), kernel_share)
-
-    def oom_kills(self) -> int | None:
-        """Processes the kernel killed for this level's memory since it exists; None where it does not say."""
-        name = "memory.events" if self.is_v2 else "memory.oom_control"
-        return _read_keys(self.directory / name).get("oom_kill")
-
-    def _kernel_v1(self) -> int:
-        return _read_number(self.directory / "memory.kmem.usage_in_bytes") or 0
+    limit_bytes: int | None
+    used_bytes: int | None
+    host_bytes: int | None
+    in_memory: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Use:
-    """Memory in use that cannot be reclaimed, in bytes, and the part of it that is shmem."""
+class Pressure:
+    """Share of the last ten seconds in which some, or all, tasks waited for memory, in percent; and where from.
 
-    used_bytes: int
-    shmem_bytes: int
+    is_container: whether it is the container's; else it is the machine's, neighbours included.
+    """
+
+    some_avg10: float
+    full_avg10: float
+    source: str
+    is_container: bool
 
 
 class Sensor:
     """Reads the container of one process, again and again.
 
-    Where the levels lie is found once; limits and use are read each time, since pods are resized in place.
+    Where the levels lie is found once; limits and use are read each time, since pods are resized in place, and CPUs
+    at most once in CPUS_AGE_S. What could not be read is in `faults`, by path.
     """
 
     def __init__(self, root: Path = Path("/"), process: str = "self", limit_bytes: int | None = None) -> None:
-        self._root = root
+        self._root = "" if root == Path("/") else str(root)
+        self._process = f"{self._root}/proc/{process}"
         self._limit_bytes = limit_bytes
-        mounts = list(_cgroup_mounts(_read_text(root / "proc" / process / "mountinfo")))
-        groups = _own_groups(_read_text(root / "proc" / process / "cgroup"))
-        self._memory = _levels(root, mounts, groups, "memory")
-        self._cpu = _levels(root, mounts, groups, "cpu")
+        self._files = KernelFiles(keeps_open=not self._root)
+        self.hierarchies = Hierarchies(self._root, process, self._files)
+        self.memory = self.hierarchies.place("memory")
+        self._cpu = self.hierarchies.place("cpu")
+        self._cpu_count: float | None = None
+        self._counted_at_s = 0.0
+        self._cpuset = self.hierarchies.place("cpuset")
+        # lxcfs shows the container's memory in place of the machine's; its MemAvailable may count page cache as used.
+        self.has_lxcfs = any(
+            point == "/proc/meminfo" and "lxcfs" in kind
+            for point, kind, _ in mounted_at(self._files.text(f"{self._process}/mountinfo"))
+        )
+
+    @property
+    def faults(self) -> dict[str, str]:
+        """What could not be read so far: by path, what is wrong with the file."""
+        return self._files.faults
 
     def read(self) -> Reading:
-        """The container now. Raises OSError only where /proc/meminfo itself cannot be read."""
-        host = _read_meminfo(self._root / "proc" / "meminfo")
-        total = host.get("MemTotal", 0)
-        available = host.get("MemAvailable")
-        if not total:
-            raise OSError(f"no MemTotal in {self._root / 'proc' / 'meminfo'}")
-        limit, source = None, "MemTotal"
-        room = total
-        use = Use(total - (available or 0), host.get("Shmem", 0))
-        for level in self._memory:
-            found = level.limit()
-            if found is None:
-                continue
+        """The container now. Raises OSError where neither a limit nor the machine's memory can be read."""
+        host = self._host()
+        total, available = host.get("MemTotal"), host.get("MemAvailable")
+        share = _unreclaimable_share(host)
+        levels = self.memory.levels if self.memory else ()
+        # On v1 the own cgroup tells of limits above it that cannot be seen, too.
+        own = levels[0].use(share) if levels and not levels[0].is_v2 else None
+        bounds = [(*found, level) for level in levels if (found := level.limit())]
+        if own and own.limit_above_bytes is not None:
+            bounds.append((own.limit_above_bytes, levels[0].path("memory.stat"), levels[0]))
+        bounds.sort(key=lambda bound: bound[0])
+        room, bounding = None, None
+        for bound_bytes, _, level in bounds:
+            if room is not None:
+                charged = level.charged_bytes()
+                # What is used is part of what is charged: where even that leaves more room, nobody is short.
+                if charged is not None and bound_bytes - charged >= room:
+                    continue
             # A limit whose use cannot be read still limits: the ledger of grants keeps it then.
-            here = level.use(_unreclaimable_share(host)) or Use(0, 0)
-            room = min(room, found[0] - here.used_bytes)
-            if limit is None or found[0] < limit:
-                limit, source, use = found[0], str(found[1]), here
+            here = (own if level is levels[0] and own else level.use(share)) or Use(0, 0, 0)
+            room = bound_bytes - here.used_bytes if room is None else min(room, bound_bytes - here.used_bytes)
+            bounding = bounding or here
+        if room is not None and own and own.memsw_limit_above_bytes is not None:
+            room = min(room, own.memsw_limit_above_bytes - own.used_bytes - (own.swap_bytes or 0))
+        if bounding is None and own is None and levels:
+            own = levels[0].use(share)
+        limit, source = bounds[0][:2] if bounds else (None, "MemTotal")
+        use = bounding
         if self._limit_bytes is not None and (limit is None or self._limit_bytes < limit):
-            own = self._memory[0].use(_unreclaimable_share(host)) if limit is None and self._memory else None
-            use = own or use
             limit, source = self._limit_bytes, "MEMGUARD_LIMIT"
-            room = min(room, limit - use.used_bytes)
-        if limit is not None and limit > total:
+            use = bounding or own or _host_use(total, available, host)
+            room = min(limit - use.used_bytes, limit if room is None else room)
+        if limit is not None and total is not None and limit > total:
             limit, source = total, "MemTotal"
+        use = use or _host_use(total, available, host)
         if limit is None:
             room = available if available is not None else total
+        if room is None:
+            raise OSError(f"neither a limit nor MemTotal in {self._root}/proc/meminfo can be read")
+        cgroup = bounding or own
         return Reading(
             limit_bytes=limit,
             limit_source=source,
@@ -130,109 +141,109 @@ class Sensor:
             room_bytes=room,
             host_available_bytes=available,
             total_bytes=total,
-            cpus=self.cpus(),
+            cpus=self._cpus_lately(),
+            charged_bytes=cgroup.charged_bytes if cgroup else None,
+            working_set_bytes=cgroup.working_set_bytes if cgroup else None,
         )
 
-    def cpus(self) -> float:
-        """CPUs this process may use at once: the smaller of its affinity (cpuset included) and the CPU quota."""
-        cpus = float(len(os.sched_getaffinity(0)))
-        for level in self._cpu:
-            quota = _cpu_quota(level)
+    def cpus(self) -> Cpus:
+        """The smallest of the process's affinity, its cpusets and the CPU quotas over it."""
+        found = []
+        if self._root:
+            # The files of another machine say nothing of this one's affinity.
+            allowed = count_cpus(_field(self._files.text(f"{self._process}/status"), "Cpus_allowed_list"))
+            if allowed:
+                found.append(Cpus(allowed, "affinity"))
+            for level in self._cpuset.levels if self._cpuset else ():
+                count = level.cpuset()
+                if count:
+                    found.append(Cpus(count, f"cpuset of {level.directory}"))
+        else:
+            found.append(Cpus(len(os.sched_getaffinity(0)), "affinity, cpuset included"))
+        for level in self._cpu.levels if self._cpu else ():
+            quota = level.cpu_quota()
             if quota is not None:
-                cpus = min(cpus, quota)
-        return cpus
+                found.append(Cpus(quota, f"CPU quota of {level.directory}"))
+        return min(found, key=lambda cpus: cpus.count) if found else self._online()
+
+    def forget_cpus(self) -> None:
+        """Count the CPUs again in the next reading."""
+        self._cpu_count = None
+
+    def _cpus_lately(self) -> float:
+        now_s = time.monotonic()
+        if self._cpu_count is None or now_s - self._counted_at_s >= CPUS_AGE_S:
+            self._cpu_count, self._counted_at_s = self.cpus().count, now_s
+        return self._cpu_count
 
     def oom_kills(self) -> int | None:
         """Kernel OOM kills of the process's own cgroup so far, None where there is none or it does not say."""
-        return self._memory[0].oom_kills() if self._memory else None
+        return self.memory.levels[0].oom_kills() if self.memory and self.memory.levels else None
+
+    def use_of(self, level: int) -> Use | None:
+        """Memory charged to one of the levels, counted from the process's own, now."""
+        return self.memory.levels[level].use(_unreclaimable_share(self._host())) if self.memory else None
+
+    def swap(self) -> Swap:
+        """What swap there is for the container."""
+        levels = self.memory.levels if self.memory else ()
+        limits = [limit for level in levels if (limit := level.swap_limit_bytes()) is not None]
+        own = self._files.number(levels[0].path("memory.swap.current")) if levels and levels[0].is_v2 else None
+        if levels and not levels[0].is_v2:
+            use = levels[0].use(1.0)
+            own = use.swap_bytes if use else None
+        devices = [line.split() for line in self._files.text(f"{self._root}/proc/swaps").splitlines()[1:]]
+        host = self._files.sizes(f"{self._root}/proc/meminfo", ("SwapTotal",)).get("SwapTotal")
+        in_memory = tuple(words[0] for words in devices if words and "/zram" in words[0])
+        return Swap(min(limits, default=None), own, host, in_memory)
+
+    def pressure(self) -> Pressure | None:
+        """Memory pressure: the container's own where the kernel shows it, else the machine's, else None.
+
+        A v1 container has its own, too, where the v2 hierarchy is mounted beside.
+        """
+        place = self.hierarchies.place("")
+        if place and place.is_found and place.levels and not place.levels[0].is_hierarchy_root():
+            found = self._pressure_in(place.levels[0].path("memory.pressure"), is_container=True)
+            if found:
+                return found
+        return self._pressure_in(f"{self._root}/proc/pressure/memory", is_container=False)
+
+    def _pressure_in(self, path: str, is_container: bool) -> Pressure | None:
+        """Format of the file: Documentation/accounting/psi.rst."""
+        averages: dict[str, float] = {}
+        for line in self._files.text(path).splitlines():
+            kind, _, rest = line.partition(" avg10=")
+            whole, dot, hundredths = rest.partition(" ")[0].partition(".")
+            numbers = parse_number(whole), parse_number(hundredths)
+            if kind in ("some", "full") and dot and numbers[0] is not None and numbers[1] is not None:
+                averages[kind] = numbers[0] + numbers[1] / 10 ** len(hundredths)
+        if "some" not in averages:
+            return None
+        return Pressure(averages["some"], averages.get("full", 0.0), path, is_container)
+
+    def _host(self) -> dict[str, int]:
+        """What /proc/meminfo says that is asked for here, in bytes."""
+        names = _MEMINFO + _LXCFS_MEMINFO if self.has_lxcfs else _MEMINFO
+        host = self._files.sizes(f"{self._root}/proc/meminfo", names, ("MemTotal", "MemAvailable"))
+        if self.has_lxcfs and all(name in host for name in _LXCFS_MEMINFO):
+            host["MemAvailable"] = sum(host[name] for name in _LXCFS_MEMINFO)
+        return host
+
+    def _online(self) -> Cpus:
+        """The CPUs of the machine, where nothing says which of them may be used."""
+        path = f"{self._root}/sys/devices/system/cpu/online"
+        count = count_cpus(self._files.text(path))
+        if not count:
+            path = f"{self._root}/proc/cpuinfo"
+            count = sum(line.startswith("processor") for line in self._files.text(path).splitlines())
+        return Cpus(count, path) if count else Cpus(os.cpu_count() or 1, "this machine")
 
 
-def _levels(root: Path, mounts: list[Mount], groups: dict[str, str], controller: str) -> list[Level]:
-    """The cgroups with `controller` from the process's own up to the mount's root; v1 wins on a hybrid host."""
-    for mount in sorted(mounts, key=lambda mount: mount.is_v2):
-        group = groups.get("" if mount.is_v2 else controller)
-        if group is None or not (mount.is_v2 or controller in mount.controllers):
-            continue
-        top = root / mount.point.lstrip("/")
-        parts = _below_mount(group, mount.root).parts
-        levels = [Level(top.joinpath(*parts[:depth]), mount.is_v2) for depth in range(len(parts), -1, -1)]
-        present = [level for level in levels if level.directory.is_dir()]
-        if present:
-            return present
-    return []
-
-
-def _below_mount(group: str, mount_root: str) -> PurePosixPath:
-    """Where `group` lies below a mount that shows the hierarchy from `mount_root` on.
-
-    In a container without a cgroup namespace both are the host's path, and the mount's root is the group itself.
-    """
-    path = PurePosixPath("/" + group.strip("/"))
-    if mount_root.strip("/"):
-        try:
-            return path.relative_to("/" + mount_root.strip("/"))
-        except ValueError:
-            return PurePosixPath()
-    return path.relative_to("/")
-
-
-def _cgroup_mounts(mountinfo: str) -> Iterator[Mount]:
-    """The cgroup mounts of a mountinfo text; format in proc(5): fields, a dash, type, source, super options."""
-    for line in mountinfo.splitlines():
-        before, dash, after = line.partition(" - ")
-        fields, tail = before.split(" "), after.split(" ")
-        if not dash or len(fields) < 5 or len(tail) < 3 or tail[0] not in ("cgroup", "cgroup2"):
-            continue
-        yield Mount(
-            root=_unescape(fields[3]),
-            point=_unescape(fields[4]),
-            controllers=frozenset(tail[2].split(",")) if tail[0] == "cgroup" else frozenset(),
-            is_v2=tail[0] == "cgroup2",
-        )
-
-
-def _unescape(field: str) -> str:
-    """A mountinfo field with its octal escapes (\\040 for a space) undone."""
-    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        field = field.replace(code, character)
-    return field
-
-
-def _own_groups(cgroup: str) -> dict[str, str]:
-    """Paths of a /proc/PID/cgroup text by controller; the v2 path stands under ""."""
-    groups: dict[str, str] = {}
-    for line in cgroup.splitlines():
-        number, _, rest = line.partition(":")
-        controllers, colon, path = rest.partition(":")
-        if colon:
-            for controller in controllers.split(",") if number != "0" else [""]:
-                groups[controller] = path
-    return groups
-
-
-def _use_v2(stat: dict[str, int]) -> Use:
-    """Unreclaimable use out of a v2 memory.stat; keys in the kernel's admin guide, "memory.stat".
-
-    `kernel` exists since 5.18; before, its unreclaimable parts are listed one by one.
-    """
-    parts = ("slab_unreclaimable", "kernel_stack", "pagetables", "sec_pagetables", "percpu", "sock", "vmalloc")
-    if "kernel" in stat:
-        kernel = max(0, stat["kernel"] - stat.get("slab_reclaimable", 0)) + stat.get("sock", 0)
-    else:
-        kernel = sum(stat.get(part, 0) for part in parts)
-    shmem = stat.get("shmem", 0)
-    return Use(stat.get("anon", 0) + shmem + kernel, shmem)
-
-
-def _use_v1(stat: dict[str, int], kernel_bytes: int, kernel_share: float) -> Use:
-    """Unreclaimable use out of a v1 memory.stat and kmem usage, descendants included.
-
-    Kernels before 4.18 do not list shmem, but keep it on the anonymous LRU lists: it is then the cache that is on
-    no file list. v1 does not split kernel memory; `kernel_share` of it is taken as unreclaimable.
-    """
-    cache, files = stat.get("total_cache", 0), stat.get("total_inactive_file", 0) + stat.get("total_active_file", 0)
-    shmem = stat.get("total_shmem", max(0, cache - files))
-    return Use(stat.get("total_rss", 0) + shmem + int(kernel_bytes * kernel_share), shmem)
+def _host_use(total: int | None, available: int | None, host: dict[str, int]) -> Use:
+    """The use of the whole machine: all that is not available, of which shmem is known."""
+    shmem = host.get("Shmem", 0)
+    return Use(max(0, (total or 0) - (available or 0) - shmem), shmem, 0)
 
 
 def _unreclaimable_share(host: dict[str, int]) -> float:
@@ -242,53 +253,9 @@ def _unreclaimable_share(host: dict[str, int]) -> float:
     return fixed / kernel if kernel else 1.0
 
 
-def _cpu_quota(level: Level) -> float | None:
-    """CPUs the quota of one level allows, None where it sets none."""
-    if level.is_v2:
-        quota, _, period = _read_text(level.directory / "cpu.max").strip().partition(" ")
-    else:
-        quota = _read_text(level.directory / "cpu.cfs_quota_us").strip()
-        period = _read_text(level.directory / "cpu.cfs_period_us").strip()
-    most, each = _number(quota), _number(period)
-    return most / each if most and each else None
-
-
-def _read_text(path: Path) -> str:
-    """The text of a kernel file, "" where it is missing, forbidden or no text."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read(1 << 20)
-    except OSError:
-        return ""
-
-
-def _read_number(path: Path) -> int | None:
-    return _number(_read_text(path).strip())
-
-
-def _number(text: str) -> int | None:
-    """A counter of the kernel, at most 64 bits; None for any other text."""
-    return int(text) if len(text) <= 20 and text.isascii() and text.isdigit() else None
-
-
-def _read_keys(path: Path) -> dict[str, int]:
-    """A flat keyed kernel file as numbers by key; lines of another shape are passed over."""
-    keys: dict[str, int] = {}
-    for line in _read_text(path).splitlines():
-        key, _, value = line.partition(" ")
-        number = _number(value)
-        if number is not None:
-            keys[key] = number
-    return keys
-
-
-def _read_meminfo(path: Path) -> dict[str, int]:
-    """/proc/meminfo in bytes by name."""
-    sizes: dict[str, int] = {}
-    for line in _read_text(path).splitlines():
-        name, _, value = line.partition(":")
-        words = value.split()
-        number = _number(words[0]) if words else None
-        if number is not None:
-            sizes[name] = number * (1024 if words[-1] == "kB" else 1)
-    return sizes
+def _field(text: str, name: str) -> str:
+    """The value of a line "name:  value", "" where there is none."""
+    for line in text.splitlines():
+        if line.startswith(f"{name}:"):
+            return line.partition(":")[2].strip()
+    return ""

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: MIT
+"""What the configuration files of a build directory say, as far as that shows without BitBake.
+
+Runs in: outside BitBake.
+Covers: plain assignments in conf/site.conf, conf/auto.conf and conf/local.conf, in the order bitbake.conf reads them.
+Does not cover: included files, layers, distributions, values that BitBake works out: those are None here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from memguard.knobs import jobs_in
+
+_FILES = ("site.conf", "auto.conf", "local.conf")
+_ASSIGNMENT = re.compile(
+    r"""^\s*(?:export\s+)?(?P<name>[A-Za-z0-9_]+)(?P<append>:append)?\s*(?P<operator>\?\?=|\?=|:=|\+=|\.=|=)\s*"""
+    r"""(?P<quote>["'])(?P<value>.*)(?P=quote)\s*$"""
+)
+
+
+@dataclass(frozen=True)
+class BuildConfiguration:
+    """A build directory and its variables as written, unexpanded."""
+
+    directory: Path
+    values: dict[str, str]
+
+    @property
+    def inherits_memguard(self) -> bool:
+        """Whether one of the files switches memguard on; kas and distributions may do so elsewhere."""
+        return "memguard" in f"{self.values.get('INHERIT', '')} {self.values.get('USER_CLASSES', '')}".split()
+
+    @property
+    def threads(self) -> int | None:
+        """BB_NUMBER_THREADS, None where it is not a plain number here."""
+        value = self.values.get("BB_NUMBER_THREADS", "").strip()
+        return int(value) if re.fullmatch(r"[0-9]{1,6}", value) else None
+
+    @property
+    def jobs(self) -> int | None:
+        """The jobs of PARALLEL_MAKE, None where they are not a plain number here."""
+        return jobs_in(self.values.get("PARALLEL_MAKE", ""))
+
+    @property
+    def tmpdir(self) -> Path:
+        """TMPDIR, or OE-Core's default for it where it is not written here or cannot be worked out."""
+        value = self.values.get("TMPDIR", "").replace("${TOPDIR}", str(self.directory))
+        return self.directory / "tmp" if not value or "$" in value else self.directory / value
+
+
+def read(directory: Path) -> BuildConfiguration | None:
+    """The configuration of a build directory, None where `directory` is none (it has no conf/local.conf)."""
+    if not (directory / "conf" / "local.conf").is_file():
+        return None
+    values: dict[str, str] = {}
+    weak: dict[str, str] = {}
+    for name in _FILES:
+        for line in _lines(directory / "conf" / name):
+            found = _ASSIGNMENT.match(line)
+            if not found:
+                continue
+            variable, operator, value = found["name"], found["operator"], found["value"]
+            if found["append"] or operator in ("+=", ".="):
+                values[variable] = f"{values.get(variable, '')}{' ' if operator == '+=' else ''}{value}"
+            elif operator == "??=":
+                weak[variable] = value
+            elif operator != "?=" or variable not in values:
+                values[variable] = value
+    return BuildConfiguration(directory.resolve(), {**weak, **values})
+
+
+def _lines(path: Path) -> list[str]:
+    """The logical lines of a file, "" for one that cannot be read."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    return [line for line in text.replace("\\\n", " ").splitlines() if not line.lstrip().startswith("#")]

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: MIT
+"""The `memguard` command: its subcommands, and the one place where it ends.
+
+Runs in: outside BitBake.
+Exit status: 0; 1 a fault of memguard's own; 2 something the user can mend, told in one sentence; 130 interrupted; what
+a subcommand says besides.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from memguard_cli.doctor import doctor
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="meta-memguard", prog_name="memguard")
+def memguard() -> None:
+    """Yocto builds that do not die of memory."""
+
+
+memguard.add_command(doctor)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    try:
+        status = memguard.main(args=arguments, prog_name="memguard", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as needed:
+        print(needed.format_message(), file=sys.stderr)
+        return 2
+    except click.ClickException as refused:
+        print(f"memguard: {refused.format_message()}", file=sys.stderr)
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has seen enough.
+        sys.stderr.close()
+        return 0
+    return status if isinstance(status, int) else 0
+
+
+def run() -> None:
+    """The installed command."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()
