@@ -28,6 +28,7 @@ EDGES = {
     "events": "model",
     "history": "model units",
     "decide": "model units",
+    "learn": "model units",
     "predict": "model units",
     "kernel_files": "",
     "cgroups": "kernel_files",
@@ -39,7 +40,7 @@ EDGES = {
     "worker": "handover knobs settings",
 }
 ADAPTERS = {"server", "scheduler", "worker"}
-PURE = ("units", "model", "decide", "knobs")
+PURE = ("units", "model", "decide", "knobs", "learn")
 TYPED = (*PURE, "predict", "settings", "kernel_files", "cgroups", "sense", "handover", "events", "guard", "history")
 MODULES = sorted(path.stem for path in MEMGUARD.glob("*.py"))
 
