@@ -29,6 +29,7 @@ EDGES = {
     "decide": "model units",
     "predict": "model units",
     "sense": "model",
+    "procs": "",
     "settings": "model predict units",
     "guard": "decide events handover model sense units",
     "server": "events guard handover knobs model sense settings",
@@ -37,7 +38,7 @@ EDGES = {
 }
 ADAPTERS = {"server", "scheduler", "worker"}
 PURE = ("units", "model", "decide", "knobs")
-TYPED = (*PURE, "predict", "settings", "sense", "handover", "events", "guard")
+TYPED = (*PURE, "predict", "settings", "sense", "procs", "handover", "events", "guard")
 MODULES = sorted(path.stem for path in MEMGUARD.glob("*.py"))
 
 SOURCES = {".py", ".bbclass", ".conf", ".inc", ".bb", ".sh", ".csv", ".toml", ".yml", ".yaml"}
