@@ -7,11 +7,13 @@
 //   spin MS          uses as much CPU time                         sleep MS         sleeps
 //   setsid           leaves the session                            mark             sets MEMGUARD_TASK to itself
 //   fork N { ... }   N children do what stands in braces           spawn { ... }    the same for one, after exec
-//   reap             waits for all children                        exec { ... }     goes on with that after exec
+//   repeat N { ... } does that N times, or until stdin is closed;                        exec { ... }     goes on with that after exec
+//   reap             waits for all children
 //   wait             writes a byte to stdout, then waits until stdin is closed
 // Whoever started it may die: every wait ends with it. Exit status 1: a system call failed, 2: an argument is wrong.
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <poll.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,7 +36,7 @@ static void check(int ok, const char *what) {
 static char *map(size_t bytes, int flags, int file, int access) {
     char *at = mmap(NULL, bytes, access, flags, file, 0);
     check(at != MAP_FAILED && mappings < MOST, "mmap");
-    madvise(at, bytes, MADV_NOHUGEPAGE);
+    madvise(at, bytes, MADV_NOHUGEPAGE); // sizes are those asked for, not rounded up
     mapped[mappings].at = at;
     mapped[mappings++].bytes = bytes;
     return at;
@@ -64,6 +66,11 @@ static void wait_for_end(void) {
     char byte = '.';
     check(write(1, &byte, 1) == 1, "write");
     while (read(0, &byte, 1) > 0) {}
+}
+
+static int is_over(void) {
+    struct pollfd in = {.fd = 0, .events = 0};
+    return poll(&in, 1, 0) > 0; // the writer has closed it
 }
 
 static void spin(long ms) {
@@ -122,12 +129,17 @@ static void run(char **words, int count) {
             wait_for_end();
         } else if (!strcmp(word, "reap")) {
             while (wait(NULL) > 0) {}
-        } else if (!strcmp(word, "fork") || !strcmp(word, "spawn") || !strcmp(word, "exec")) {
-            int times = *word == 'f' ? atoi(NEXT) : 1, depth = 1, begin = i + 2;
+        } else if (!strcmp(word, "fork") || !strcmp(word, "spawn") || !strcmp(word, "exec") || !strcmp(word, "repeat")) {
+            int times = *word == 'f' || *word == 'r' ? atoi(NEXT) : 1, depth = 1, begin = i + 2;
             if (strcmp(NEXT, "{")) _exit(2);
             while (depth) depth += !strcmp(NEXT, "{") ? 1 : !strcmp(words[i], "}") ? -1 : 0;
             if (*word == 'e') become(words + begin, i - begin);
             while (times--) {
+                if (*word == 'r') {
+                    if (is_over()) break;
+                    run(words + begin, i - begin);
+                    continue;
+                }
                 pid_t child = fork();
                 check(child >= 0, "fork");
                 if (child) continue;

@@ -17,9 +17,10 @@ Memory that is shared is counted once:
   anew) holds what its parent holds: only what it grows by counts. What it writes to of that becomes its own, too, which
   statm does not tell; but no more than it had page faults.
 - Shared memory that is mapped (tmpfs, MAP_SHARED) counts in a task as the largest part that one process has touched.
-- Where either leaves more than a twentieth of a tree in doubt, smaps_rollup tells proportional sizes (Pss: a page of
-  n processes counts 1/n in each), for all that may share in the tree at one moment; they hold until the next time. The
-  kernel walks through page tables for that (7 ms per GiB), so such walks together get WALK_SHARE of a core.
+- Where either leaves more than 2 % of a tree in doubt, smaps_rollup tells proportional sizes (Pss: a page of
+  n processes counts 1/n in each), for all that may share in the tree at one moment; they hold until the next time. What
+  is shared is then the oldest process's, so that copies may come and go. The kernel walks through page tables for that
+  (7 ms per GiB), so such walks together get WALK_SHARE of a core.
 
 So memory that a task shares with processes outside of it, such as what its leader inherited from the worker, counts in
 part once the tree was walked. Where smaps_rollup is forbidden or tells no Pss_Anon (Linux < 5.3), growth is all.
@@ -61,20 +62,23 @@ _COMM_MOST_BYTES = 15  # the kernel cuts names there (TASK_COMM_LEN)
 # Walks take this much of one core on average, and may use what they saved up; the rest of a scan takes about half a
 # percent with 500 processes.
 WALK_SHARE = 0.003
-_WALK_SAVED_MOST_S = 0.03
+_WALK_SAVED_MOST_S = 0.1
 # What one walk may go through, some 60 ms: of larger trees a part is walked, which stands for the rest.
 WALK_MOST_BYTES = 8 << 30
 _WALK_EACH_BYTES = 4 << 20  # what reading smaps_rollup costs beside its pages, as pages
 # Less in doubt than this, or than this share of the tree, is not worth a walk.
 _DOUBT_LEAST_BYTES = 1 << 20
-_DOUBT_LEAST_SHARE = 0.05
+_DOUBT_LEAST_SHARE = 0.02
 # A process whose file and shared pages grew by this is asked which of the two they are.
 _SHARED_STEP_BYTES = 1 << 20
 # An open statm costs the kernel some 5 KiB; it is the quickest to read, and never another process's.
 FILES_MOST = 1024
 _FILES_SPARE = 256
 # Every process is looked at again (name, CPU time) at one scan in so many, one that is nobody's at one in so many.
-_LOOK_EVERY = 8
+_LOOK_EVERY = 16
+# What has not changed for so many scans, and is no compiler, is measured at every second one only: of a build's
+# processes most are shells and makes that wait.
+_IDLE_SCANS = 8
 # So many that share memory by fork are looked at in each scan, for their page faults.
 _SHARERS_MOST = 32
 _STRANGER_EVERY = 64
@@ -122,7 +126,7 @@ class Usage:
     compilers:      its compiler processes, the youngest first.
     largest_process_bytes, largest_process: the largest share one process has in current_bytes, and its name.
     cpu_s:          CPU seconds of all its processes so far, those that ended included: a parent's stat holds them once
-                    it has waited for them, an orphan's own are kept as they were last seen. It is up to two seconds
+                    it has waited for them, an orphan's own are kept as they were last seen. It is up to four seconds
                     old and never falls. Lost is what a process consumed after it was last looked at, if nobody in the
                     tree waited for it, and what ignored children (SIGCHLD) did; the task's own getrusage() at its end
                     is exact for all that was waited for.
@@ -195,10 +199,12 @@ class _Process:
     __slots__ = (
         "anon_bytes",
         "comm",
+        "common_bytes",
         "cpu_ticks",
         "faults",
         "file",
         "has_copies",
+        "idle_scans",
         "image",
         "inherited_bytes",
         "is_compiler",
@@ -236,9 +242,11 @@ class _Process:
         self.image: tuple[bytes, ...] = ()
         # statm: the line as it was read, and what it says.
         self.statm = b""
-        self.size = self.text = 0
+        self.size = self.text = self.idle_scans = 0
         self.anon_bytes = 0
-        # Anonymous memory that is counted in other processes.
+        # Its part of the anonymous memory that is shared, by the last walk.
+        self.common_bytes = 0
+        # Anonymous memory that is counted in other processes; less than 0 where it holds what others have, too.
         self.inherited_bytes = 0
         # Shared memory: how much it has touched, at which size that was asked last, and its share by the last walk.
         self.shmem_bytes = self.seen_shared_bytes = self.shmem_pss_bytes = 0
@@ -247,7 +255,7 @@ class _Process:
 
     @property
     def shares_by_fork(self) -> bool:
-        return self.has_copies or self.inherited_bytes > 0
+        return self.has_copies or self.inherited_bytes != 0
 
     @property
     def own_bytes(self) -> int:
@@ -283,6 +291,8 @@ class _Tree:
     def __init__(self, leader: Leader, now_s: float) -> None:
         self.leader = leader
         self.members: dict[int, _Process] = {}
+        # Of each image the process that was met last.
+        self.kin: dict[tuple[bytes, ...], _Process] = {}
         self.is_pid_reused = False
         self.lost_ticks = 0
         self.cpu_s = 0.0
@@ -290,9 +300,13 @@ class _Tree:
         # The shares of members that ended and shared: others have them now, or nobody.
         self.left_bytes = 0
         self.bytes = self.doubt_bytes = 0
+        self.is_changed = True
+        self._last = Usage()
 
     def usage(self, now_s: float) -> Usage:
         """The sums over all members."""
+        if not self.is_changed and not self._last.compilers:
+            return self._last
         anon = shmem_pss = shmem = doubt = processes = largest = ticks = 0
         largest_process = None
         compilers = []
@@ -319,7 +333,8 @@ class _Tree:
         self.bytes, self.doubt_bytes = anon + max(shmem_pss, shmem), doubt + self.left_bytes
         self.cpu_s = max(self.cpu_s, (ticks + self.lost_ticks) / _TICKS_PER_S)
         compilers.sort(key=lambda found: (found[0].start_ticks, found[0].pid), reverse=True)
-        return Usage(
+        self.is_changed = False
+        self._last = Usage(
             current_bytes=self.bytes,
             processes=processes,
             compilers=tuple(
@@ -330,6 +345,7 @@ class _Tree:
             largest_process=largest_process.name if largest_process else "",
             cpu_s=self.cpu_s,
         )
+        return self._last
 
     def urgency(self, now_s: float) -> float:
         """How much a walk would tell: bytes in doubt times seconds since the last one; 0 where it is not worth it."""
@@ -363,6 +379,10 @@ class ProcessTable:
         self._clock = clock or (lambda: time.clock_gettime(time.CLOCK_BOOTTIME))
         self._known: dict[str, _Process] = {}
         self._not_pids: set[str] = set()
+        self._gone: set[str] = set()
+        self._young: list[str] = []
+        self._is_own = (root / "self").is_symlink() and str((root / "self").readlink()) == str(os.getpid())
+        self._last_pid = b""
         self._trees: dict[Leader, _Tree] = {}
         self._by_session: dict[int, _Tree] = {}
         self._by_mark: dict[bytes, _Tree] = {}
@@ -380,9 +400,11 @@ class ProcessTable:
         self._take_tasks(tasks.values(), now_s)
         self._list(now_s)
         sharers = 0
+        odd = self._scans & 1
         for tree in self._trees.values():
             for process in tree.members.values():
-                self._measure(process)
+                if process.idle_scans < _IDLE_SCANS or process.pid & 1 == odd or process.is_compiler:
+                    self._measure(process)
                 if process.has_copies or process.inherited_bytes:
                     sharers += 1
                     if self._sharers <= _SHARERS_MOST:
@@ -424,33 +446,47 @@ class ProcessTable:
 
     def _list(self, now_s: float) -> None:
         """Forget who is gone, and meet who is new."""
-        try:
-            names = set(os.listdir(self._root))  # noqa: PTH208  (names are all that is wanted, at a third of the time)
-        except OSError:
-            return
         known = self._known
-        gone = [process for name, process in known.items() if process.is_gone or name not in names]
+        names = self._names()
+        gone_names = self._gone if names is None else self._gone | (known.keys() - names)
+        gone = [known[name] for name in gone_names if name in known]
+        self._gone = set()
         for process in gone:
             process.is_gone = True
         for process in gone:
             self._keep_cpu(process)
         for process in gone:
             self._drop(process)
+        # Who is nobody's is met again: while young, since it may be about to call setsid or exec, and now and then.
+        again = set(known if self._scans % _STRANGER_EVERY == 0 else self._young)
+        again = {name for name in again if name in known and known[name].tree is None}
+        for name in again:
+            del known[name]
+        self._young = []
+        new = again if names is None else names - known.keys() - self._not_pids
         # By number, since parents mostly have the lower pid.
-        for name in sorted(names - known.keys() - self._not_pids, key=lambda name: (len(name), name)):
+        for name in sorted(new, key=lambda name: (len(name), name)):
             if name.isascii() and name.isdigit():
-                self._meet(_Process(int(name)))
+                self._meet(_Process(int(name)), now_s)
             else:
                 self._not_pids.add(name)
-        unsure = [name for name, process in known.items() if process.tree is None and self._is_unsure(process, now_s)]
-        for name in unsure:
-            del known[name]
 
-    def _is_unsure(self, stranger: _Process, now_s: float) -> bool:
-        """Whether to meet a process again that is nobody's: it is young, or its turn has come."""
-        return (stranger.pid + self._scans) % _STRANGER_EVERY == 0 or _age_s(stranger.start_ticks, now_s) < _YOUNG_S
+    def _names(self) -> set[str] | None:
+        """What stands in /proc; None where nobody was forked since the last scan, or it cannot be listed."""
+        if self._is_own:
+            # The last field is the last pid given in this process's pid namespace, which is that of its own /proc.
+            last_pid = _read_file(f"{self._root}/loadavg") or b""
+            last_pid = last_pid.rpartition(b" ")[2]
+            if last_pid and last_pid == self._last_pid:
+                return None
+            self._last_pid = last_pid
+        try:
+            return set(os.listdir(self._root))  # noqa: PTH208  (names alone, in a third of the time)
+        except OSError:
+            self._last_pid = b""
+            return None
 
-    def _meet(self, process: _Process) -> None:
+    def _meet(self, process: _Process, now_s: float) -> None:
         """Get to know a new process; one that is gone already is passed over."""
         self._open(process)
         # statm first: should exec come between, the name is the newer of the two, and the next statm tells.
@@ -465,6 +501,8 @@ class ProcessTable:
             self._join(process)
         if process.tree is None:
             self._close(process)
+            if _age_s(process.start_ticks, now_s) < _YOUNG_S:
+                self._young.append(str(process.pid))
 
     def _join(self, process: _Process) -> None:
         """Make a process that is nobody's a member of its task, if it has one."""
@@ -480,24 +518,38 @@ class ProcessTable:
             tree = self._by_mark.get(process.mark)
         if tree is None:
             return
-        process.tree = tree
+        process.tree, tree.is_changed = tree, True
         tree.members[process.pid] = process
         if process.file < 0:
             self._open(process)
-        parent = self._known.get(str(process.parent))
-        if parent is not None and process.image and parent.image == process.image:
-            # As it is now, not as it was at the last scan: what it had when it forked is what counts.
-            self._measure(parent)
-            if not parent.shares_by_fork:
-                parent.settle()
-            parent.has_copies = True
-            process.inherited_bytes = process.walked_anon_bytes = min(process.anon_bytes, parent.anon_bytes)
+        if process.image:
+            self._inherit(process, tree, self._known.get(str(process.parent)))
+            tree.kin[process.image] = process
+
+    def _inherit(self, process: _Process, tree: _Tree, parent: _Process | None) -> None:
+        """Leave out what a forked process has of its parent; of a brother where the parent has ended."""
+        kin = parent if parent is not None and parent.image == process.image else tree.kin.get(process.image)
+        if kin is None:
+            return
+        # As it is now, not as it was at the last scan: what it had when it forked is what counts.
+        self._measure(kin)
+        if not kin.shares_by_fork:
+            kin.settle()
+        kin.has_copies = True
+        process.inherited_bytes = process.walked_anon_bytes = min(process.anon_bytes, kin.anon_bytes)
+        if process.start_ticks / _TICKS_PER_S <= tree.walked_s:
+            # It had its part in what the last walk divided, unseen.
+            tree.left_bytes += process.inherited_bytes
 
     def _measure(self, process: _Process) -> None:
         """Read how large a process is."""
         raw = self._read_statm(process)
         if raw == process.statm:
+            process.idle_scans += 1
             return
+        process.idle_scans = 0
+        if process.tree is not None:
+            process.tree.is_changed = True
         if raw is None or raw.startswith(b"0 "):
             # Gone, a zombie, or a thread of the kernel.
             _empty(process)
@@ -522,7 +574,7 @@ class ProcessTable:
         """Read who a process is now, and the CPU time it has had."""
         raw = self._read(process, "stat")
         if raw is None:
-            process.is_gone = True
+            self._note_gone(process)
             return
         comm, fields = _split_stat(raw)
         try:
@@ -532,10 +584,12 @@ class ProcessTable:
         except (ValueError, IndexError):
             return
         if process.start_ticks not in (-1, start_ticks):
-            process.is_gone = True
+            self._note_gone(process)
             return
         process.parent, process.session, process.start_ticks = parent, session, start_ticks
         process.faults, process.cpu_ticks = faults, cpu_ticks
+        if process.tree is not None:
+            process.tree.is_changed = True
         if image != process.image:
             if process.image:
                 process.forget_image()
@@ -544,6 +598,13 @@ class ProcessTable:
             process.comm = comm
             process.name = self._name(process)
             process.is_compiler = is_compiler(process.name)
+
+    def _note_gone(self, process: _Process) -> None:
+        """The next scan forgets it, and meets whoever has its pid then."""
+        self._close(process)
+        process.is_gone = True
+        self._gone.add(str(process.pid))
+        self._last_pid = b""
 
     def _name(self, process: _Process) -> str:
         """The name of the program: its comm, or how it was called where the kernel cut that."""
@@ -579,7 +640,10 @@ class ProcessTable:
         self._to_look.discard(process)
         if process.tree is not None:
             _empty(process)
+            process.tree.is_changed = True
             del process.tree.members[process.pid]
+            if process.tree.kin.get(process.image) is process:
+                del process.tree.kin[process.image]
 
     def _walk(self, now_s: float) -> _Tree | None:
         """Divide what the processes of one tree share, if that is due; returns the tree."""
@@ -594,33 +658,26 @@ class ProcessTable:
         sharers = tree.sharers()
         size_bytes = sum(process.anon_bytes + process.shmem_bytes + _WALK_EACH_BYTES for process in sharers)
         stride = 1 + size_bytes // WALK_MOST_BYTES
-        anon, anon_pss, shmem, shmem_pss = 1, 1, 1, 1
-        for place, process in enumerate(sharers):
-            if place % stride == 0:
-                self._divide(process)
-                anon += process.anon_bytes
-                anon_pss += max(0, process.anon_bytes - process.inherited_bytes)
-                shmem += process.shmem_bytes
-                shmem_pss += process.shmem_pss_bytes
-        for place, process in enumerate(sharers):
-            if place % stride:
-                process.inherited_bytes = max(0, process.anon_bytes - process.anon_bytes * anon_pss // anon)
-                process.shmem_pss_bytes = process.shmem_bytes * shmem_pss // shmem
-                process.settle()
-        tree.walked_s, tree.left_bytes = now_s, 0
+        walked = [process for process in sharers[::stride] if self._divide(process)]
+        if walked:
+            _give_to_oldest(walked)
+            _stand_for(walked, sharers)
+        tree.walked_s, tree.left_bytes, tree.is_changed = now_s, 0, True
         self._walk_s -= time.thread_time() - started_s
         return tree
 
-    def _divide(self, process: _Process) -> None:
-        """Read the proportional sizes of one process, if that is allowed."""
+    def _divide(self, process: _Process) -> bool:
+        """Read the proportional sizes of one process; False where that is not allowed."""
         rollup = self._read(process, "smaps_rollup") or b""
         anon, anon_pss = _read_size(rollup, b"Anonymous:"), _read_size(rollup, b"Pss_Anon:")
-        shmem_pss = _read_size(rollup, b"Pss_Shmem:")
-        if anon is None or anon_pss is None or shmem_pss is None:
-            return
-        process.inherited_bytes = max(0, anon - anon_pss)
+        shmem_pss, private = _read_size(rollup, b"Pss_Shmem:"), _read_size(rollup, b"Private_Dirty:")
+        if anon is None or anon_pss is None or shmem_pss is None or private is None:
+            return False
+        process.inherited_bytes = anon - min(anon_pss, private)
+        process.common_bytes = max(0, anon_pss - private)
         process.shmem_pss_bytes = shmem_pss
         process.settle()
+        return True
 
     def _read_mark(self, process: _Process) -> bytes:
         """The variable of the environment that a program was started with, b"" where there is none or it is hidden."""
@@ -646,36 +703,19 @@ class ProcessTable:
             try:
                 return os.pread(process.file, 256, 0)
             except ProcessLookupError:
-                process.is_gone = True
+                self._note_gone(process)
                 return None
             except OSError:
                 return process.statm
         raw = self._read(process, "statm")
         if raw is None:
-            process.is_gone = True
+            self._note_gone(process)
             return None
         return raw or process.statm
 
     def _read(self, process: _Process, name: str, most_bytes: int = 4096) -> bytes | None:
         """The beginning of a file of a process: None where the process is gone, b"" where it is unreadable."""
-        try:
-            file = os.open(f"{self._root}/{process.pid}/{name}", _FLAGS)
-        except (FileNotFoundError, ProcessLookupError, NotADirectoryError):
-            return None
-        except OSError:
-            return b""
-        try:
-            parts = [os.read(file, most_bytes)]
-            # The kernel may give less than it has: environ comes by the page.
-            while parts[-1] and sum(map(len, parts)) < most_bytes and name == "environ":
-                parts.append(os.read(file, most_bytes))
-            return b"".join(parts)
-        except ProcessLookupError:
-            return None
-        except OSError:
-            return b""
-        finally:
-            os.close(file)
+        return _read_file(f"{self._root}/{process.pid}/{name}", most_bytes)
 
 
 def find_leader(pid: int, root: Path = Path("/proc")) -> Leader | None:
@@ -694,6 +734,31 @@ def is_compiler(name: str) -> bool:
     return name in COMPILERS or (dressed is not None and dressed["name"] in COMPILERS)
 
 
+def _read_file(path: str, most_bytes: int = 4096) -> bytes | None:
+    """The beginning of a file: None where it is not there or its process is gone, b"" where it is unreadable."""
+    try:
+        file = os.open(path, _FLAGS)
+    except (FileNotFoundError, ProcessLookupError, NotADirectoryError):
+        return None
+    except OSError:
+        return b""
+    try:
+        found = os.read(file, most_bytes)
+        # The kernel may give less than was asked for, and there may be more: environ comes by the page.
+        while most_bytes > _PAGE_BYTES and len(found) < most_bytes:
+            more = os.read(file, most_bytes - len(found))
+            if not more:
+                break
+            found += more
+        return found
+    except ProcessLookupError:
+        return None
+    except OSError:
+        return b""
+    finally:
+        os.close(file)
+
+
 def _split_stat(raw: bytes) -> tuple[bytes, list[bytes]]:
     """The name in a stat line, and the fields from the third on (proc(5)); a name may hold anything but NUL."""
     end = raw.rfind(b")")
@@ -707,6 +772,24 @@ def _read_size(text: bytes, name: bytes) -> int | None:
         return int(words[0]) * 1024
     except (ValueError, IndexError):
         return None
+
+
+def _give_to_oldest(walked: list[_Process]) -> None:
+    """Count what processes share in the oldest of them, which mostly outlives the others."""
+    oldest = min(walked, key=lambda process: process.start_ticks)
+    oldest.inherited_bytes -= sum(process.common_bytes for process in walked)
+
+
+def _stand_for(walked: list[_Process], sharers: list[_Process]) -> None:
+    """Let those that were walked stand for those that were not."""
+    anon = sum(process.anon_bytes for process in walked) or 1
+    shmem = sum(process.shmem_bytes for process in walked) or 1
+    own = sum(max(0, process.anon_bytes - process.inherited_bytes) for process in walked)
+    shmem_pss = sum(process.shmem_pss_bytes for process in walked)
+    for process in set(sharers).difference(walked):
+        process.inherited_bytes = max(0, process.anon_bytes - process.anon_bytes * own // anon)
+        process.shmem_pss_bytes = process.shmem_bytes * shmem_pss // shmem
+        process.settle()
 
 
 def _empty(process: _Process) -> None:
