@@ -31,6 +31,7 @@ EDGES = {
     "learn": "model units",
     "predict": "model units",
     "kernel_files": "",
+    "procs": "",
     "cgroups": "kernel_files",
     "sense": "cgroups kernel_files model",
     "settings": "model predict units",
@@ -41,7 +42,19 @@ EDGES = {
 }
 ADAPTERS = {"server", "scheduler", "worker"}
 PURE = ("units", "model", "decide", "knobs", "learn")
-TYPED = (*PURE, "predict", "settings", "kernel_files", "cgroups", "sense", "handover", "events", "guard", "history")
+TYPED = (
+    *PURE,
+    "predict",
+    "settings",
+    "kernel_files",
+    "cgroups",
+    "sense",
+    "handover",
+    "events",
+    "guard",
+    "history",
+    "procs",
+)
 MODULES = sorted(path.stem for path in MEMGUARD.glob("*.py"))
 
 SOURCES = {".py", ".bbclass", ".conf", ".inc", ".bb", ".sh", ".csv", ".toml", ".yml", ".yaml"}
