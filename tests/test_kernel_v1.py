@@ -177,3 +177,28 @@ def test_a_process_that_unshared_its_namespace_is_found(box: Container) -> None:
     seen = json.loads(done.stdout)
     assert seen["group"] == "/"
     assert seen["limit_bytes"] == 512 * MIB < GIB
+
+
+@pytest.mark.memcg
+def test_a_search_among_many_cgroups_keeps_no_descriptor(box: Container) -> None:
+    """A process that looks itself up among more cgroups than it may open files finds itself and its limit."""
+    code = """
+import resource, subprocess
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+groups = [Path(sys.argv[1]) / f"{number:03}" for number in range(100)]
+inside = 'say(descriptors=len(os.listdir("/proc/self/fd")))'
+try:
+    for group in groups:
+        group.mkdir()
+    (groups[-1] / "cgroup.procs").write_text(str(os.getpid()))
+    subprocess.run(["unshare", "-C", sys.executable, "-c", sys.argv[2] + inside], check=True)
+finally:
+    (groups[0].parent / "cgroup.procs").write_text(str(os.getpid()))
+    for group in groups:
+        group.rmdir()
+"""
+    if subprocess.run(["unshare", "-C", "true"], check=False).returncode:
+        pytest.skip("no cgroup namespace can be made here")
+    (seen,) = see(box, code, str(box.directory), PREAMBLE)
+    assert seen["limit_bytes"] == 512 * MIB
+    assert seen["descriptors"] < 32  # type: ignore[operator]
