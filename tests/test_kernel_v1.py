@@ -113,6 +113,35 @@ finally:
 
 
 @pytest.mark.memcg
+def test_a_process_that_is_moved_has_the_limit_of_where_it_is(box: Container) -> None:
+    """Somebody moves the build to another cgroup and removes the one it was in: the limit there counts at once."""
+    code = """
+top = Path(sys.argv[1])
+v2 = (top / "memory.max").exists()
+groups = [top / "a", top / "b"]
+try:
+    if v2:
+        (top / "cgroup.subtree_control").write_text("+memory")
+    for group, size in zip(groups, (256, 384)):
+        group.mkdir()
+        (group / ("memory.max" if v2 else "memory.limit_in_bytes")).write_text(str(size << 20))
+    (groups[0] / "cgroup.procs").write_text(str(os.getpid()))
+    sensor = Sensor()
+    say()
+    (groups[1] / "cgroup.procs").write_text(str(os.getpid()))
+    groups.pop(0).rmdir()
+    print(json.dumps(dataclasses.asdict(sensor.read())))
+finally:
+    (top / "cgroup.procs").write_text(str(os.getpid()))
+    for group in groups:
+        group.rmdir()
+"""
+    before, after = see(box, code, str(box.directory))
+    assert (before["limit_bytes"], after["limit_bytes"]) == (256 * MIB, 384 * MIB)
+    assert str(after["limit_source"]).startswith(f"{box.directory}/b/")
+
+
+@pytest.mark.memcg
 def test_page_cache_does_not_move_the_gate(box: Container, tmp_path: Path) -> None:
     """Files read and written up to the limit are charged, and not used; the kubelet's working set lies between."""
     code = """

@@ -213,11 +213,12 @@ class Hierarchies:
         self._root = root.rstrip("/")
         self._files = files
         self._pid = _pid(files.text(f"{self._root}/proc/{process}/stat"))
-        table, groups = (f"{self._root}/proc/{process}/{name}" for name in ("mountinfo", "cgroup"))
+        table, self._table = (f"{self._root}/proc/{process}/{name}" for name in ("mountinfo", "cgroup"))
         self.mounts = list(_cgroup_mounts(_told(files, table))) or self._usual_mounts()
-        self.groups = _own_groups(_told(files, groups))
+        self._groups_text = _told(files, self._table)
+        self.groups = _own_groups(self._groups_text)
         if self.mounts and not self.groups:
-            files.blame(groups, "names no cgroup")
+            files.blame(self._table, "names no cgroup")
 
     @property
     def version(self) -> str:
@@ -227,6 +228,11 @@ class Hierarchies:
         return {(True, True): "hybrid", (True, False): "v2", (False, True): "v1", (False, False): "none"}[
             has_v2, has_v1
         ]
+
+    def has_moved(self) -> bool:
+        """Whether the process has been moved to other cgroups since."""
+        text = self._files.text(self._table)
+        return bool(text) and text != self._groups_text
 
     def place(self, controller: str) -> Place | None:
         """Where the process lies for `controller`: in its v1 hierarchy if that is mounted, else in v2; None if neither.
