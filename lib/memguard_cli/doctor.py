@@ -67,10 +67,13 @@ def doctor(as_json: bool, root: Path, mode: str | None, limit: str | None, reser
 
 
 def _checked(root: Path) -> Path:
-    if not root.is_dir():
-        raise click.UsageError(f"--root {root}: not a directory. A good one holds proc and sys/fs/cgroup.")
-    if not (root / "proc").is_dir():
-        raise click.UsageError(f"--root {root}: it holds no proc. A good one holds proc and sys/fs/cgroup.")
+    try:
+        if not root.is_dir():
+            raise click.UsageError(f"--root {root}: not a directory. A good one holds proc and sys/fs/cgroup.")
+        if not (root / "proc").is_dir():
+            raise click.UsageError(f"--root {root}: it holds no proc. A good one holds proc and sys/fs/cgroup.")
+    except OSError as error:
+        raise click.UsageError(f"--root {root}: {error.strerror}.") from None
     return root.resolve()
 
 

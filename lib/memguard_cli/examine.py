@@ -15,6 +15,7 @@ from pathlib import Path
 
 from memguard import settings
 from memguard.cgroups import Level, Place, Use, mounted_at
+from memguard.kernel_files import KernelFiles
 from memguard.model import Policy, Reading
 from memguard.sense import Cpus, Pressure, Sensor, Swap
 from memguard_cli.build_configuration import BuildConfiguration
@@ -122,7 +123,7 @@ def examine(
     except OSError:
         reading = None
     place = sensor.memory
-    mountinfo = _text(root / "proc/self/mountinfo")
+    mountinfo = KernelFiles().text(f"{root}/proc/self/mountinfo")
     levels = tuple(_level(sensor, index, level) for index, level in enumerate(place.levels)) if place else ()
     swap, pressure, cpus = sensor.swap(), sensor.pressure(), sensor.cpus()
     unified = sensor.hierarchies.place("")
@@ -206,7 +207,7 @@ def _kubernetes(root: Path, sensor: Sensor, mountinfo: str) -> Kubernetes | None
     is_pod = any("/kubelet/pods/" in mounted_root or "/kubernetes.io/" in point for point, _, mounted_root in mounts)
     if not is_pod and not (root == Path("/") and "KUBERNETES_SERVICE_HOST" in os.environ):
         return None
-    adjusted = _text(root / "proc/self/oom_score_adj").strip()
+    adjusted = KernelFiles().text(f"{root}/proc/self/oom_score_adj").strip()
     if not re.fullmatch(r"-?[0-9]{1,4}", adjusted):
         return Kubernetes(None, None)
     value = int(adjusted)
@@ -223,14 +224,6 @@ def _memory_mount(mountinfo: str, directory: Path) -> str | None:
 
 def _is_below(path: Path, point: str) -> bool:
     return str(path) == point or str(path).startswith(point.rstrip("/") + "/")
-
-
-def _text(path: Path) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read(1 << 20)
-    except OSError:
-        return ""
 
 
 def _without_root(findings: Findings, root: str) -> Findings:
