@@ -242,6 +242,25 @@ def test_a_fifo_in_a_tree_hangs_nobody(tree: Path) -> None:
     assert doctor("--root", str(tree), "--json").returncode == 0
 
 
+@pytest.mark.parametrize("tree", ["docker-v1-private-namespace"], indirect=True)
+def test_a_v1_root_is_not_taken_for_a_container(tree: Path) -> None:
+    """v1 tells of every limit above in memory.stat: where it tells of none, nobody is told that one may be hidden."""
+    (tree / "sys/fs/cgroup/memory/memory.limit_in_bytes").write_text("9223372036854771712\n")
+    stat = tree / "sys/fs/cgroup/memory/memory.stat"
+    stat.write_text(stat.read_text().replace("limit 199999488", "limit 9223372036854771712"))
+    found = diagnose(tree)
+    assert (found["limit_bytes"], found["warnings"]) == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"), [("enforce", "keeps a build below"), ("observe", "only observes"), ("off", "is off")]
+)
+def test_what_memguard_does_about_an_oom_group_is_told(mode: str, words: str) -> None:
+    """Only a memguard that enforces is said to keep the build from the kill."""
+    texts = [warning["text"] for warning in diagnose(OOM_GROUP, MEMGUARD_MODE=mode)["warnings"]]
+    assert any(f"memguard {words}" in text for text in texts)
+
+
 def test_a_tree_without_any_number_is_told(tmp_path: Path) -> None:
     """Where nothing can be read the numbers are null, and it says that memguard would step aside."""
     (tmp_path / "proc").mkdir()

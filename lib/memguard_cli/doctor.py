@@ -218,7 +218,7 @@ def _delegated(findings: Findings) -> str:
         return "no: no memory cgroup"
     abilities = [("freeze", can.can_freeze), ("kill", can.can_kill), ("a cgroup per task", can.task_cgroups)]
     able = [name for name, is_able in abilities if is_able]
-    return f"{'yes' if can.is_writable else 'no, read-only'}{'; allows ' + ', '.join(able) if able else ''}"
+    return f"{'yes' if can.is_writable else 'no, not writable'}{'; allows ' + ', '.join(able) if able else ''}"
 
 
 def _levels_table(findings: Findings) -> Table:

@@ -62,6 +62,7 @@ class Kubernetes:
 class Findings:
     """Everything that is known of the container; reading is None where no memory could be read at all.
 
+    hides_levels: whether there are cgroups above those that show, whose limits cannot be known.
     Paths are as a process inside sees them: without the directory that --root names.
     """
 
@@ -69,7 +70,7 @@ class Findings:
     version: str
     levels: tuple[LevelFacts, ...]
     is_own_cgroup_found: bool
-    is_namespaced: bool
+    hides_levels: bool
     cpus: Cpus
     swap: Swap
     pressure: Pressure | None
@@ -132,7 +133,7 @@ def examine(
         version=sensor.hierarchies.version,
         levels=levels,
         is_own_cgroup_found=place is None or place.is_found,
-        is_namespaced=place is not None and place.group == "/" and not _is_hierarchy_root(place),
+        hides_levels=place is not None and _hides_levels(place),
         cpus=cpus,
         swap=swap,
         pressure=pressure,
@@ -161,8 +162,10 @@ def _level(sensor: Sensor, index: int, level: Level) -> LevelFacts:
     )
 
 
-def _is_hierarchy_root(place: Place) -> bool:
-    return place.levels[0].is_v2 and place.levels[0].is_hierarchy_root() if place.levels else True
+def _hides_levels(place: Place) -> bool:
+    """Whether a cgroup namespace ends at the own cgroup. v1 tells of all limits above, in hierarchical_memory_limit."""
+    own = place.levels[0] if place.levels else None
+    return own is not None and own.is_v2 and place.group == "/" and not own.is_hierarchy_root()
 
 
 def _delegation(place: Place | None, unified: Place | None) -> Delegation | None:
