@@ -261,6 +261,17 @@ def test_what_memguard_does_about_an_oom_group_is_told(mode: str, words: str) ->
     assert any(f"memguard {words}" in text for text in texts)
 
 
+@pytest.mark.parametrize("tree", ["unshare-cgroup-namespace"], indirect=True)
+def test_a_name_that_is_no_text_is_shown(tree: Path) -> None:
+    """A cgroup may have any bytes for a name: neither they nor what a terminal would act on reach the screen."""
+    pod = tree / "sys/fs/cgroup/pod"
+    pod.rename(os.fsdecode(os.fsencode(pod) + b"\xff\n\x1b[2J[red]"))
+    done = doctor("--root", str(tree))
+    assert done.returncode == 0, done.stderr
+    assert "/sys/fs/cgroup/pod???[2J[red]/" in done.stdout.replace("\n", "").replace(" ", "")
+    assert "\x1b" not in done.stdout
+
+
 def test_a_tree_without_any_number_is_told(tmp_path: Path) -> None:
     """Where nothing can be read the numbers are null, and it says that memguard would step aside."""
     (tmp_path / "proc").mkdir()
@@ -311,6 +322,13 @@ def test_configuration_is_read_as_far_as_it_shows(
     found = build_configuration.read(build)
     assert found is not None
     assert (found.threads, found.jobs, found.inherits_memguard) == (threads, jobs, inherits)
+
+
+def test_a_setting_that_bitbake_works_out_is_passed_over(build: Path) -> None:
+    """A build takes what BitBake makes of such a value: that is no reason to refuse here."""
+    (build / "conf" / "local.conf").write_text('MEMGUARD_MODE = "${MODE_OF_SITE}"\n')
+    done = doctor("--root", str(CASES / "cgroup-v2-bare"), "--json", cwd=build)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_directory_without_configuration_is_no_build(tmp_path: Path) -> None:
