@@ -163,6 +163,7 @@ def test_own_limit_beyond_the_machine_is_the_machine() -> None:
         ("cgroup-v2-bare", 3),
         ("docker-v2-private-namespace", 1),
         ("cgroup-v1-bare", 2),
+        ("cgroup-v2-memory-not-enabled", 0),
         ("chroot-without-cgroup", None),
         ("broken-binary-files", None),
     ],

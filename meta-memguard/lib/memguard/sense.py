@@ -185,8 +185,12 @@ class Sensor:
         return self._cpu_count
 
     def oom_kills(self) -> int | None:
-        """Kernel OOM kills of the process's own cgroup so far, None where there is none or it does not say."""
-        return self.memory.levels[0].oom_kills() if self.memory and self.memory.levels else None
+        """Kernel OOM kills so far in the nearest cgroup that counts them, None where none does.
+
+        The own one does not where it has no memory controller (not enabled, threaded): the nearest above is charged.
+        """
+        levels = self.memory.levels if self.memory else ()
+        return next((kills for level in levels if (kills := level.oom_kills()) is not None), None)
 
     def oom_group_source(self) -> str | None:
         """The file by which one OOM kill takes a whole cgroup along with this process; None where none is set."""
