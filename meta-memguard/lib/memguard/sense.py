@@ -180,6 +180,10 @@ class Sensor:
         """Kernel OOM kills of the process's own cgroup so far, None where there is none or it does not say."""
         return self.memory.levels[0].oom_kills() if self.memory and self.memory.levels else None
 
+    def events(self) -> dict[str, int]:
+        """How often the process's own cgroup met its limits, and lost processes, by the kernel's names for it."""
+        return self.memory.levels[0].events() if self.memory and self.memory.levels else {}
+
     def oom_group_source(self) -> str | None:
         """The file by which one OOM kill takes a whole cgroup along with this process; None where none is set."""
         levels = self.memory.levels if self.memory else ()
