@@ -59,10 +59,10 @@ COMPILERS = frozenset(_COMPILERS.split())
 _DRESSED = re.compile(r"(?:\w+-\w+-(?:\w+-)*)?(?P<name>.+?)(?:-\d[\d.]*)?")
 _COMM_MOST_BYTES = 15  # the kernel cuts names there (TASK_COMM_LEN)
 
-# Walks take this much of one core on average, and may use what they saved up; the rest of a scan takes about half a
-# percent with 500 processes.
+# Walks take this much of one core on average, and may use what they saved up; the rest of a scan takes half a
+# percent to one with 500 processes.
 WALK_SHARE = 0.003
-_WALK_SAVED_MOST_S = 0.1
+_WALK_SAVED_MOST_S = 0.05
 # One tree takes no more than this much of a core by walks, even of what was saved up.
 _WALK_TREE_SHARE = 0.04
 # What one walk may go through, some 60 ms: of larger trees a part is walked, which stands for the rest.
