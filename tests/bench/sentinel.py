@@ -83,7 +83,7 @@ def words(each: int, kind: str) -> str:
 def watch(
     code: str, flags: list[str], leaders: list[Leader], scans: int, before: int
 ) -> tuple[list[float], int, int, int]:
-    """CPU seconds of each scan after the first `before`, resident bytes, and how many processes and bytes were seen at the end."""
+    """CPU seconds of each scan after the first `before`, resident bytes, processes and bytes seen at the end."""
     command = [sys.executable, *flags, "-c", code + LOOP, json.dumps(leaders), str(scans), str(EVERY_S), str(before)]
     costs, resident, processes, seen = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     return costs, resident, processes, seen

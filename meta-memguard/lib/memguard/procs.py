@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The memory of each task's process tree, out of one pass over /proc.
 
-Runs in: the sentinel, several times a second; standard library only. Paths hang below a root; links are not followed.
+Runs in: the sentinel, several times a second; standard library only. Of the root only numbers are entered.
 Covers: whose a process is, its anonymous and shared memory, compilers, CPU time, and what a task took over its run.
 Does not cover: page cache, hugetlbfs, swapped-out memory, kernel memory (page tables, stacks), tmpfs files that no
 process maps (the Reading of the container has these), and what lives and dies between two scans.
