@@ -59,14 +59,13 @@ def seen():
     return len(known), sum(found[0] for found in known.values())
 """
 LOOP = """
-for turn in range(int(sys.argv[2]) + 2):
+for turn in range(int(sys.argv[2]) + int(sys.argv[4])):
     begun = time.process_time()
     scan()
     costs.append(time.process_time() - begun)
     time.sleep(float(sys.argv[3]))
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-# The first two meet all processes.
-print(json.dumps([costs[2:], int(status["VmRSS"].split()[0]) * 1024, *seen()]))
+print(json.dumps([costs[int(sys.argv[4]):], int(status["VmRSS"].split()[0]) * 1024, *seen()]))
 """
 
 
@@ -81,9 +80,11 @@ def words(each: int, kind: str) -> str:
     return f"fork {each - fleeting} {{ anon 1 wait }} fork 1 {{ wait }} repeat 100000 {{ {one * fleeting}reap }}"
 
 
-def watch(code: str, flags: list[str], leaders: list[Leader], scans: int) -> tuple[list[float], int, int, int]:
-    """CPU seconds of each scan, resident bytes, and how many processes and bytes were seen at the end."""
-    command = [sys.executable, *flags, "-c", code + LOOP, json.dumps(leaders), str(scans), str(EVERY_S)]
+def watch(
+    code: str, flags: list[str], leaders: list[Leader], scans: int, before: int
+) -> tuple[list[float], int, int, int]:
+    """CPU seconds of each scan after the first `before`, resident bytes, processes and bytes seen at the end."""
+    command = [sys.executable, *flags, "-c", code + LOOP, json.dumps(leaders), str(scans), str(EVERY_S), str(before)]
     costs, resident, processes, seen = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     return costs, resident, processes, seen
 
@@ -94,6 +95,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--sizes", default="100,500,2000", help="processes in all tasks together")
     parser.add_argument("--kinds", default="still,forked,churning", help="what the processes do")
     parser.add_argument("--scans", type=int, default=40, help="scans measured in each run")
+    parser.add_argument("--before", type=int, default=16, help="scans before those, which meet all processes at once")
     options = parser.parse_args(arguments)
     print(f"{TASKS} tasks, {options.scans} scans, one every {EVERY_S} s; CPU microseconds per scan")
     heads = f"{'mean':>8} {'median':>8} {'90 %':>8} {'of a core':>9} {'resident':>9}  seen"
@@ -109,7 +111,7 @@ def main(arguments: list[str]) -> int:
                         task.wait_for(each + 1 if kind != "churning" else each - max(1, each // 4) + 1)
                     leaders = [task.leader for task in tasks]
                     for name, code, flags in (("procs", WATCH, ["-I", "-S"]), ("psutil", PSUTIL, [])):
-                        costs, resident, processes, seen = watch(code, flags, leaders, options.scans)
+                        costs, resident, processes, seen = watch(code, flags, leaders, options.scans, options.before)
                         mean = statistics.mean(costs)
                         print(
                             f"{size:9} {kind:>9} {name:>7} {mean * 1e6:8.0f} {statistics.median(costs) * 1e6:8.0f} "

@@ -40,11 +40,16 @@ class TaskNote:
 
 @dataclass(frozen=True)
 class TaskEnd:
-    """How a task ended, as its own process saw it: CPU seconds are its own and those of all it has waited for."""
+    """How a task ended, as its own process saw it.
+
+    cpu_s:         CPU seconds of its own and of all that it has waited for.
+    largest_bytes: the most that one of the processes it has waited for had resident, file pages included.
+    """
 
     outcome: Outcome
     wall_s: float
     cpu_s: float
+    largest_bytes: int
 
 
 @dataclass(frozen=True)
@@ -141,7 +146,9 @@ def _parse(path: Path) -> TaskNote | TaskEnd | None:
     try:
         told = json.loads(path.read_bytes())
         if path.name.endswith(".end"):
-            return TaskEnd(Outcome(told["outcome"]), float(told["wall_s"]), float(told["cpu_s"]))
+            return TaskEnd(
+                Outcome(told["outcome"]), float(told["wall_s"]), float(told["cpu_s"]), int(told["largest_bytes"])
+            )
         note = TaskNote(**{field.name: told[field.name] for field in fields(TaskNote)})
         is_sound = all(type(getattr(note, name)) is int for name in ("pid", "start_ticks", "jobs"))
         return note if is_sound and note.pid > 0 else None

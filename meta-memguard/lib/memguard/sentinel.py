@@ -134,8 +134,10 @@ class Sentinel:
             outcome = Outcome.MEMORY_KILL
         elif outcome is Outcome.OK and throttles > run.throttles_before:
             outcome = Outcome.THROTTLED
-        # A task shorter than the time between two looks may never have been seen.
-        peak_bytes = tally.peak_bytes or None
+        largest_bytes, peak_bytes = tally.largest_process_bytes, tally.peak_bytes or None
+        if peak_bytes is None and run.end:
+            # Too short to be seen: no more than so many processes of the largest size can have been there.
+            largest_bytes, peak_bytes = run.end.largest_bytes, run.end.largest_bytes * note.jobs or None
         self.report.recorded += 1
         if peak_bytes:
             heaviest = [*self.report.heaviest, (f"{note.recipe} {note.task}", peak_bytes)]
@@ -148,7 +150,7 @@ class Sentinel:
             machine=note.machine,
             jobs=note.jobs,
             peak_bytes=peak_bytes,
-            largest_process_bytes=tally.largest_process_bytes,
+            largest_process_bytes=largest_bytes,
             wall_s=round(run.end.wall_s if run.end else now_s - run.since_s, 3),
             cpu_s=round(max(run.end.cpu_s if run.end else 0.0, tally.cpu_s), 3),
             outcome=outcome,

@@ -8,6 +8,7 @@ Covers: variables and environment of this one task. No task signature sees any o
 from __future__ import annotations
 
 import os
+import resource
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,9 +82,10 @@ def _end(directory: Path, outcome: Outcome) -> None:
     if _began is None:
         return
     note, since_s = _began
-    times = os.times()
-    cpu_s = times.user + times.system + times.children_user + times.children_system
-    Notes(directory).end(note.pid, note.start_ticks, TaskEnd(outcome, round(time.monotonic() - since_s, 3), cpu_s))
+    own, waited = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    cpu_s = own.ru_utime + own.ru_stime + waited.ru_utime + waited.ru_stime
+    end = TaskEnd(outcome, round(time.monotonic() - since_s, 3), round(cpu_s, 3), waited.ru_maxrss * 1024)
+    Notes(directory).end(note.pid, note.start_ticks, end)
 
 
 def _turn_down(knob: Knob, jobs: int, d: DataSmart) -> list[str]:
