@@ -218,7 +218,8 @@ def _begin(event: Any, d: DataSmart) -> None:
     notes = Notes(directory) if directory else None
     _guard = Guard(policy, sensor, events, handover, notes, say=_said(bb.note), warn=_said(bb.warn))
     if policy.history:
-        _history = History(Path(policy.history), policy.history_max_bytes, warn=_said(bb.warn), is_read_only=True)
+        # The sentinel, which writes to it, warns of what is wrong with the file.
+        _history = History(Path(policy.history), policy.history_max_bytes, warn=_said(bb.note), is_read_only=True)
     bb.note(f"memguard: {_guard.start_line()}")
     grouped = sensor.oom_group_source()
     if grouped:
