@@ -79,7 +79,7 @@ class Notes:
     def read(self, known: Mapping[str, object]) -> dict[str, TaskNote | TaskEnd]:
         """By file name, the notes that are not among `known`; what is no note is removed."""
         try:
-            names = [path.name for path in self._running.iterdir()]
+            names = os.listdir(self._running)
         except OSError:
             return {}
         found: dict[str, TaskNote | TaskEnd] = {}

@@ -17,19 +17,20 @@ import os
 import select
 import sys
 import time
-import traceback
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from memguard.history import History
 from memguard.model import Outcome, Record
-from memguard.notes import Notes, TaskEnd, TaskNote, TaskState, end_name
+from memguard.notes import STATE_AGE_S, Notes, TaskEnd, TaskNote, TaskState, end_name
 from memguard.procs import Leader, ProcessTable, Tally, Usage
 from memguard.sense import Sensor
 
 # Four times a second: a compiler takes two to three seconds to half of its peak.
 INTERVAL_S = 0.25
+# Looks until the next one at each task's own process.
+THOROUGH_EVERY = 4
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,9 @@ class Sentinel:
         self._processes = processes or ProcessTable()
         self._history = History(Path(orders.history), orders.history_max_bytes, warn=self.report.warnings.append)
         self._watched: dict[str, Watched] = {}
-        self._had_tasks = False
+        self._looks = 0
+        self._published: dict[str, TaskState] = {}
+        self._published_at_s = 0.0
         self._began_s = time.time()
 
     def step(self) -> None:
@@ -89,7 +92,9 @@ class Sentinel:
         for name, usage in self._processes.scan(leaders).items():
             self._watched[name].usage = usage
             self._watched[name].tally.add(usage)
-        ended = [name for name, run in self._watched.items() if run.end or _is_gone(run.note)]
+        self._looks += 1
+        is_thorough = self._looks % THOROUGH_EVERY == 0
+        ended = [name for name, run in self._watched.items() if run.end or _is_gone(run.note, is_thorough)]
         if ended:
             # A task tells how it ended, and is gone: perhaps between the look at the notes and the one at the process.
             self._take_notes(now_s)
@@ -97,9 +102,7 @@ class Sentinel:
             for name in ended:
                 self._notes.forget(name)
                 self._notes.forget(end_name(name))
-        if self._watched or self._had_tasks:
-            self._publish(now_s)
-        self._had_tasks = bool(self._watched)
+        self._publish(now_s)
 
     def finish(self) -> None:
         """Record what still runs as failed, unless it has said otherwise, and leave nothing behind."""
@@ -164,15 +167,27 @@ class Sentinel:
         return events.get("oom_kill", 0), events.get("high", 0)
 
     def _publish(self, now_s: float) -> None:
+        """Tell the server when something has changed, and once in a while that nothing has."""
         states = {
             run.note.tid: TaskState(run.usage.current_bytes, run.tally.peak_bytes) for run in self._watched.values()
         }
+        if states == self._published and (not states or now_s - self._published_at_s < STATE_AGE_S / 3):
+            return
         with contextlib.suppress(OSError):
             self._notes.publish(states, now_s)
+        self._published, self._published_at_s = states, now_s
 
 
-def _is_gone(note: TaskNote) -> bool:
-    """Whether the process that was the task has ended; a zombie has."""
+def _is_gone(note: TaskNote, is_thorough: bool) -> bool:
+    """Whether the process that was the task has ended; a thorough look knows zombies, and others with its pid."""
+    if not is_thorough:
+        try:
+            os.kill(note.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass
+        return False
     try:
         with open(f"/proc/{note.pid}/stat", "rb") as file:
             fields = file.read(4096).rpartition(b")")[2].split()
@@ -203,6 +218,8 @@ def main(argument: str) -> int:
     try:
         report: dict[str, Any] = asdict(run(orders, sys.stdin.fileno()))
     except Exception:
+        import traceback  # only now: it takes 2 MiB
+
         report = {"fault": traceback.format_exc()}
     with contextlib.suppress(OSError):
         print(json.dumps(report), flush=True)
