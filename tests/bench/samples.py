@@ -20,7 +20,6 @@ from testbed.builddir import META_TEST
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LAYERS = [META_TEST, REPOSITORY / "tests" / "bitbake" / "meta-heavy", REPOSITORY / "meta-memguard"]
-RECIPES = ("heavy-make", "heavy-cmake")
 CONF = """\
 INHERIT += "memguard"
 MEMGUARD_MODE = "observe"
@@ -34,9 +33,11 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench samples", description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path, metavar="FILE", help="JSON lines, one sample each; is written anew")
     parser.add_argument("--jobs", default="1,2,4,8", help="job counts, in turn (default: 1,2,4,8)")
+    parser.add_argument("--recipes", default="heavy-make,heavy-cmake", help="what to build, one after the other")
     parser.add_argument("--repeats", type=int, default=3, help="builds at each of them (default: 3)")
     options = parser.parse_args(arguments)
     bitbake = locate()
+    recipes = options.recipes.split(",")
     counts = [int(count) for count in options.jobs.split(",")]
     scratch = Path(tempfile.mkdtemp(prefix="memguard-bench-"))
     try:
@@ -44,7 +45,7 @@ def main(arguments: list[str]) -> int:
             for jobs in counts:
                 build = builddir.make(scratch / "build", LAYERS, CONF.format(jobs=jobs))
                 shutil.rmtree(build / "tmp", ignore_errors=True)
-                result = builddir.run(bitbake, build, *RECIPES, timeout=1800)
+                result = builddir.run(bitbake, build, *recipes, timeout=1800)
                 if result.returncode:
                     print(result.output[-4000:], file=sys.stderr)
                     return 1
@@ -55,7 +56,7 @@ def main(arguments: list[str]) -> int:
         history = History(scratch / "build" / "memguard" / "history.db", warn=print, is_read_only=True)
         samples = [sample for sample in history.export() if sample["task"] == "do_compile"]
         history.close()
-        lines = [json.dumps(sample) for sample in samples if sample["pn"] in RECIPES]
+        lines = [json.dumps(sample) for sample in samples if sample["pn"] in recipes]
         options.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
         print(f"{len(lines)} samples in {options.output}")
     finally:
