@@ -137,6 +137,7 @@ def test_a_reserve_above_the_limit_costs_a_build(reserve: str, status: int) -> N
         ("--root", "/nowhere"),
         ("--root", str(REPOSITORY / "README.md")),
         ("--root", str(REPOSITORY)),
+        ("--root", "n" * 300),
         ("--mode", "careful"),
         ("--reserve", "some"),
         ("--limit", "12 potatoes"),
@@ -162,12 +163,23 @@ def test_without_a_subcommand_help_is_shown() -> None:
     assert (version.returncode, version.stdout.split()[:2]) == (0, ["memguard,", "version"])
 
 
-def test_a_reader_that_leaves_early_is_no_fault() -> None:
-    """`memguard doctor | true` says nothing on stderr."""
-    done = subprocess.run(
-        ["sh", "-c", f'"{MEMGUARD}" doctor --json | true'], capture_output=True, text=True, check=False, timeout=60
-    )
-    assert done.stderr == ""
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_leaves_early_is_no_fault(unbuffered: str) -> None:
+    """`memguard doctor | true` ends well and says nothing, whether output goes out at once or at the end."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [str(MEMGUARD), "doctor", "--json"],
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            check=False,
+            timeout=60,
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_a_forbidden_file_is_named() -> None:
@@ -219,6 +231,45 @@ def test_no_content_of_any_file_stops_it(tree: Path, data: st.DataObject) -> Non
     found = json.loads(json.dumps(diagnose(own)))
     assert found["cpus"] > 0
     assert found["cgroup_version"] in ("v1", "v2", "hybrid", "none")
+
+
+@pytest.mark.parametrize("tree", ["kubernetes-v2-private-namespace"], indirect=True)
+def test_a_fifo_in_a_tree_hangs_nobody(tree: Path) -> None:
+    """A tree that somebody sent in may hold FIFOs that nobody writes to in place of files."""
+    for path in [path for path in tree.rglob("*") if path.is_file()]:
+        path.unlink()
+        os.mkfifo(path)
+    assert doctor("--root", str(tree), "--json").returncode == 0
+
+
+@pytest.mark.parametrize("tree", ["docker-v1-private-namespace"], indirect=True)
+def test_a_v1_root_is_not_taken_for_a_container(tree: Path) -> None:
+    """v1 tells of every limit above in memory.stat: where it tells of none, nobody is told that one may be hidden."""
+    (tree / "sys/fs/cgroup/memory/memory.limit_in_bytes").write_text("9223372036854771712\n")
+    stat = tree / "sys/fs/cgroup/memory/memory.stat"
+    stat.write_text(stat.read_text().replace("limit 199999488", "limit 9223372036854771712"))
+    found = diagnose(tree)
+    assert (found["limit_bytes"], found["warnings"]) == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"), [("enforce", "keeps a build below"), ("observe", "only observes"), ("off", "is off")]
+)
+def test_what_memguard_does_about_an_oom_group_is_told(mode: str, words: str) -> None:
+    """Only a memguard that enforces is said to keep the build from the kill."""
+    texts = [warning["text"] for warning in diagnose(OOM_GROUP, MEMGUARD_MODE=mode)["warnings"]]
+    assert any(f"memguard {words}" in text for text in texts)
+
+
+@pytest.mark.parametrize("tree", ["unshare-cgroup-namespace"], indirect=True)
+def test_a_name_that_is_no_text_is_shown(tree: Path) -> None:
+    """A cgroup may have any bytes for a name: neither they nor what a terminal would act on reach the screen."""
+    pod = tree / "sys/fs/cgroup/pod"
+    pod.rename(os.fsdecode(os.fsencode(pod) + b"\xff\n\x1b[2J[red]"))
+    done = doctor("--root", str(tree))
+    assert done.returncode == 0, done.stderr
+    assert "/sys/fs/cgroup/pod???[2J[red]/" in done.stdout.replace("\n", "").replace(" ", "")
+    assert "\x1b" not in done.stdout
 
 
 def test_a_tree_without_any_number_is_told(tmp_path: Path) -> None:
@@ -273,9 +324,17 @@ def test_configuration_is_read_as_far_as_it_shows(
     assert (found.threads, found.jobs, found.inherits_memguard) == (threads, jobs, inherits)
 
 
+def test_a_setting_that_bitbake_works_out_is_passed_over(build: Path) -> None:
+    """A build takes what BitBake makes of such a value: that is no reason to refuse here."""
+    (build / "conf" / "local.conf").write_text('MEMGUARD_MODE = "${MODE_OF_SITE}"\n')
+    done = doctor("--root", str(CASES / "cgroup-v2-bare"), "--json", cwd=build)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_directory_without_configuration_is_no_build(tmp_path: Path) -> None:
-    """Only conf/local.conf makes a build directory."""
+    """Only conf/local.conf makes a build directory; a place that cannot be looked at is none."""
     assert build_configuration.read(tmp_path) is None
+    assert build_configuration.read(tmp_path / ("n" * 300)) is None
 
 
 def test_a_tmpdir_in_memory_is_told(build: Path) -> None:

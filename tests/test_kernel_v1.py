@@ -113,6 +113,35 @@ finally:
 
 
 @pytest.mark.memcg
+def test_a_process_that_is_moved_has_the_limit_of_where_it_is(box: Container) -> None:
+    """Somebody moves the build to another cgroup and removes the one it was in: the limit there counts at once."""
+    code = """
+top = Path(sys.argv[1])
+v2 = (top / "memory.max").exists()
+groups = [top / "a", top / "b"]
+try:
+    if v2:
+        (top / "cgroup.subtree_control").write_text("+memory")
+    for group, size in zip(groups, (256, 384)):
+        group.mkdir()
+        (group / ("memory.max" if v2 else "memory.limit_in_bytes")).write_text(str(size << 20))
+    (groups[0] / "cgroup.procs").write_text(str(os.getpid()))
+    sensor = Sensor()
+    say()
+    (groups[1] / "cgroup.procs").write_text(str(os.getpid()))
+    groups.pop(0).rmdir()
+    print(json.dumps(dataclasses.asdict(sensor.read())))
+finally:
+    (top / "cgroup.procs").write_text(str(os.getpid()))
+    for group in groups:
+        group.rmdir()
+"""
+    before, after = see(box, code, str(box.directory))
+    assert (before["limit_bytes"], after["limit_bytes"]) == (256 * MIB, 384 * MIB)
+    assert str(after["limit_source"]).startswith(f"{box.directory}/b/")
+
+
+@pytest.mark.memcg
 def test_page_cache_does_not_move_the_gate(box: Container, tmp_path: Path) -> None:
     """Files read and written up to the limit are charged, and not used; the kubelet's working set lies between."""
     code = """
@@ -177,3 +206,28 @@ def test_a_process_that_unshared_its_namespace_is_found(box: Container) -> None:
     seen = json.loads(done.stdout)
     assert seen["group"] == "/"
     assert seen["limit_bytes"] == 512 * MIB < GIB
+
+
+@pytest.mark.memcg
+def test_a_search_among_many_cgroups_keeps_no_descriptor(box: Container) -> None:
+    """A process that looks itself up among more cgroups than it may open files finds itself and its limit."""
+    code = """
+import resource, subprocess
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+groups = [Path(sys.argv[1]) / f"{number:03}" for number in range(100)]
+inside = 'say(descriptors=len(os.listdir("/proc/self/fd")))'
+try:
+    for group in groups:
+        group.mkdir()
+    (groups[-1] / "cgroup.procs").write_text(str(os.getpid()))
+    subprocess.run(["unshare", "-C", sys.executable, "-c", sys.argv[2] + inside], check=True)
+finally:
+    (groups[0].parent / "cgroup.procs").write_text(str(os.getpid()))
+    for group in groups:
+        group.rmdir()
+"""
+    if subprocess.run(["unshare", "-C", "true"], check=False).returncode:
+        pytest.skip("no cgroup namespace can be made here")
+    (seen,) = see(box, code, str(box.directory), PREAMBLE)
+    assert seen["limit_bytes"] == 512 * MIB
+    assert seen["descriptors"] < 32  # type: ignore[operator]

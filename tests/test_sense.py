@@ -100,6 +100,17 @@ def test_a_limit_without_any_use_still_limits(tree: Path) -> None:
     assert (seen.limit_bytes, seen.used_bytes, seen.ceiling_bytes) == (LIMIT, 0, LIMIT)
 
 
+@pytest.mark.parametrize("tree", ["docker-in-docker-v1"], indirect=True)
+def test_a_limit_above_counts_though_the_use_is_not_told(tree: Path) -> None:
+    """A v1 memory.stat that lacks what is used still tells of the limit above the visible tree."""
+    own = tree / "sys/fs/cgroup/memory"
+    (own / "memory.stat").write_text("hierarchical_memory_limit 199999488\n")
+    seen = Sensor(tree).read()
+    assert (seen.limit_bytes, seen.used_bytes) == (LIMIT, 150_000_000)
+    (own / "memory.usage_in_bytes").unlink()
+    assert Sensor(tree).read().limit_bytes == LIMIT
+
+
 @pytest.mark.parametrize("tree", ["cgroup-v2-bare", "cgroup-v1-bare"], indirect=True)
 def test_half_a_cpu_is_half_a_cpu(tree: Path) -> None:
     """A quota below one CPU is told as it is."""

@@ -53,8 +53,10 @@ def _oom_group(findings: Findings) -> Iterator[Warning]:
         yield Warning("oom-group", f'{fact}, and memguard is off. Set MEMGUARD_MODE = "enforce".', is_deadly=True)
     elif findings.build and not findings.build.inherits_memguard:
         yield Warning("oom-group", f'{fact}. Switch memguard on with INHERIT += "memguard", or leave more room.')
+    elif findings.policy.mode is Mode.OBSERVE:
+        yield Warning("oom-group", f'{fact}, and memguard only observes. Set MEMGUARD_MODE = "enforce".')
     else:
-        yield Warning("oom-group", f"{fact}. memguard keeps the build below it; do not switch it off here.")
+        yield Warning("oom-group", f"{fact}. memguard keeps a build below it; do not switch it off here.")
 
 
 def _limit(findings: Findings) -> Iterator[Warning]:
@@ -62,11 +64,17 @@ def _limit(findings: Findings) -> Iterator[Warning]:
     if reading is None:
         return
     own = findings.own
-    if reading.limit_bytes is None and findings.is_namespaced:
+    if reading.limit_bytes is None and findings.hides_levels:
         yield Warning(
             "limit-not-visible",
             "this container has no limit that shows from inside. Where one is set outside, on the pod alone for "
             'instance, the build is killed all the same: set MEMGUARD_LIMIT = "12G" to what it is.',
+        )
+    if reading.limit_bytes is None and own is None and not findings.has_lxcfs:
+        yield Warning(
+            "limit-not-visible",
+            "no memory cgroup is mounted here, so a limit would not show. Where there is one, the build is killed all "
+            'the same: set MEMGUARD_LIMIT = "12G" to what it is.',
         )
     if own and reading.limit_source == "MemTotal" and any(level.limit_bytes for level in findings.levels):
         least = min(level.limit_bytes for level in findings.levels if level.limit_bytes)

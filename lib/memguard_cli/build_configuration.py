@@ -53,7 +53,7 @@ class BuildConfiguration:
 
 def read(directory: Path) -> BuildConfiguration | None:
     """The configuration of a build directory, None where `directory` is none (it has no conf/local.conf)."""
-    if not (directory / "conf" / "local.conf").is_file():
+    if not _is_file(directory / "conf" / "local.conf"):
         return None
     values: dict[str, str] = {}
     weak: dict[str, str] = {}
@@ -72,8 +72,17 @@ def read(directory: Path) -> BuildConfiguration | None:
     return BuildConfiguration(directory.resolve(), {**weak, **values})
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a directory that may not be entered, a name that is too long
+        return False
+
+
 def _lines(path: Path) -> list[str]:
-    """The logical lines of a file, "" for one that cannot be read."""
+    """The logical lines of a file, none of one that cannot be read."""
+    if not _is_file(path):
+        return []
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -67,10 +67,13 @@ def doctor(as_json: bool, root: Path, mode: str | None, limit: str | None, reser
 
 
 def _checked(root: Path) -> Path:
-    if not root.is_dir():
-        raise click.UsageError(f"--root {root}: not a directory. A good one holds proc and sys/fs/cgroup.")
-    if not (root / "proc").is_dir():
-        raise click.UsageError(f"--root {root}: it holds no proc. A good one holds proc and sys/fs/cgroup.")
+    try:
+        if not root.is_dir():
+            raise click.UsageError(f"--root {root}: not a directory. A good one holds proc and sys/fs/cgroup.")
+        if not (root / "proc").is_dir():
+            raise click.UsageError(f"--root {root}: it holds no proc. A good one holds proc and sys/fs/cgroup.")
+    except OSError as error:
+        raise click.UsageError(f"--root {root}: {error.strerror}.") from None
     return root.resolve()
 
 
@@ -79,7 +82,9 @@ def _first(*values: str | None) -> str | None:
 
 
 def _of(build: BuildConfiguration | None, name: str) -> str | None:
-    return build.values.get(name) if build else None
+    """A variable as the build directory has it; None where BitBake would have to work it out."""
+    value = build.values.get(name) if build else None
+    return None if value is None or "$" in value else value
 
 
 def as_data(findings: Findings, warnings: list[Warning]) -> dict[str, Any]:
@@ -147,14 +152,14 @@ def _show(findings: Findings, warnings: list[Warning]) -> None:
     facts.add_column(style="bold", no_wrap=True)
     facts.add_column(overflow="fold")
     for name, text in _facts(findings):
-        facts.add_row(name, escape(text))
+        facts.add_row(name, _plain(text))
     console.print(facts)
     if findings.levels:
         console.print(_levels_table(findings))
     for warning in warnings:
         mark = "[bold red]costs a build[/]" if warning.is_deadly else "[yellow]note[/]"
         console.print(
-            f"{mark} [bold]{escape(warning.code)}[/]: {escape(warning.text)}", soft_wrap=not console.is_terminal
+            f"{mark} [bold]{escape(warning.code)}[/]: {_plain(warning.text)}", soft_wrap=not console.is_terminal
         )
     if not warnings:
         console.print("[green]Nothing stands in the way of a build here.[/]")
@@ -215,7 +220,7 @@ def _delegated(findings: Findings) -> str:
         return "no: no memory cgroup"
     abilities = [("freeze", can.can_freeze), ("kill", can.can_kill), ("a cgroup per task", can.task_cgroups)]
     able = [name for name, is_able in abilities if is_able]
-    return f"{'yes' if can.is_writable else 'no, read-only'}{'; allows ' + ', '.join(able) if able else ''}"
+    return f"{'yes' if can.is_writable else 'no, not writable'}{'; allows ' + ', '.join(able) if able else ''}"
 
 
 def _levels_table(findings: Findings) -> Table:
@@ -228,12 +233,17 @@ def _levels_table(findings: Findings) -> Table:
         sizes = (use.anon_bytes, use.shmem_bytes, use.kernel_bytes, use.cache_bytes) if level.use else (None,) * 4
         kills = level.events.get("oom_kill")
         table.add_row(
-            escape(level.path),
+            _plain(level.path),
             "-" if level.limit_bytes is None else format_bytes(level.limit_bytes),
             *("-" if size is None else format_bytes(size) for size in sizes),
             "-" if kills is None else str(kills),
         )
     return table
+
+
+def _plain(text: str) -> str:
+    """Text with names of any origin in it, without what a terminal would act on or cannot show."""
+    return escape("".join(character if character.isprintable() else "?" for character in text))
 
 
 def _size(size: int | None) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from memguard import settings
 from memguard.cgroups import Level, Place, Use, mounted_at
+from memguard.kernel_files import KernelFiles
 from memguard.model import Policy, Reading
 from memguard.sense import Cpus, Pressure, Sensor, Swap
 from memguard_cli.build_configuration import BuildConfiguration
@@ -61,6 +62,7 @@ class Kubernetes:
 class Findings:
     """Everything that is known of the container; reading is None where no memory could be read at all.
 
+    hides_levels: whether there are cgroups above those that show, whose limits cannot be known.
     Paths are as a process inside sees them: without the directory that --root names.
     """
 
@@ -68,7 +70,7 @@ class Findings:
     version: str
     levels: tuple[LevelFacts, ...]
     is_own_cgroup_found: bool
-    is_namespaced: bool
+    hides_levels: bool
     cpus: Cpus
     swap: Swap
     pressure: Pressure | None
@@ -122,7 +124,7 @@ def examine(
     except OSError:
         reading = None
     place = sensor.memory
-    mountinfo = _text(root / "proc/self/mountinfo")
+    mountinfo = KernelFiles().text(f"{root}/proc/self/mountinfo")
     levels = tuple(_level(sensor, index, level) for index, level in enumerate(place.levels)) if place else ()
     swap, pressure, cpus = sensor.swap(), sensor.pressure(), sensor.cpus()
     unified = sensor.hierarchies.place("")
@@ -131,7 +133,7 @@ def examine(
         version=sensor.hierarchies.version,
         levels=levels,
         is_own_cgroup_found=place is None or place.is_found,
-        is_namespaced=place is not None and place.group == "/" and not _is_hierarchy_root(place),
+        hides_levels=place is not None and _hides_levels(place),
         cpus=cpus,
         swap=swap,
         pressure=pressure,
@@ -160,8 +162,10 @@ def _level(sensor: Sensor, index: int, level: Level) -> LevelFacts:
     )
 
 
-def _is_hierarchy_root(place: Place) -> bool:
-    return place.levels[0].is_v2 and place.levels[0].is_hierarchy_root() if place.levels else True
+def _hides_levels(place: Place) -> bool:
+    """Whether a cgroup namespace ends at the own cgroup. v1 tells of all limits above, in hierarchical_memory_limit."""
+    own = place.levels[0] if place.levels else None
+    return own is not None and own.is_v2 and place.group == "/" and not own.is_hierarchy_root()
 
 
 def _delegation(place: Place | None, unified: Place | None) -> Delegation | None:
@@ -206,7 +210,7 @@ def _kubernetes(root: Path, sensor: Sensor, mountinfo: str) -> Kubernetes | None
     is_pod = any("/kubelet/pods/" in mounted_root or "/kubernetes.io/" in point for point, _, mounted_root in mounts)
     if not is_pod and not (root == Path("/") and "KUBERNETES_SERVICE_HOST" in os.environ):
         return None
-    adjusted = _text(root / "proc/self/oom_score_adj").strip()
+    adjusted = KernelFiles().text(f"{root}/proc/self/oom_score_adj").strip()
     if not re.fullmatch(r"-?[0-9]{1,4}", adjusted):
         return Kubernetes(None, None)
     value = int(adjusted)
@@ -223,14 +227,6 @@ def _memory_mount(mountinfo: str, directory: Path) -> str | None:
 
 def _is_below(path: Path, point: str) -> bool:
     return str(path) == point or str(path).startswith(point.rstrip("/") + "/")
-
-
-def _text(path: Path) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read(1 << 20)
-    except OSError:
-        return ""
 
 
 def _without_root(findings: Findings, root: str) -> Findings:

@@ -8,6 +8,7 @@ a subcommand says besides.
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -28,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     try:
         status = memguard.main(args=arguments, prog_name="memguard", standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as needed:
         print(needed.format_message(), file=sys.stderr)
         return 2
@@ -36,9 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except (click.Abort, KeyboardInterrupt):
         return 130
-    except BrokenPipeError:
-        # Whoever read our output has seen enough.
-        sys.stderr.close()
+    except (BrokenPipeError, SystemExit):
+        # Whoever read our output has seen enough; click ends us where it is told first. What is left goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return status if isinstance(status, int) else 0
 

@@ -118,7 +118,7 @@ class Level:
         return self.files.number(self.path("memory.current" if self.is_v2 else "memory.usage_in_bytes"))
 
     def use(self, kernel_share: float) -> Use | None:
-        """Memory charged here; None where the level cannot be read.
+        """Memory charged here; None where the level tells neither that nor a limit above it.
 
         v1 does not split kernel memory: `kernel_share` of it is taken as unreclaimable. Where memory.stat does not
         tell what cannot be reclaimed, all that is charged counts as that, page cache included.
@@ -130,7 +130,10 @@ class Level:
             _V2_NEEDED if self.is_v2 else _V1_NEEDED,
         )
         if not all(key in stat for key in (_V2_NEEDED if self.is_v2 else _V1_NEEDED)):
-            return None if charged is None else Use(charged, 0, 0, charged)
+            above = _limit_above(stat, "memory")
+            if charged is None and above is None:
+                return None
+            return Use(charged or 0, 0, 0, charged, limit_above_bytes=above)
         if self.is_v2:
             return _use_v2(stat, charged)
         kernel = self.files.number(self.path("memory.kmem.usage_in_bytes")) or 0
@@ -213,11 +216,12 @@ class Hierarchies:
         self._root = root.rstrip("/")
         self._files = files
         self._pid = _pid(files.text(f"{self._root}/proc/{process}/stat"))
-        table, groups = (f"{self._root}/proc/{process}/{name}" for name in ("mountinfo", "cgroup"))
+        table, self._table = (f"{self._root}/proc/{process}/{name}" for name in ("mountinfo", "cgroup"))
         self.mounts = list(_cgroup_mounts(_told(files, table))) or self._usual_mounts()
-        self.groups = _own_groups(_told(files, groups))
+        self._groups_text = _told(files, self._table)
+        self.groups = _own_groups(self._groups_text)
         if self.mounts and not self.groups:
-            files.blame(groups, "names no cgroup")
+            files.blame(self._table, "names no cgroup")
 
     @property
     def version(self) -> str:
@@ -227,6 +231,11 @@ class Hierarchies:
         return {(True, True): "hybrid", (True, False): "v2", (False, True): "v1", (False, False): "none"}[
             has_v2, has_v1
         ]
+
+    def has_moved(self) -> bool:
+        """Whether the process has been moved to other cgroups since."""
+        text = self._files.text(self._table)
+        return bool(text) and text != self._groups_text
 
     def place(self, controller: str) -> Place | None:
         """Where the process lies for `controller`: in its v1 hierarchy if that is mounted, else in v2; None if neither.
@@ -417,7 +426,6 @@ def _use_v1(stat: dict[str, int], charged: int | None, kernel_bytes: int) -> Use
     """
     inactive_file = stat.get("total_inactive_file")
     files = (inactive_file or 0) + stat.get("total_active_file", 0)
-    above = [stat.get(f"hierarchical_{name}_limit", V1_UNLIMITED_BYTES) for name in ("memory", "memsw")]
     return Use(
         anon_bytes=stat["total_rss"],
         shmem_bytes=stat.get("total_shmem", max(0, stat["total_cache"] - files)),
@@ -425,6 +433,12 @@ def _use_v1(stat: dict[str, int], charged: int | None, kernel_bytes: int) -> Use
         charged_bytes=charged,
         inactive_file_bytes=inactive_file,
         swap_bytes=stat.get("total_swap"),
-        limit_above_bytes=above[0] if above[0] < V1_UNLIMITED_BYTES else None,
-        memsw_limit_above_bytes=above[1] if above[1] < V1_UNLIMITED_BYTES else None,
+        limit_above_bytes=_limit_above(stat, "memory"),
+        memsw_limit_above_bytes=_limit_above(stat, "memsw"),
     )
+
+
+def _limit_above(stat: dict[str, int], name: str) -> int | None:
+    """The smallest limit of a v1 cgroup and all above it, in bytes; None where there is none or it is not told."""
+    limit = stat.get(f"hierarchical_{name}_limit", V1_UNLIMITED_BYTES)
+    return limit if limit < V1_UNLIMITED_BYTES else None

@@ -14,8 +14,9 @@ from collections.abc import Iterable
 
 _NUMBER_BYTES = 64
 _TEXT_BYTES = 1 << 20
-# Not there: nothing to tell. The last one is what a cgroup answers that has been removed.
-_ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ENODEV}
+# Not there: nothing to tell. ENODEV is what a cgroup answers that has been removed, EOPNOTSUPP a file of what is
+# switched off, as pressure is by default on some distributions.
+_ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.EOPNOTSUPP}
 # Non-blocking, so that a FIFO in a tree that somebody sends in does not hang its reader.
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
@@ -23,8 +24,9 @@ _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 class KernelFiles:
     """Reads files whole; `faults` tells by path, in words, what is wrong with those that could not be used.
 
-    keeps_open: read through descriptors that stay open, for the files of a running kernel that are read again and
-                again: finding a file by its name costs more than reading it.
+    keeps_open: read numbers through descriptors that stay open, for the files of a running kernel that are read again
+                and again: finding a file by its name costs more than reading it. Texts are read once: the search for
+                a process goes through thousands of them, and one of /proc/self would be the parent's after a fork.
     """
 
     def __init__(self, keeps_open: bool = False) -> None:
@@ -42,7 +44,7 @@ class KernelFiles:
 
     def text(self, path: str) -> str:
         """The text of a file, "" where it is missing or cannot be read; bytes that are no text are replaced."""
-        return self._read(path, _TEXT_BYTES).decode("utf-8", "replace")
+        return self._read(path, _TEXT_BYTES, keeps_open=False).decode("utf-8", "replace")
 
     def number(self, path: str) -> int | None:
         """The number that is all of a file, None where it is missing, "max", or anything else."""
@@ -93,9 +95,10 @@ class KernelFiles:
             self.blame(path, "has no lines of a name and a number")
         return lines
 
-    def _read(self, path: str, most: int) -> bytes:
+    def _read(self, path: str, most: int, keeps_open: bool = True) -> bytes:
         try:
-            content = self._read_again(path, most) if self._keeps_open else _read_once(path, most)
+            keeps_open = keeps_open and self._keeps_open
+            content = self._read_again(path, most) if keeps_open else _read_once(path, most)
         except (OSError, ValueError) as error:
             self._blame_error(path, error)
             return b""

@@ -69,26 +69,32 @@ class Pressure:
 class Sensor:
     """Reads the container of one process, again and again.
 
-    Where the levels lie is found once; limits and use are read each time, since pods are resized in place, and CPUs
-    at most once in CPUS_AGE_S. What could not be read is in `faults`, by path.
+    Where the levels lie is found once, and again when the process is moved; limits and use are read each time, since
+    pods are resized in place, and CPUs at most once in CPUS_AGE_S. What could not be read is in `faults`, by path.
     """
 
     def __init__(self, root: Path = Path("/"), process: str = "self", limit_bytes: int | None = None) -> None:
         self._root = "" if root == Path("/") else str(root)
+        self._name = process
         self._process = f"{self._root}/proc/{process}"
         self._limit_bytes = limit_bytes
         self._files = KernelFiles(keeps_open=not self._root)
-        self.hierarchies = Hierarchies(self._root, process, self._files)
-        self.memory = self.hierarchies.place("memory")
-        self._cpu = self.hierarchies.place("cpu")
-        self._cpu_count: float | None = None
         self._counted_at_s = 0.0
-        self._cpuset = self.hierarchies.place("cpuset")
+        self._find()
         # lxcfs shows the container's memory in place of the machine's; its MemAvailable may count page cache as used.
         self.has_lxcfs = any(
             point == "/proc/meminfo" and "lxcfs" in kind
             for point, kind, _ in mounted_at(self._files.text(f"{self._process}/mountinfo"))
         )
+
+    def _find(self) -> None:
+        """Find where the process lies; what is kept open is of where it lay before."""
+        self._files.close()
+        self.hierarchies = Hierarchies(self._root, self._name, self._files)
+        self.memory = self.hierarchies.place("memory")
+        self._cpu = self.hierarchies.place("cpu")
+        self._cpuset = self.hierarchies.place("cpuset")
+        self._cpu_count: float | None = None
 
     @property
     def faults(self) -> dict[str, str]:
@@ -97,6 +103,8 @@ class Sensor:
 
     def read(self) -> Reading:
         """The container now. Raises OSError where neither a limit nor the machine's memory can be read."""
+        if self.hierarchies.has_moved():
+            self._find()
         host = self._host()
         total, available = host.get("MemTotal"), host.get("MemAvailable")
         share = _unreclaimable_share(host)
