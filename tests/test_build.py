@@ -3,16 +3,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+from memguard.history import History
+from memguard.model import Outcome, Record
 from testbed import builddir
 from testbed.bitbake import BitBake, environment
 from testbed.builddir import META_TEST, Result
@@ -63,7 +70,7 @@ def build(
     builddir.make(directory, [META_TEST, META_MEMGUARD], conf, **make)
     result = builddir.run(bitbake, directory, *arguments, prefix=prefix)
     assert result.leftover == ()
-    assert not (directory / "memguard" / "grants").exists()
+    assert not {"grants", "running", "state.json"} & {path.name for path in directory.glob("memguard/*")}
     return Built(directory, result, read_events(directory))
 
 
@@ -393,3 +400,111 @@ def test_two_builds_of_one_server_are_told_apart(bitbake: BitBake, tmp_path: Pat
     built = Built(tmp_path, ended, read_events(tmp_path))
     assert {event["recipe"] for event in built.of("grant")} == {"tiny-02"}
     assert built.of("build_end")[0]["forced"] == 0
+
+
+HOLDS = """\
+TINY_COMMAND = "python3 -c 'import time; held = bytes(1) * (300 << 20); time.sleep(1.5)'"
+PARALLEL_MAKE:pn-tiny-02 = "-j 3"
+"""
+
+
+def remembered(directory: Path, task: str = "do_compile") -> dict[str, list[Record]]:
+    """The records of one task in the history of a build directory, by recipe, newest first."""
+    history = History(directory / "memguard" / "history.db", warn=pytest.fail, is_read_only=True)
+    samples = history.latest([f"tiny-{number:02}" for number in range(1, 11)])
+    history.close()
+    return {recipe: [sample.record for sample in found] for (recipe, name), found in samples.items() if name == task}
+
+
+@pytest.mark.memcg
+def test_a_build_learns_what_its_tasks_took(bitbake: BitBake, tmp_path: Path, inside: tuple[str, ...]) -> None:
+    """The first build goes by the kind of recipe, the second by what the first has seen, and both are remembered.
+
+    A recipe whose task grows with the version is known by its version, and the summary names the heaviest task.
+    """
+    conf = ON + HOLDS + 'PACKAGE_ARCH = "core2-64"\n'
+    first = build(bitbake, tmp_path, conf, "tiny-02", prefix=inside)
+    assert first.result.returncode == 0, first.result.output
+    assert re.search(r"memguard: heaviest: tiny-02 do_compile 3\d\d MiB", first.result.output)
+    (grant,) = first.of("grant", "tiny-02", "do_compile")
+    assert grant["origin"] != "history"
+    ((record,),) = [remembered(tmp_path)["tiny-02"]]
+    assert (record.version, record.machine, record.jobs, record.outcome) == ("1.0", "core2-64", 3, Outcome.OK)
+    assert record.peak_bytes is not None
+    assert 300 << 20 < record.peak_bytes < 400 << 20
+    assert 300 << 20 < record.largest_process_bytes <= record.peak_bytes
+    assert record.wall_s > 1
+    assert record.cpu_s > 0
+    shutil.rmtree(tmp_path / "tmp")
+    second = build(bitbake, tmp_path, conf, "tiny-02", prefix=inside)
+    assert second.result.returncode == 0, second.result.output
+    (grant,) = second.of("grant", "tiny-02", "do_compile")
+    assert grant["origin"] == "history"
+    assert record.peak_bytes < grant["bytes"] < 2 * record.peak_bytes
+    assert len({record.build for record in remembered(tmp_path)["tiny-02"]}) == 2
+
+
+def sentinels(directory: Path) -> list[psutil.Process]:
+    """The sentinels that watch a build directory now."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            words = process.cmdline()
+            if "memguard.sentinel" in " ".join(words) and str(directory) in words[-1]:
+                found.append(process)
+    return found
+
+
+@pytest.mark.parametrize("victim", ["sentinel", "server"])
+def test_a_kill_of_sentinel_or_server_leaves_nothing(bitbake: BitBake, tmp_path: Path, victim: str) -> None:
+    """Without its sentinel a build goes on, with one warning; without its server the sentinel ends. Both can go on."""
+    conf = ON + 'TINY_SECONDS:pn-tiny-01 = "5"\n'
+    killed = threading.Event()
+
+    def kill() -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            if read_lines(tmp_path / "tmp" / "tiny.log", "tiny-01 compile"):
+                for process in sentinels(tmp_path):
+                    (process if victim == "sentinel" else process.parent() or process).kill()
+                    killed.set()
+                return
+            time.sleep(0.1)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    builddir.make(tmp_path, [META_TEST, META_MEMGUARD], conf)
+    ended = builddir.run(bitbake, tmp_path, "tiny-01")
+    killer.join()
+    assert killed.is_set(), ended.output
+    assert sentinels(tmp_path) == []
+    assert ended.leftover == ()
+    if victim == "sentinel":
+        assert ended.returncode == 0, ended.output
+        assert ended.output.count("WARNING: memguard: the sentinel failed") == 1
+    again = build(bitbake, tmp_path, conf, "tiny-02")
+    assert again.result.returncode == 0, again.result.output
+    assert "WARNING: memguard" not in again.result.output
+    assert "tiny-02" in remembered(tmp_path)
+
+
+def read_lines(path: Path, line: str) -> bool:
+    """Whether a file is there and has a line."""
+    return path.exists() and line in path.read_text().splitlines()
+
+
+def test_a_history_that_is_none_costs_a_warning(bitbake: BitBake, tmp_path: Path) -> None:
+    """A corrupt database is moved aside with one warning and the build is remembered; no history is no file."""
+    (tmp_path / "memguard").mkdir()
+    (tmp_path / "memguard" / "history.db").write_bytes(b"SQLite format 3\0" + b"junk" * 4000)
+    built = build(bitbake, tmp_path, ON, "tiny-01")
+    assert built.result.returncode == 0, built.result.output
+    warnings = [line for line in built.result.output.splitlines() if "WARNING: memguard" in line]
+    assert len(warnings) == 1
+    assert "history.db" in warnings[0]
+    assert list((tmp_path / "memguard").glob("history.db.corrupt-*"))
+    assert "tiny-01" in remembered(tmp_path)
+    without = build(bitbake, tmp_path / "without", ON + 'MEMGUARD_HISTORY = ""\n', "tiny-01")
+    assert without.result.returncode == 0, without.result.output
+    assert "remembered" not in without.result.output
+    assert [path.name for path in (tmp_path / "without" / "memguard").iterdir()] == ["events"]

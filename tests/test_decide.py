@@ -321,7 +321,7 @@ def test_fresh_tasks_count_on_top_of_what_others_outgrew() -> None:
     seen = reading(used=6 * GIB)
     grown = situation(seen, running={"grown": 2 * GIB, "new": 4 * GIB})
     assert grown.free_bytes == 2 * GIB
-    assert replace(grown, fresh_bytes=4 * GIB).free_bytes == -2 * GIB
+    assert replace(grown, growth_bytes=4 * GIB).free_bytes == -2 * GIB
 
 
 def test_every_task_runs_in_the_end() -> None:

@@ -29,16 +29,19 @@ EDGES = {
     "history": "model units",
     "decide": "model units",
     "learn": "model units",
-    "predict": "model units",
+    "predict": "learn model units",
     "kernel_files": "",
     "procs": "",
     "cgroups": "kernel_files",
     "sense": "cgroups kernel_files model",
     "settings": "model predict units",
-    "guard": "decide events handover model sense units",
-    "server": "events guard handover knobs model sense settings",
+    "notes": "model",
+    "sentinel": "history model notes procs sense",
+    "watch": "sentinel",
+    "guard": "decide events handover model notes sense units",
+    "server": "events guard handover history knobs model notes sense sentinel settings units watch",
     "scheduler": "guard knobs model predict server",
-    "worker": "handover knobs settings",
+    "worker": "handover knobs model notes procs settings",
 }
 ADAPTERS = {"server", "scheduler", "worker"}
 PURE = ("units", "model", "decide", "knobs", "learn")
@@ -205,8 +208,8 @@ def test_defaults_of_the_class_are_the_policys() -> None:
     from memguard.model import Policy
 
     defaults = dict(re.findall(r'^(MEMGUARD_[A-Z_]+) \?= "(.*)"$', BBCLASS, re.MULTILINE))
-    directory = defaults["MEMGUARD_DIR"]
-    assert settings.read(defaults.get) == Policy(directory=directory)
+    places = {"directory": defaults["MEMGUARD_DIR"], "history": defaults["MEMGUARD_HISTORY"]}
+    assert settings.read(defaults.get) == Policy(**places)
 
 
 def test_ruff_finds_nothing() -> None:

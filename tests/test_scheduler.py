@@ -61,7 +61,12 @@ def queue(modules: SimpleNamespace, seed: int, threads: dict[str, str], director
     for kind, limit in threads.items():
         d.setVarFlag(kind, "number_threads", limit)
     files = {f"/r{number}": f"r{number}" for number in range(recipes)}
-    cache = SimpleNamespace(task_deps={file: {} for file in files}, pkg_fn=files, inherits={file: [] for file in files})
+    cache = SimpleNamespace(
+        task_deps={file: {} for file in files},
+        pkg_fn=files,
+        pkg_pepvpr={file: ("", "1.0", "r0") for file in files},
+        inherits={file: [] for file in files},
+    )
     return SimpleNamespace(
         rqdata=SimpleNamespace(runtaskentries=entries, dataCaches={"": cache}),
         cfgData=d,

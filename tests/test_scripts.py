@@ -126,6 +126,27 @@ def test_bench_sense_in_small() -> None:
     assert not list(Path("/sys/fs/cgroup").glob("**/memguard-bench-*"))
 
 
+def test_bench_sentinel_in_small() -> None:
+    """The bench of the sentinel runs, and prints what it costs beside psutil."""
+    bench = script("bench", "sentinel", "--sizes", "64", "--repeats", "1", "--seconds", "1")
+    assert bench.returncode == 0, bench.stderr
+    rows = [line.split()[:3] for line in bench.stdout.splitlines() if line.split()[0] == "64"]
+    assert rows == [["64", kind, name] for kind in ("still", "forked", "churning") for name in ("sentinel", "psutil")]
+
+
+def test_bench_samples_in_small(tmp_path: Path) -> None:
+    """Builds at two job counts give a sample each, in the form that predict reads."""
+    bench = script(
+        "bench", "samples", str(tmp_path / "s.jsonl"), "--recipes", "light-1", "--jobs", "1,2", "--repeats", "1"
+    )
+    assert bench.returncode == 0, bench.stderr
+    samples = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [(sample["pn"], sample["task"], sample["jobs"]) for sample in samples] == [
+        ("light-1", "do_compile", 1),
+        ("light-1", "do_compile", 2),
+    ]
+
+
 def test_memguard_from_the_tree() -> None:
     """scripts/memguard runs the command from wherever it is called, and passes its exit status on."""
     assert script("memguard", "--version").stdout.startswith("memguard, version ")

@@ -15,8 +15,13 @@
 #     MEMGUARD_MODE = "observe"       say what would be done, and do nothing
 #     MEMGUARD_LIMIT = "12G"          where the limit cannot be seen from inside, or less should be used
 #     MEMGUARD_RESERVE = "10%"        memory kept free
+#     MEMGUARD_HISTORY = "${SSTATE_DIR}/../memguard-history.db"
+#                                     where it is remembered what tasks took, for this build and others
 #     MEMGUARD_FOOTPRINT:pn-mybrowser = "do_compile:base=200M,per_job=2600M,serial=8G"
 #                                     what you know of a recipe: peak = base + per_job x jobs, at least serial
+#
+# A small process beside the BitBake server, the sentinel, measures what every task takes, and the history remembers it:
+# from the second build on, predictions rest on what was seen. It ends with the server.
 #
 # The build's first and last lines tell limit, peak, and what was held and shrunk; every decision is a line of JSON in
 # ${MEMGUARD_DIR}/events.
@@ -45,6 +50,12 @@ MEMGUARD_MIN_JOBS[doc] = "The fewest jobs a task is started with before it is he
 MEMGUARD_DIR ?= "${TOPDIR}/memguard"
 MEMGUARD_DIR[doc] = "Directory for events, grants on their way to the tasks, and tracebacks. One for all multiconfigs."
 
+MEMGUARD_HISTORY ?= "${MEMGUARD_DIR}/history.db"
+MEMGUARD_HISTORY[doc] = "Database of what tasks took in earlier builds. Several builds may share it: point it to a place that outlives the container, next to SSTATE_DIR for example. Empty: nothing is remembered."
+
+MEMGUARD_HISTORY_MAX ?= "64M"
+MEMGUARD_HISTORY_MAX[doc] = "What MEMGUARD_HISTORY may grow to; the oldest records of the best-known tasks are forgotten first."
+
 MEMGUARD_FOOTPRINT[doc] = "What is known of a recipe's memory, for example MEMGUARD_FOOTPRINT:pn-foo = 'do_compile:base=200M,per_job=2600M,serial=8G do_package:serial=3G'."
 
 BB_SCHEDULERS:append = " memguard.scheduler.MemguardScheduler memguard.scheduler.MemguardCompletionScheduler"
@@ -61,4 +72,4 @@ python memguard_task () {
     memguard.worker.handle(e, d)
 }
 addhandler memguard_task
-memguard_task[eventmask] = "bb.build.TaskStarted"
+memguard_task[eventmask] = "bb.build.TaskStarted bb.build.TaskSucceeded bb.build.TaskFailed bb.build.TaskFailedSilent"

@@ -53,6 +53,7 @@ class Queue:
         cache = SimpleNamespace(
             task_deps={file: {"noexec": ["do_build"]} for file in files},
             pkg_fn=files,
+            pkg_pepvpr={file: ("", "1.0", "r0") for file in files},
             inherits={file: ["/layers/meta/classes/autotools.bbclass"] for file in files},
         )
         self.rqdata = SimpleNamespace(runtaskentries=self.entries, dataCaches={"": cache})

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""CPU time and memory of watching the process trees of 32 tasks, four times a second; beside it, psutil's.
+"""CPU time and memory of the sentinel while it watches 32 tasks, four times a second; beside it, psutil's.
 
-Each measurement runs in a process of its own: "procs" as the sentinel runs it (python -I -S), "psutil" reading the same
-of every process: session, anonymous memory, name, start and CPU time. Processes hold 1 MiB each. "still": they wait.
-"forked": they wait and have 64 MiB of their leader's. "churning": a quarter of them lives for 300 ms and is replaced.
+"sentinel" is the very process that the server starts, with notes, state file and history. "psutil" reads the same of
+every process (session, anonymous memory, name, start and CPU time) as often, and does nothing else. Processes hold
+1 MiB each. "still": they wait. "forked": they wait and have 64 MiB of their leader's. "churning": a quarter of them
+lives for 300 ms and is replaced.
 """
 
 from __future__ import annotations
@@ -15,36 +16,25 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
+from memguard.notes import Notes, TaskNote
 from memguard.procs import Leader
+from memguard.sentinel import INTERVAL_S, Orders
+from memguard.watch import Watch
 from testbed import memory
 
-from .statistics import quantile
+from .statistics import spread
 
 TASKS = 32
-EVERY_S = 0.25
-LAYER_LIB = Path(__file__).resolve().parents[2] / "meta-memguard" / "lib"
-WATCH = f"""
-import json, sys, time
-sys.path.insert(0, {str(LAYER_LIB)!r})
-from memguard.procs import Leader, ProcessTable
-tasks = {{str(pid): Leader(pid, start) for pid, start in json.loads(sys.argv[1])}}
-table, costs = ProcessTable(), []
-usages = {{}}
-def scan():
-    global usages
-    usages = table.scan(tasks)
-def seen():
-    return sum(usage.processes for usage in usages.values()), sum(usage.current_bytes for usage in usages.values())
-"""
 PSUTIL = """
 import json, os, sys, time
 import psutil
 leaders = {pid for pid, start in json.loads(sys.argv[1])}
-costs, known = [], {}
 def scan():
-    global known
     known = {}
     for process in psutil.process_iter():
         try:
@@ -55,19 +45,22 @@ def scan():
                 process.cpu_times()
         except (psutil.Error, OSError):
             pass
-def seen():
-    return len(known), sum(found[0] for found in known.values())
 """
 LOOP = """
-for turn in range(int(sys.argv[2]) + 2):
-    begun = time.process_time()
+while True:
+    due = time.monotonic() + float(sys.argv[2])
     scan()
-    costs.append(time.process_time() - begun)
-    time.sleep(float(sys.argv[3]))
-status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-# The first two meet all processes.
-print(json.dumps([costs[2:], int(status["VmRSS"].split()[0]) * 1024, *seen()]))
+    time.sleep(max(0.0, due - time.monotonic()))
 """
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one process over a while: the share of one core, and its memory at the end, in bytes."""
+
+    core: float
+    resident_bytes: int
+    proportional_bytes: int
 
 
 def words(each: int, kind: str) -> str:
@@ -81,11 +74,48 @@ def words(each: int, kind: str) -> str:
     return f"fork {each - fleeting} {{ anon 1 wait }} fork 1 {{ wait }} repeat 100000 {{ {one * fleeting}reap }}"
 
 
-def watch(code: str, flags: list[str], leaders: list[Leader], scans: int) -> tuple[list[float], int, int, int]:
-    """CPU seconds of each scan, resident bytes, and how many processes and bytes were seen at the end."""
-    command = [sys.executable, *flags, "-c", code + LOOP, json.dumps(leaders), str(scans), str(EVERY_S)]
-    costs, resident, processes, seen = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-    return costs, resident, processes, seen
+def measure(pid: int, before_s: float, during_s: float) -> Cost:
+    """What a process costs for `during_s`, once `before_s` have passed."""
+    time.sleep(before_s)
+    begun_s, cpu_s = time.monotonic(), _cpu_s(pid)
+    time.sleep(during_s)
+    core = (_cpu_s(pid) - cpu_s) / (time.monotonic() - begun_s)
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").split()
+    return Cost(core, *(int(rollup[rollup.index(name) + 1]) * 1024 for name in ("Rss:", "Pss:")))
+
+
+def _cpu_s(pid: int) -> float:
+    """CPU seconds of all threads of a process, to the nanosecond (Documentation/scheduler/sched-stats.rst)."""
+    return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
+
+
+@contextlib.contextmanager
+def sentinel(leaders: list[Leader], directory: Path) -> Iterator[int]:
+    """The process of a sentinel that watches these tasks."""
+    orders = Orders(str(directory), "bench", str(directory / "history.db"), 64 << 20)
+    notes = Notes(directory)
+    for number, leader in enumerate(leaders):
+        tid = f"/layer/recipes/recipe-{number}_1.0.bb:do_compile"
+        notes.begin(TaskNote(*leader, tid, f"recipe-{number}", "1.0", "do_compile", "machine", 8))
+    watch = Watch(orders)
+    try:
+        yield watch.pid
+    finally:
+        report = watch.end()
+        if report.get("recorded") != len(leaders):
+            raise RuntimeError(f"the sentinel saw {report}")
+
+
+@contextlib.contextmanager
+def psutil_loop(leaders: list[Leader], directory: Path) -> Iterator[int]:
+    """A process that reads the same with psutil."""
+    command = [sys.executable, "-c", PSUTIL + LOOP, json.dumps(leaders), str(INTERVAL_S)]
+    process = subprocess.Popen(command)
+    try:
+        yield process.pid
+    finally:
+        process.kill()
+        process.wait()
 
 
 def main(arguments: list[str]) -> int:
@@ -93,11 +123,13 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench sentinel", description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", default="100,500,2000", help="processes in all tasks together")
     parser.add_argument("--kinds", default="still,forked,churning", help="what the processes do")
-    parser.add_argument("--scans", type=int, default=40, help="scans measured in each run")
+    parser.add_argument("--repeats", type=int, default=3, help="measurements of each, in turn")
+    parser.add_argument("--seconds", type=float, default=10, help="length of one measurement")
     options = parser.parse_args(arguments)
-    print(f"{TASKS} tasks, {options.scans} scans, one every {EVERY_S} s; CPU microseconds per scan")
-    heads = f"{'mean':>8} {'median':>8} {'90 %':>8} {'of a core':>9} {'resident':>9}  seen"
-    print(f"{'processes':>9} {'kind':>9} {'':>7} {heads}")
+    print(
+        f"{TASKS} tasks, one look every {INTERVAL_S} s; median (range) of {options.repeats} times {options.seconds:g} s"
+    )
+    print(f"{'processes':>9} {'kind':>9} {'':>8}  {'of a core':24} {'resident':>9} {'pss':>9}")
     with tempfile.TemporaryDirectory(prefix="memguard-bench-") as directory:
         program = memory.build(Path(directory))
         for size in (int(size) for size in options.sizes.split(",")):
@@ -107,17 +139,21 @@ def main(arguments: list[str]) -> int:
                     tasks = [stack.enter_context(memory.running(program, words(each, kind))) for _ in range(TASKS)]
                     for task in tasks:
                         task.wait_for(each + 1 if kind != "churning" else each - max(1, each // 4) + 1)
-                    leaders = [task.leader for task in tasks]
-                    for name, code, flags in (("procs", WATCH, ["-I", "-S"]), ("psutil", PSUTIL, [])):
-                        costs, resident, processes, seen = watch(code, flags, leaders, options.scans)
-                        mean = statistics.mean(costs)
-                        print(
-                            f"{size:9} {kind:>9} {name:>7} {mean * 1e6:8.0f} {statistics.median(costs) * 1e6:8.0f} "
-                            f"{quantile(costs, 0.9) * 1e6:8.0f} {mean / EVERY_S:9.2%} {resident / 2**20:5.1f} MiB  "
-                            f"{processes} processes, {seen / 2**20:.0f} MiB",
-                            flush=True,
-                        )
+                    report([task.leader for task in tasks], f"{size:9} {kind:>9}", options, Path(directory))
     return 0
+
+
+def report(leaders: list[Leader], title: str, options: argparse.Namespace, directory: Path) -> None:
+    """Measure both in turn and print a row for each."""
+    costs: dict[str, list[Cost]] = {"sentinel": [], "psutil": []}
+    for _ in range(options.repeats):
+        for name, start in (("sentinel", sentinel), ("psutil", psutil_loop)):
+            with start(leaders, directory / name) as pid:
+                costs[name].append(measure(pid, options.seconds / 2, options.seconds))
+    for name, found in costs.items():
+        sizes = [statistics.median(sizes) / 2**20 for sizes in zip(*[astuple(cost)[1:] for cost in found])]
+        core = spread([100 * cost.core for cost in found], " %")
+        print(f"{title} {name:>8}  {core:24} {sizes[0]:5.1f} MiB {sizes[1]:5.1f} MiB", flush=True)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ class Situation:
     granted_bytes: the grants of all tasks that run, together.
     head:          the oldest held task that fits an empty container, for which memory is kept, or None.
     passed_bytes:  the grants of tasks that started while `head` was waiting.
-    fresh_bytes:   the grants of tasks that started a moment ago and have not grown yet.
+    growth_bytes:  what running tasks are expected to take beyond what they take now: of each the grant less what was
+                   measured; of one too young to be measured, all of its grant.
     """
 
     reading: Reading
@@ -32,7 +33,7 @@ class Situation:
     granted_bytes: int = 0
     head: Task | None = None
     passed_bytes: int = 0
-    fresh_bytes: int = 0
+    growth_bytes: int = 0
 
     @property
     def budget_bytes(self) -> int:
@@ -43,10 +44,10 @@ class Situation:
     def free_bytes(self) -> int:
         """What one more task may use: the budget less what runs, as predicted or as seen, whichever is more.
 
-        Tasks that outgrew their grants are only seen in use; to that, the grants are added of tasks too fresh to be
-        seen. Shmem is nobody's growth and counts on top of the grants.
+        Tasks that outgrew their grants are only seen in use; to that is added what others will still grow by. Shmem is
+        nobody's growth and counts on top of the grants.
         """
-        return self._usable_bytes - max(self._expected_bytes, self.reading.used_bytes + self.fresh_bytes)
+        return self._usable_bytes - max(self._expected_bytes, self.reading.used_bytes + self.growth_bytes)
 
     @property
     def spare_bytes(self) -> int | None:

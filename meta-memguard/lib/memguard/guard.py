@@ -17,6 +17,7 @@ from memguard.decide import Situation, admit, admit_alone
 from memguard.events import EventLog
 from memguard.handover import Handover
 from memguard.model import Grant, Mode, Policy, Reading, Task, Verdict
+from memguard.notes import Notes, TaskState
 from memguard.sense import Sensor
 from memguard.units import format_bytes
 
@@ -24,8 +25,8 @@ from memguard.units import format_bytes
 # the fastest fill rate seen on build hosts (6 GB/s, by the authors of earlyoom) takes less than a default reserve.
 READING_AGE_S = 0.1
 
-# How long a task that has started is taken not to have grown yet. A compiler of 600 MB reaches half of its peak in two
-# to three seconds, after a second or two in which make or ninja find out what to do.
+# How long a task that has started, and that nobody measures, is taken not to have grown yet. A compiler of 600 MB
+# reaches half of its peak in two to three seconds, after a second or two in which make or ninja find out what to do.
 GROWTH_S = 5.0
 
 
@@ -69,6 +70,7 @@ class Guard:
         sensor: Sensor,
         events: EventLog,
         handover: Handover | None,
+        notes: Notes | None = None,
         say: Callable[[str], None] = lambda text: None,
         warn: Callable[[str], None] = lambda text: None,
         clock: Callable[[], float] = time.monotonic,
@@ -80,6 +82,8 @@ class Guard:
         self._sensor = sensor
         self._events = events
         self._handover = handover
+        self._notes = notes
+        self._states: dict[str, TaskState] = {}
         self._say = say
         self._warn = warn
         self._clock = clock
@@ -131,6 +135,8 @@ class Guard:
         self._read_at_s = self._clock() if now_s is None else now_s
         self._events.flush()
         self._reading = self._sensor.read()
+        if self._notes is not None:
+            self._states = self._notes.read_state(self._read_at_s)
         self._situation = None
         self.totals.peak_bytes = max(self.totals.peak_bytes, self._reading.used_bytes)
 
@@ -239,7 +245,7 @@ class Guard:
                 policy=self.policy,
                 idle_bytes=self._idle_bytes,
                 granted_bytes=self._granted_bytes,
-                fresh_bytes=self._fresh_bytes(),
+                growth_bytes=self._growth_bytes(),
             )
             head = next((hold for hold in self.held.values() if situation.fits_empty(hold.task)), None)
             if head is not None:
@@ -248,14 +254,16 @@ class Guard:
             self._situation = situation
         return self._situation
 
-    def _fresh_bytes(self) -> int:
-        """Grants younger than GROWTH_S; `running` is in the order of starts."""
-        fresh = 0
-        for run in reversed(self.running.values()):
-            if self._settled_s - run.since_s > GROWTH_S:
-                break
-            fresh += run.bytes
-        return fresh
+    def _growth_bytes(self) -> int:
+        """What running tasks are expected to take beyond what they take now."""
+        growth = 0
+        for tid, run in self.running.items():
+            state = self._states.get(tid)
+            if state is not None:
+                growth += max(0, run.bytes - state.current_bytes)
+            elif self._settled_s - run.since_s <= GROWTH_S:
+                growth += run.bytes
+        return growth
 
     def _release(self, hold: Hold, reason: str) -> float:
         """End a hold; the seconds it lasted."""

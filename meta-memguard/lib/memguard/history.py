@@ -16,7 +16,6 @@ https://www.sqlite.org/wal.html.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import json
 import math
@@ -30,10 +29,19 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional, TypeVar
+from typing import TYPE_CHECKING, Any, Optional, TypeVar
 
 from memguard.model import Outcome, Record, Sample
 from memguard.units import KIB, MIB
+
+if TYPE_CHECKING:
+    from hashlib import blake2b
+else:
+    try:
+        # hashlib loads OpenSSL, 3 MiB more for a process that shall stay small.
+        from _blake2 import blake2b
+    except ImportError:
+        from hashlib import blake2b
 
 DEFAULT_MAX_BYTES = 64 * MIB
 LEAST_MAX_BYTES = 256 * KIB  # an empty history takes a tenth of it
@@ -711,7 +719,7 @@ def _insert(connection: sqlite3.Connection, rows: list[_Row]) -> int:
             record.per_job_bytes,
             record.serial_bytes,
         )
-        digest = hashlib.blake2b(repr(values).encode(), digest_size=8).digest()
+        digest = blake2b(repr(values).encode(), digest_size=8).digest()
         row = (task, build, int.from_bytes(digest, "big", signed=True), *values)
         new += connection.execute(insert, row).rowcount
     return new

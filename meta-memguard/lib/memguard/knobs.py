@@ -79,3 +79,16 @@ def jobs_in(value: str) -> int | None:
         return int(bare.group(1)) or None
     numbers = [int(match.group(2)) for match in _NUMBERED.finditer(value)]
     return (numbers[-1] or None) if numbers else None
+
+
+# Tasks that run BB_NUMBER_THREADS processes of their own rather than what PARALLEL_MAKE says.
+_THREADED_TASKS = ("do_package", "do_create_", "do_rootfs", "do_image", "do_populate_")
+
+
+def variables_of(task: str) -> tuple[str, ...]:
+    """The variables that tell how many jobs a task runs, the first that is set counts."""
+    if task.startswith(_THREADED_TASKS):
+        return ("BB_NUMBER_THREADS",)
+    if task.startswith("do_install"):
+        return ("PARALLEL_MAKEINST", "PARALLEL_MAKE")
+    return ("PARALLEL_MAKE",)

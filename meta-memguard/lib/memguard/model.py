@@ -68,7 +68,7 @@ class Reading:
 class Footprint:
     """Peak memory of one task as a function of its jobs: base + per_job x jobs, at least serial. In bytes.
 
-    origin: where it comes from, for explanations: "MEMGUARD_FOOTPRINT", "known", or the kind of recipe.
+    origin: where it comes from, for explanations: "MEMGUARD_FOOTPRINT", "history", "known", or the kind of recipe.
     """
 
     base_bytes: int
@@ -143,6 +143,8 @@ class Policy:
     min_jobs, min_jobs_share: the fewest jobs a task is shrunk to before it is held instead, as a number or
                    as a share of what it wants.
     directory:     where events, grants and faults are written; "" to write none.
+    history:       the database of what tasks took; "" to keep none.
+    history_max_bytes: what that may grow to.
     overrides:     the user's own footprints, by recipe and task.
     """
 
@@ -153,6 +155,8 @@ class Policy:
     min_jobs: int | None = None
     min_jobs_share: float = 0.25
     directory: str = ""
+    history: str = ""
+    history_max_bytes: int = 64 * 1024**2
     overrides: dict[str, dict[str, Footprint]] = field(default_factory=dict)
     _reserves: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 

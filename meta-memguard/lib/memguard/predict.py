@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""How much memory a task will take: the user's word, else the table of known recipes, else the kind of recipe.
+"""How much memory a task will take: the user's word, else what earlier builds saw, else the table, else the kind.
 
 Runs in: the BitBake server; pure but for reading the table that lies in the layer.
 Covers: a footprint for every (recipe, task).
-Does not cover: what earlier builds measured.
+Does not cover: what follows from samples (learn), and where they are kept (history).
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import csv
 import fnmatch
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Callable
 
-from memguard.model import Footprint
+from memguard.learn import Learned, learn
+from memguard.model import Footprint, Sample
 from memguard.units import MIB, parse_bytes
 
 TABLE = Path(__file__).parents[2] / "conf" / "memguard-footprints.csv"
@@ -121,17 +123,32 @@ def parse_override(text: str) -> dict[str, Footprint]:
 
 
 class Predictor:
-    """Footprints from overrides, table and kinds, in this order."""
+    """Footprints from overrides, samples, table and kinds, in this order; the last two are the samples' prior.
 
-    def __init__(self, known: Iterable[Known], overrides: Mapping[str, Mapping[str, Footprint]]) -> None:
+    samples: tells what is remembered of a task of a recipe.
+    """
+
+    def __init__(
+        self,
+        known: Iterable[Known],
+        overrides: Mapping[str, Mapping[str, Footprint]],
+        samples: Callable[[str, str], Sequence[Sample]] = lambda recipe, task: (),
+    ) -> None:
         self._overrides = overrides
+        self._samples = samples
         self._known = list(known)
         self._rows: dict[str, list[tuple[re.Pattern[str], Footprint]]] = {}
 
-    def predict(self, recipe: str, task: str, classes: frozenset[str]) -> Footprint:
-        """The footprint of `task` of `recipe` (PN), which inherits `classes` (names without .bbclass)."""
+    def predict(self, recipe: str, task: str, classes: frozenset[str], version: str = "") -> Footprint:
+        """The footprint of `task` of `recipe` (PN, PV), which inherits `classes` (names without .bbclass)."""
         own = self._overrides.get(recipe, {}).get(task)
-        return own or self._look_up(recipe, task) or by_kind(task, classes)
+        return own or self.explain(recipe, task, classes, version).footprint
+
+    def explain(self, recipe: str, task: str, classes: frozenset[str], version: str = "") -> Learned:
+        """The same with its evidence, the user's own word left aside."""
+        prior = self._look_up(recipe, task) or by_kind(task, classes)
+        samples = self._samples(recipe, task)
+        return learn(samples, prior, version) if samples else Learned(prior)
 
     def _look_up(self, recipe: str, task: str) -> Footprint | None:
         rows = self._rows.get(task)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The memory of each task's process tree, out of one pass over /proc.
 
-Runs in: the sentinel, several times a second; standard library only. Paths hang below a root; links are not followed.
+Runs in: the sentinel, several times a second; standard library only. Of the root only numbers are entered.
 Covers: whose a process is, its anonymous and shared memory, compilers, CPU time, and what a task took over its run.
 Does not cover: page cache, hugetlbfs, swapped-out memory, kernel memory (page tables, stacks), tmpfs files that no
 process maps (the Reading of the container has these), and what lives and dies between two scans.
@@ -59,10 +59,12 @@ COMPILERS = frozenset(_COMPILERS.split())
 _DRESSED = re.compile(r"(?:\w+-\w+-(?:\w+-)*)?(?P<name>.+?)(?:-\d[\d.]*)?")
 _COMM_MOST_BYTES = 15  # the kernel cuts names there (TASK_COMM_LEN)
 
-# Walks take this much of one core on average, and may use what they saved up; the rest of a scan takes about half a
-# percent with 500 processes.
+# Walks take this much of one core on average, and may use what they saved up; the rest of a scan takes half a
+# percent to one with 500 processes.
 WALK_SHARE = 0.003
-_WALK_SAVED_MOST_S = 0.1
+_WALK_SAVED_MOST_S = 0.05
+# One tree takes no more than this much of a core by walks, even of what was saved up.
+_WALK_TREE_SHARE = 0.04
 # What one walk may go through, some 60 ms: of larger trees a part is walked, which stands for the rest.
 WALK_MOST_BYTES = 8 << 30
 _WALK_EACH_BYTES = 4 << 20  # what reading smaps_rollup costs beside its pages, as pages
@@ -76,9 +78,10 @@ FILES_MOST = 1024
 _FILES_SPARE = 256
 # Every process is looked at again (name, CPU time) at one scan in so many, one that is nobody's at one in so many.
 _LOOK_EVERY = 16
-# What has not changed for so many scans, and is no compiler, is measured at every second one only: of a build's
-# processes most are shells and makes that wait.
+# What has not changed for so many scans, and is no compiler, is measured and looked at a quarter as often: of a build's
+# processes most are shells and makes that wait. When they wake, that is seen within a second.
 _IDLE_SCANS = 8
+_IDLE_EVERY = 4
 # So many that share memory by fork are looked at in each scan, for their page faults.
 _SHARERS_MOST = 32
 _STRANGER_EVERY = 64
@@ -208,6 +211,7 @@ class _Process:
         "image",
         "inherited_bytes",
         "is_compiler",
+        "is_foreign",
         "is_gone",
         "mark",
         "name",
@@ -234,7 +238,8 @@ class _Process:
         self.name = ""
         self.comm = b""
         self.is_compiler = False
-        self.is_gone = self.has_copies = False
+        # is_foreign: it has memory that was inherited from a process outside of its tree.
+        self.is_gone = self.has_copies = self.is_foreign = False
         self.file = -1
         self.start_ticks = -1
         self.parent = self.session = self.cpu_ticks = self.faults = 0
@@ -280,7 +285,7 @@ class _Process:
     def forget_image(self) -> None:
         """After exec nothing is inherited and nothing is mapped."""
         self.inherited_bytes = self.shmem_bytes = self.seen_shared_bytes = self.shmem_pss_bytes = 0
-        self.has_copies = False
+        self.has_copies = self.is_foreign = False
         self.settle()
         self.statm = b""
 
@@ -296,7 +301,7 @@ class _Tree:
         self.is_pid_reused = False
         self.lost_ticks = 0
         self.cpu_s = 0.0
-        self.walked_s = now_s
+        self.walked_s = self.walk_from_s = now_s
         # The shares of members that ended and shared: others have them now, or nobody.
         self.left_bytes = 0
         self.bytes = self.doubt_bytes = 0
@@ -349,7 +354,7 @@ class _Tree:
 
     def urgency(self, now_s: float) -> float:
         """How much a walk would tell: bytes in doubt times seconds since the last one; 0 where it is not worth it."""
-        if self.doubt_bytes < max(_DOUBT_LEAST_BYTES, self.bytes * _DOUBT_LEAST_SHARE):
+        if now_s < self.walk_from_s or self.doubt_bytes < max(_DOUBT_LEAST_BYTES, self.bytes * _DOUBT_LEAST_SHARE):
             return 0.0
         return self.doubt_bytes * (now_s - self.walked_s)
 
@@ -399,19 +404,7 @@ class ProcessTable:
         self._scans += 1
         self._take_tasks(tasks.values(), now_s)
         self._list(now_s)
-        sharers = 0
-        odd = self._scans & 1
-        for tree in self._trees.values():
-            for process in tree.members.values():
-                if process.idle_scans < _IDLE_SCANS or process.pid & 1 == odd or process.is_compiler:
-                    self._measure(process)
-                if process.has_copies or process.inherited_bytes:
-                    sharers += 1
-                    if self._sharers <= _SHARERS_MOST:
-                        self._to_look.add(process)
-                if (process.pid + self._scans) % _LOOK_EVERY == 0:
-                    self._to_look.add(process)
-        self._sharers = sharers
+        self._measure_all()
         for process in self._to_look:
             self._look(process)
         self._to_look.clear()
@@ -420,6 +413,27 @@ class ProcessTable:
         if walked:
             usages[walked.leader] = walked.usage(now_s)
         return {key: usages[Leader(*leader)] for key, leader in tasks.items()}
+
+    def _measure_all(self) -> None:
+        """Measure the members of all trees, but of the idle ones only some; the loop in which a scan's time goes."""
+        scans, sharers = self._scans, 0
+        looks_at_sharers = self._sharers <= _SHARERS_MOST
+        for tree in self._trees.values():
+            for process in tree.members.values():
+                turn = process.pid + scans
+                if process.idle_scans >= _IDLE_SCANS and not process.is_compiler:
+                    if turn % _IDLE_EVERY:
+                        continue
+                    turn //= _IDLE_EVERY
+                self._measure(process)
+                if process.inherited_bytes or process.has_copies:
+                    sharers += 1
+                    if looks_at_sharers:
+                        self._to_look.add(process)
+                        continue
+                if turn % _LOOK_EVERY == 0:
+                    self._to_look.add(process)
+        self._sharers = sharers
 
     def close(self) -> None:
         """Close all files; the table is as new afterwards."""
@@ -534,8 +548,10 @@ class ProcessTable:
         # As it is now, not as it was at the last scan: what it had when it forked is what counts.
         self._measure(kin)
         if not kin.shares_by_fork:
+            self._look(kin)
             kin.settle()
         kin.has_copies = True
+        process.is_foreign = kin.is_foreign or kin.tree is not tree
         process.inherited_bytes = process.walked_anon_bytes = min(process.anon_bytes, kin.anon_bytes)
         if process.start_ticks / _TICKS_PER_S <= tree.walked_s:
             # It had its part in what the last walk divided, unseen.
@@ -543,9 +559,16 @@ class ProcessTable:
 
     def _measure(self, process: _Process) -> None:
         """Read how large a process is."""
-        raw = self._read_statm(process)
+        try:
+            # What _read_statm does, without a call for each process and scan.
+            raw: bytes | None = os.pread(process.file, 256, 0)
+        except OSError:
+            raw = self._read_statm(process)
         if raw == process.statm:
             process.idle_scans += 1
+            if process.idle_scans == _IDLE_SCANS:
+                # What it did before it fell idle, since that will not be asked for a while.
+                self._to_look.add(process)
             return
         process.idle_scans = 0
         if process.tree is not None:
@@ -663,7 +686,9 @@ class ProcessTable:
             _give_to_oldest(walked)
             _stand_for(walked, sharers)
         tree.walked_s, tree.left_bytes, tree.is_changed = now_s, 0, True
-        self._walk_s -= time.thread_time() - started_s
+        cost_s = time.thread_time() - started_s
+        self._walk_s -= cost_s
+        tree.walk_from_s = now_s + cost_s / _WALK_TREE_SHARE
         return tree
 
     def _divide(self, process: _Process) -> bool:
@@ -778,6 +803,9 @@ def _give_to_oldest(walked: list[_Process]) -> None:
     """Count what processes share in the oldest of them, which mostly outlives the others."""
     oldest = min(walked, key=lambda process: process.start_ticks)
     oldest.inherited_bytes -= sum(process.common_bytes for process in walked)
+    if not oldest.is_foreign:
+        # What was forked in the meantime has a part that was not seen; but the tree holds all that the oldest has.
+        oldest.inherited_bytes = min(oldest.inherited_bytes, 0)
 
 
 def _stand_for(walked: list[_Process], sharers: list[_Process]) -> None:

@@ -18,15 +18,12 @@ from bb.runqueue import RunQueueSchedulerCompletion, RunQueueSchedulerSpeed, spl
 
 from memguard import server
 from memguard.guard import Guard
-from memguard.knobs import jobs_in
+from memguard.knobs import jobs_in, variables_of
 from memguard.model import Task
 from memguard.predict import Predictor, read_table
 
 # So many new holds in one call are enough, the next call comes within a second.
 HOLDS_PER_CALL = 16
-
-# Tasks that run BB_NUMBER_THREADS processes of their own rather than what PARALLEL_MAKE says.
-THREADED_TASKS = ("do_package", "do_create_", "do_rootfs", "do_image", "do_populate_")
 
 
 class _Guarded:
@@ -52,7 +49,7 @@ class _Guarded:
         try:
             self._guard = server.guard_for(runqueue.cfgData, self._tasks)
             if self._guard is not None:
-                self._predictor = Predictor(read_table(), self._guard.policy.overrides)
+                self._predictor = Predictor(read_table(), self._guard.policy.overrides, server.samples_of)
                 self._own_values = _own_values(runqueue.cooker.databuilder.mcdata)
         except Exception:
             self._step_aside()
@@ -178,20 +175,15 @@ class _Guarded:
                 inherited = cache.inherits.get(taskfn) or ()
                 classes = frozenset(path.rpartition("/")[2].partition(".")[0] for path in inherited)
                 self._classes[taskfn] = classes
-            footprint = self._predictor.predict(recipe, name, classes)
+            footprint = self._predictor.predict(recipe, name, classes, cache.pkg_pepvpr[taskfn][1] or "")
             task = Task(tid, mc, recipe, name, footprint, self._wanted_jobs(mc, recipe, name))
             self._tasks[tid] = task
         return task
 
     def _wanted_jobs(self, mc: str, recipe: str, name: str) -> int:
         """The jobs the configuration gives the task; the recipe's own smaller value is not visible here."""
-        variables = ["PARALLEL_MAKE"]
-        if name.startswith(THREADED_TASKS):
-            variables = ["BB_NUMBER_THREADS"]
-        elif name.startswith("do_install"):
-            variables = ["PARALLEL_MAKEINST", "PARALLEL_MAKE"]
         values = self._own_values[mc]
-        for variable in variables:
+        for variable in variables_of(name):
             value = values.get(f"{variable}:pn-{recipe}", values.get(variable))
             if value is not None:
                 return value

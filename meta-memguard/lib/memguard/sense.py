@@ -19,6 +19,9 @@ from memguard.cgroups import Hierarchies, Use, count_cpus, mounted_at
 from memguard.kernel_files import KernelFiles, parse_number
 from memguard.model import Reading
 
+# Less than what the kernel's own counters are off by: each CPU charges 256 KiB ahead.
+NEGLIGIBLE_BYTES = 1 << 20
+
 # CPU quotas change when somebody resizes the container; a task that starts a second later is told of it.
 CPUS_AGE_S = 1.0
 
@@ -108,23 +111,11 @@ class Sensor:
         levels = self.memory.levels if self.memory else ()
         # On v1 the own cgroup tells of limits above it that cannot be seen, too.
         own = levels[0].use(share) if levels and not levels[0].is_v2 else None
-        bounds = [(*found, level) for level in levels if (found := level.limit())]
+        bounds = [(*found, depth) for depth, level in enumerate(levels) if (found := level.limit())]
         if own and own.limit_above_bytes is not None:
-            bounds.append((own.limit_above_bytes, levels[0].path("memory.stat"), levels[0]))
+            bounds.append((own.limit_above_bytes, levels[0].path("memory.stat"), 0))
         bounds.sort(key=lambda bound: bound[0])
-        room, bounding = None, None
-        for bound_bytes, _, level in bounds:
-            if room is not None:
-                charged = level.charged_bytes()
-                # What is used is part of what is charged: where even that leaves more room, nobody is short.
-                if charged is not None and bound_bytes - charged >= room:
-                    continue
-            # A limit whose use cannot be read still limits: the ledger of grants keeps it then.
-            here = (own if level is levels[0] and own else level.use(share)) or Use(0, 0, 0)
-            room = bound_bytes - here.used_bytes if room is None else min(room, bound_bytes - here.used_bytes)
-            bounding = bounding or here
-        if room is not None and own and own.memsw_limit_above_bytes is not None:
-            room = min(room, own.memsw_limit_above_bytes - own.used_bytes - (own.swap_bytes or 0))
+        bounding, room = self._tightest(bounds, own, share)
         if bounding is None and own is None and levels:
             own = levels[0].use(share)
         limit, source = bounds[0][:2] if bounds else (None, "MemTotal")
@@ -153,6 +144,30 @@ class Sensor:
             charged_bytes=cgroup.charged_bytes if cgroup else None,
             working_set_bytes=cgroup.working_set_bytes if cgroup else None,
         )
+
+    def _tightest(
+        self, bounds: list[tuple[int, str, int]], own: Use | None, share: float
+    ) -> tuple[Use | None, int | None]:
+        """The use below the smallest of `bounds` (bytes, file, level), and the room below all of them; None of none."""
+        levels = self.memory.levels if self.memory else ()
+        bounding, room = None, None
+        seen: list[tuple[int, int]] = [(0, own.cache_bytes or 0)] if own else []
+        for bound_bytes, _, depth in bounds:
+            if room is not None:
+                charged = levels[depth].charged_bytes()
+                # What is charged here holds the cache of the levels below. Where all the rest, were it used, leaves
+                # more room than there is, nobody is short, and the dear look at the use can be spared.
+                cache = max((cache for below, cache in seen if below <= depth), default=0)
+                if charged is not None and bound_bytes - (charged - cache) >= room - NEGLIGIBLE_BYTES:
+                    continue
+            # A limit whose use cannot be read still limits: the ledger of grants keeps it then.
+            here = (own if depth == 0 and own else levels[depth].use(share)) or Use(0, 0, 0)
+            seen.append((depth, here.cache_bytes or 0))
+            room = bound_bytes - here.used_bytes if room is None else min(room, bound_bytes - here.used_bytes)
+            bounding = bounding or here
+        if room is not None and own and own.memsw_limit_above_bytes is not None:
+            room = min(room, own.memsw_limit_above_bytes - own.used_bytes - (own.swap_bytes or 0))
+        return bounding, room
 
     def cpus(self) -> Cpus:
         """The smallest of the process's affinity, its cpusets and the CPU quotas over it."""
@@ -191,6 +206,10 @@ class Sensor:
         """
         levels = self.memory.levels if self.memory else ()
         return next((kills for level in levels if (kills := level.oom_kills()) is not None), None)
+
+    def events(self) -> dict[str, int]:
+        """How often the process's own cgroup met its limits, and lost processes, by the kernel's names for it."""
+        return self.memory.levels[0].events() if self.memory and self.memory.levels else {}
 
     def oom_group_source(self) -> str | None:
         """The file by which one OOM kill takes a whole cgroup along with this process; None where none is set."""

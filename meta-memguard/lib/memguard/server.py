@@ -22,9 +22,14 @@ from memguard import settings
 from memguard.events import EventLog
 from memguard.guard import Guard
 from memguard.handover import Handover
+from memguard.history import DEFAULT_LIMIT_PER_TASK, History
 from memguard.knobs import jobs_in
-from memguard.model import Mode, Task
+from memguard.model import Mode, Sample, Task
+from memguard.notes import Notes
 from memguard.sense import Sensor
+from memguard.sentinel import Orders
+from memguard.units import format_bytes
+from memguard.watch import Watch
 
 if TYPE_CHECKING:
     from bb.data_smart import DataSmart
@@ -32,6 +37,8 @@ if TYPE_CHECKING:
 SPEED, COMPLETION = "memguard", "memguard-completion"
 
 _guard: Guard | None = None
+_watch: Watch | None = None
+_history: History | None = None
 _tasks: dict[str, Task] = {}
 _has_stepped_aside = False
 _is_lent = False
@@ -62,15 +69,60 @@ def guard_for(d: DataSmart, tasks: dict[str, Task]) -> Guard | None:
     if _is_lent or (_guard is None and not _has_stepped_aside):
         _begin(None, d)
     _tasks, _is_lent = tasks, True
+    if _guard is not None:
+        _start_watch(d)
     return _guard
 
 
+def samples_of(recipe: str, task: str) -> list[Sample]:
+    """What earlier builds remember of a task, the newest first."""
+    return [] if _history is None else _history.records(recipe, task)[:DEFAULT_LIMIT_PER_TASK]
+
+
 def forget() -> None:
-    """Forget the running build, its Guard and its faults."""
+    """Forget the running build, its Guard and its faults, and end its sentinel."""
     global _guard, _tasks, _has_stepped_aside, _is_lent
     guard, _guard, _tasks, _has_stepped_aside, _is_lent = _guard, None, {}, False, False
     if guard is not None:
         guard.finish()
+    _end_watch()
+
+
+def _start_watch(d: DataSmart) -> None:
+    """The sentinel of this build, where something is to be remembered; without it the build goes on all the same."""
+    global _watch
+    policy = _guard.policy if _guard is not None else None
+    if _watch is not None or policy is None or not policy.directory or not policy.history:
+        return
+    Notes(Path(policy.directory)).clear()
+    build = time.strftime("%Y%m%d%H%M%S") + f"-{os.getpid()}"
+    orders = Orders(policy.directory, build, policy.history, policy.history_max_bytes, policy.limit_bytes)
+    try:
+        _watch = Watch(orders)
+    except OSError as error:
+        bb.warn(f"memguard: nothing is learned in this build, the sentinel cannot be started: {error}")
+
+
+def _end_watch() -> dict[str, Any]:
+    """End the sentinel and the reading of the history; what the sentinel says."""
+    global _watch, _history
+    watch, _watch, history, _history = _watch, None, _history, None
+    if history is not None:
+        history.close()
+    return watch.end() if watch is not None else {}
+
+
+def _tell_watch(report: dict[str, Any], d: DataSmart) -> None:
+    """Say what the sentinel has seen, and once what went wrong with it."""
+    if report.get("fault"):
+        bb.warn(f"memguard: the sentinel failed, so not all was learned; {_write_fault(d, str(report['fault']))}")
+    for warning in report.get("warnings", ()):
+        bb.warn(f"memguard: {warning}")
+    heaviest = [f"{task} {format_bytes(peak_bytes)}" for task, peak_bytes in report.get("heaviest", ())]
+    if heaviest:
+        bb.note(f"memguard: heaviest: {', '.join(heaviest)}")
+    if report.get("recorded"):
+        bb.note(f"memguard: {report['recorded']} tasks remembered in {d.getVar('MEMGUARD_HISTORY')}")
 
 
 def _forget_at_exit(pid: int) -> None:
@@ -90,6 +142,7 @@ def step_aside(d: DataSmart) -> None:
     try:
         if guard is not None:
             guard.finish()
+        _end_watch()
     except Exception:
         bb.debug(1, traceback.format_exc())
 
@@ -149,7 +202,7 @@ def _is_named_multiconfig(d: DataSmart) -> bool:
 
 def _begin(event: Any, d: DataSmart) -> None:
     """A Guard for this build; a line that says what it sees."""
-    global _guard
+    global _guard, _history
     if _is_named_multiconfig(d):
         return
     forget()
@@ -162,7 +215,11 @@ def _begin(event: Any, d: DataSmart) -> None:
     sensor = Sensor(limit_bytes=policy.limit_bytes)
     atexit.unregister(_forget_at_exit)
     atexit.register(_forget_at_exit, os.getpid())
-    _guard = Guard(policy, sensor, events, handover, say=_said(bb.note), warn=_said(bb.warn))
+    notes = Notes(directory) if directory else None
+    _guard = Guard(policy, sensor, events, handover, notes, say=_said(bb.note), warn=_said(bb.warn))
+    if policy.history:
+        # The sentinel, which writes to it, warns of what is wrong with the file.
+        _history = History(Path(policy.history), policy.history_max_bytes, warn=_said(bb.note), is_read_only=True)
     bb.note(f"memguard: {_guard.start_line()}")
     grouped = sensor.oom_group_source()
     if grouped:
@@ -171,6 +228,8 @@ def _begin(event: Any, d: DataSmart) -> None:
         bb.warn(f"memguard: no events are recorded: {events.failure}")
     scheduler = d.getVar("BB_SCHEDULER")
     if scheduler not in (SPEED, COMPLETION):
+        # No scheduler of ours will ask for it.
+        _start_watch(d)
         bb.warn(
             f'memguard: BB_SCHEDULER = "{scheduler}" stands, so memguard only observes: it holds no task and lowers '
             f'no job count. To let it, remove that line or set BB_SCHEDULER = "{SPEED}"'
@@ -191,6 +250,7 @@ def _complete(event: Any, d: DataSmart) -> None:
     if guard is not None:
         for line in guard.finish():
             bb.note(f"memguard: {line}")
+    _tell_watch(_end_watch(), d)
 
 
 def _sample(event: Any, d: DataSmart) -> None:

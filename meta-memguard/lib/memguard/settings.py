@@ -18,6 +18,8 @@ from memguard.units import MIB, format_bytes, parse_bytes, parse_share
 OVERRIDE_PREFIX = "MEMGUARD_FOOTPRINT:pn-"
 # A server that has parsed ten recipes takes some 60 MiB.
 LEAST_LIMIT_BYTES = 64 * MIB
+# The records of a build of 5,000 tasks take some 600 KiB.
+LEAST_HISTORY_BYTES = MIB
 
 # Changing one of these needs no new parse of the recipes: none of them is read by a recipe.
 VARIABLES = (
@@ -26,6 +28,8 @@ VARIABLES = (
     "MEMGUARD_RESERVE",
     "MEMGUARD_MIN_JOBS",
     "MEMGUARD_DIR",
+    "MEMGUARD_HISTORY",
+    "MEMGUARD_HISTORY_MAX",
     "MEMGUARD_FOOTPRINT",
 )
 
@@ -59,6 +63,8 @@ def read(get: Callable[[str], str | None], names: Iterable[str] = ()) -> Policy:
         min_jobs=min_jobs,
         min_jobs_share=min_jobs_share,
         directory=get("MEMGUARD_DIR") or "",
+        history=(get("MEMGUARD_HISTORY") or "").strip(),
+        history_max_bytes=_history_max((get("MEMGUARD_HISTORY_MAX") or "").strip()),
         overrides={
             name[len(OVERRIDE_PREFIX) :]: _override(name, get(name) or "")
             for name in sorted(names)
@@ -88,6 +94,15 @@ def _limit(value: str) -> int | None:
     size = _size("MEMGUARD_LIMIT", value, "12G")
     if size is not None and size < LEAST_LIMIT_BYTES:
         raise SettingsError("MEMGUARD_LIMIT", value, "less than BitBake itself takes", "12G")
+    return size
+
+
+def _history_max(value: str) -> int:
+    size = _size("MEMGUARD_HISTORY_MAX", value, "64M")
+    if size is None:
+        return Policy.history_max_bytes
+    if size < LEAST_HISTORY_BYTES:
+        raise SettingsError("MEMGUARD_HISTORY_MAX", value, "too little for a build's records", "64M")
     return size
 
 

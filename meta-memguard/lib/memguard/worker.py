@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""BitBake adapter inside a task: lowers the recipe's knobs to the grant the server left for it.
+"""BitBake adapter inside a task: lowers the recipe's knobs to the grant the server left for it, and tells the sentinel.
 
-Runs in: the task's own child process, before prefuncs and the task; imports bb.
+Runs in: the task's own child process, before prefuncs and the task, and after it; imports bb.
 Covers: variables and environment of this one task. No task signature sees any of it.
 """
 
 from __future__ import annotations
 
 import os
+import resource
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,24 +17,75 @@ import bb
 
 from memguard import settings
 from memguard.handover import Handover
-from memguard.knobs import KNOBS, Knob, lower
+from memguard.knobs import KNOBS, Knob, jobs_in, lower, variables_of
+from memguard.model import Outcome
+from memguard.notes import Notes, TaskEnd, TaskNote
+from memguard.procs import MARK, find_leader
 
 if TYPE_CHECKING:
     from bb.data_smart import DataSmart
 
 
+_began: tuple[TaskNote, float] | None = None
+
+
 def handle(event: Any, d: DataSmart) -> None:
-    """What memguard.bbclass does on TaskStarted. A grant that cannot be used costs a warning, never the task."""
+    """What memguard.bbclass does at the start and end of a task. What fails here costs a warning, never the task."""
     directory = d.getVar("MEMGUARD_DIR")
     if not directory or settings.is_off(d.getVar):
         return
     try:
-        jobs = Handover(Path(directory)).take(f"{event._fn}:{event.task}")
-        if jobs is not None:
-            changed = [change for knob in KNOBS for change in _turn_down(knob, jobs, d)]
-            bb.note(f"memguard: {jobs} jobs fit now: {', '.join(changed) or 'nothing to lower'}")
+        if isinstance(event, bb.build.TaskStarted):
+            jobs = _apply_grant(event, Path(directory), d)
+            _begin(event, Path(directory), jobs, d)
+        else:
+            _end(Path(directory), Outcome.OK if isinstance(event, bb.build.TaskSucceeded) else Outcome.FAILED)
+    except OSError as error:
+        bb.note(f"memguard: {event.task} is not measured: {error}")
     except Exception as error:
         bb.warn(f"memguard: the grant for {event.task} cannot be used, it runs with all its jobs: {error!r}")
+
+
+def _apply_grant(event: Any, directory: Path, d: DataSmart) -> int | None:
+    """Lower the knobs to what the server has granted; the jobs granted, None where it was all that is wanted."""
+    jobs = Handover(directory).take(f"{event._fn}:{event.task}")
+    if jobs is not None:
+        changed = [change for knob in KNOBS for change in _turn_down(knob, jobs, d)]
+        bb.note(f"memguard: {jobs} jobs fit now: {', '.join(changed) or 'nothing to lower'}")
+    return jobs
+
+
+def _begin(event: Any, directory: Path, jobs: int | None, d: DataSmart) -> None:
+    """Tell the sentinel of this task, and mark what it starts, for processes that leave its session."""
+    global _began
+    leader = find_leader(os.getpid())
+    if leader is None or not d.getVar("MEMGUARD_HISTORY"):
+        return
+    own = next((jobs_in(value) for name in variables_of(event.task) if (value := d.getVar(name))), None)
+    note = TaskNote(
+        pid=leader.pid,
+        start_ticks=leader.start_ticks,
+        tid=f"{event._fn}:{event.task}",
+        recipe=d.getVar("PN") or "",
+        version=d.getVar("PV") or "",
+        task=event.task,
+        machine=d.getVar("PACKAGE_ARCH") or d.getVar("MACHINE") or "",
+        jobs=min(own or jobs or 1, jobs or own or 1),
+    )
+    os.environ[MARK] = leader.mark
+    Notes(directory).begin(note)
+    _began = note, time.monotonic()
+
+
+def _end(directory: Path, outcome: Outcome) -> None:
+    """Tell the sentinel how this task ended."""
+    if _began is None:
+        return
+    note, since_s = _began
+    own, waited = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    cpu_s = own.ru_utime + own.ru_stime + waited.ru_utime + waited.ru_stime
+    end = TaskEnd(outcome, round(time.monotonic() - since_s, 3), round(cpu_s, 3), waited.ru_maxrss * 1024)
+    Notes(directory).end(note.pid, note.start_ticks, end)
 
 
 def _turn_down(knob: Knob, jobs: int, d: DataSmart) -> list[str]:
