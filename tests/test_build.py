@@ -387,7 +387,10 @@ def test_changed_settings_need_no_new_parse(bitbake: BitBake, tmp_path: Path) ->
 
 
 def test_two_builds_of_one_server_are_told_apart(bitbake: BitBake, tmp_path: Path) -> None:
-    """A server that stays for the next build gives it a log and a ledger of its own, and ends when told."""
+    """A server that stays for the next build gives it a log and a ledger of its own, and ends when told.
+
+    No build leaves it with the files of the kernel that were read.
+    """
     conf = ON + 'MEMGUARD_FOOTPRINT:pn-tiny-01 = "do_compile:base=100T"\n'
     builddir.make(tmp_path, [META_TEST, META_MEMGUARD], conf)
     env = environment(bitbake, tmp_path, BB_SERVER_TIMEOUT="60")
@@ -395,6 +398,8 @@ def test_two_builds_of_one_server_are_told_apart(bitbake: BitBake, tmp_path: Pat
         command = [sys.executable, str(bitbake.tree / "bin" / "bitbake"), recipe]
         subprocess.run(command, cwd=tmp_path, env=env, check=True, stdout=subprocess.DEVNULL, timeout=120)
     assert len(list((tmp_path / "memguard" / "events").glob("*.jsonl"))) == 2
+    server = psutil.Process(int((tmp_path / "bitbake.lock").read_text().split()[0]))
+    assert [file.path for file in server.open_files() if file.path.startswith(("/sys/", "/proc/"))] == []
     ended = builddir.run(bitbake, tmp_path, "-m")
     assert ended.leftover == ()
     built = Built(tmp_path, ended, read_events(tmp_path))

@@ -87,6 +87,10 @@ class Sensor:
             for point, kind, _ in mounted_at(self._files.text(f"{self._process}/mountinfo"))
         )
 
+    def close(self) -> None:
+        """Close the files that are kept open; the next reading opens them again."""
+        self._files.close()
+
     def _find(self) -> None:
         """Find where the process lies; what is kept open is of where it lay before."""
         self._files.close()

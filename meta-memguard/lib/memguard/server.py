@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 SPEED, COMPLETION = "memguard", "memguard-completion"
 
 _guard: Guard | None = None
+_sensor: Sensor | None = None
 _watch: Watch | None = None
 _history: History | None = None
 _tasks: dict[str, Task] = {}
@@ -104,9 +105,12 @@ def _start_watch(d: DataSmart) -> None:
 
 
 def _end_watch() -> dict[str, Any]:
-    """End the sentinel and the reading of the history; what the sentinel says."""
-    global _watch, _history
-    watch, _watch, history, _history = _watch, None, _history, None
+    """End the sentinel and the reading of the container and of the history; what the sentinel says."""
+    global _sensor, _watch, _history
+    sensor, _sensor, watch, _watch, history, _history = _sensor, None, _watch, None, _history, None
+    if sensor is not None:
+        # BitBake's run queues of earlier builds keep their schedulers, and these their Guard and its sensor.
+        sensor.close()
     if history is not None:
         history.close()
     return watch.end() if watch is not None else {}
@@ -202,7 +206,7 @@ def _is_named_multiconfig(d: DataSmart) -> bool:
 
 def _begin(event: Any, d: DataSmart) -> None:
     """A Guard for this build; a line that says what it sees."""
-    global _guard, _history
+    global _guard, _sensor, _history
     if _is_named_multiconfig(d):
         return
     forget()
@@ -212,7 +216,7 @@ def _begin(event: Any, d: DataSmart) -> None:
     if handover:
         handover.clear()
     events = EventLog(directory / "events" if directory else None)
-    sensor = Sensor(limit_bytes=policy.limit_bytes)
+    sensor = _sensor = Sensor(limit_bytes=policy.limit_bytes)
     atexit.unregister(_forget_at_exit)
     atexit.register(_forget_at_exit, os.getpid())
     notes = Notes(directory) if directory else None
