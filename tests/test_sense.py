@@ -173,6 +173,17 @@ def test_oom_kills_are_counted(case: str, kills: int | None) -> None:
     assert Sensor(CASES / case).oom_kills() == kills
 
 
+@pytest.mark.parametrize(("limit_bytes", "ceiling_bytes"), [(None, MEM_TOTAL), (8 << 30, 8 << 30)])
+@pytest.mark.parametrize("tree", ["chroot-without-cgroup"], indirect=True)
+def test_a_machine_that_tells_only_its_size_is_no_larger(
+    tree: Path, limit_bytes: int | None, ceiling_bytes: int
+) -> None:
+    """Where nothing says what is available, all of the machine or of the limit is room, and no more."""
+    (tree / "proc/meminfo").write_text(f"MemTotal: {MEM_TOTAL // 1024} kB\n")
+    seen = Sensor(tree, limit_bytes=limit_bytes).read()
+    assert (seen.used_bytes, seen.ceiling_bytes) == (0, ceiling_bytes)
+
+
 def test_without_meminfo_there_is_no_reading(tmp_path: Path) -> None:
     """A machine that does not tell its memory is an OSError that names the file."""
     with pytest.raises(OSError, match="meminfo"):

@@ -281,9 +281,11 @@ class Sensor:
 
 
 def _host_use(total: int | None, available: int | None, host: dict[str, int]) -> Use:
-    """The use of the whole machine: all that is not available, of which shmem is known."""
+    """The use of the whole machine: all that is not available, of which shmem is known; nothing where that is not."""
+    if total is None or available is None:
+        return Use(0, 0, 0)
     shmem = host.get("Shmem", 0)
-    return Use(max(0, (total or 0) - (available or 0) - shmem), shmem, 0)
+    return Use(max(0, total - available - shmem), shmem, 0)
 
 
 def _unreclaimable_share(host: dict[str, int]) -> float:
