@@ -8,11 +8,15 @@ a subcommand says besides.
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
 
 from memguard_cli.doctor import doctor
+from memguard_cli.history import history
+from memguard_cli.predict import predict
+from memguard_cli.screen import printable
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -21,24 +25,26 @@ def memguard() -> None:
     """Yocto builds that do not die of memory."""
 
 
-memguard.add_command(doctor)
+for command in (doctor, history, predict):
+    memguard.add_command(command)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     try:
         status = memguard.main(args=arguments, prog_name="memguard", standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as needed:
         print(needed.format_message(), file=sys.stderr)
         return 2
     except click.ClickException as refused:
-        print(f"memguard: {refused.format_message()}", file=sys.stderr)
+        print(f"memguard: {printable(refused.format_message())}", file=sys.stderr)
         return 2
     except (click.Abort, KeyboardInterrupt):
         return 130
     except BrokenPipeError:
-        # Whoever read our output has seen enough.
-        sys.stderr.close()
+        # Whoever read our output has seen enough; what is left of it must not fail once more when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return status if isinstance(status, int) else 0
 

@@ -13,7 +13,7 @@ import fnmatch
 import functools
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from memguard.model import Footprint
@@ -28,11 +28,12 @@ _MULTILIB = re.compile(r"^lib[xn]?(32|64)-")
 
 @dataclass(frozen=True)
 class Known:
-    """One row of the table: shell patterns on recipe and task, and their footprint."""
+    """One row of the table: shell patterns on recipe and task, their footprint, and where that was found."""
 
     recipe: str
     task: str
     footprint: Footprint
+    source: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def read_table(path: Path = TABLE) -> list[Known]:
             raise ValueError(
                 f"{path}:{number}: not a footprint; a good row is: llvm-native,do_compile,64,1168,2336,where from"
             ) from None
-        known.append(Known(recipe, task, Footprint(base, per_job, serial, "known")))
+        known.append(Known(recipe, task, Footprint(base, per_job, serial, "known"), row.get("source") or ""))
     return known
 
 
@@ -126,24 +127,28 @@ class Predictor:
     def __init__(self, known: Iterable[Known], overrides: Mapping[str, Mapping[str, Footprint]]) -> None:
         self._overrides = overrides
         self._known = list(known)
-        self._rows: dict[str, list[tuple[re.Pattern[str], Footprint]]] = {}
+        self._rows: dict[str, list[tuple[re.Pattern[str], Known]]] = {}
 
     def predict(self, recipe: str, task: str, classes: frozenset[str]) -> Footprint:
         """The footprint of `task` of `recipe` (PN), which inherits `classes` (names without .bbclass)."""
         own = self._overrides.get(recipe, {}).get(task)
-        return own or self._look_up(recipe, task) or by_kind(task, classes)
+        if own is not None:
+            return own
+        known = self.find_known(recipe, task)
+        return known.footprint if known is not None else by_kind(task, classes)
 
-    def _look_up(self, recipe: str, task: str) -> Footprint | None:
+    def find_known(self, recipe: str, task: str) -> Known | None:
+        """The row of the table that tells of `task` of `recipe` (PN), whatever multilib it is built for."""
         rows = self._rows.get(task)
         if rows is None:
             rows = [
-                (re.compile(fnmatch.translate(row.recipe)), row.footprint)
+                (re.compile(fnmatch.translate(row.recipe)), row)
                 for row in self._known
                 if fnmatch.fnmatchcase(task, row.task)
             ]
             self._rows[task] = rows
         recipe = _MULTILIB.sub("", recipe)
-        return next((footprint for pattern, footprint in rows if pattern.match(recipe)), None)
+        return next((row for pattern, row in rows if pattern.match(recipe)), None)
 
 
 @functools.lru_cache(maxsize=4096)
