@@ -75,7 +75,7 @@ def show(given: tuple[str | None, bool], file: str | None, as_json: bool, recipe
 
     RECIPE is a name, or a shell pattern as 'llvm*'; no pattern shows the heaviest tasks of all.
     """
-    return _show(recipes, file or given[0], as_json or given[1])
+    return _show(recipes, given[0] if file is None else file, as_json or given[1])
 
 
 @history.command()
@@ -88,7 +88,7 @@ def export(given: tuple[str | None, bool], file: str | None, output: str | None,
 
     RECIPE is a name, or a shell pattern as 'llvm*'.
     """
-    path = history_file.find(file or given[0])
+    path = history_file.find(given[0] if file is None else file)
     with history_file.opened_to_read(path) as source:
         samples = (sample for sample in source.export() if _is_asked_for(sample["pn"], recipes))
         lines = (json.dumps(sample) + "\n" for sample in samples)
@@ -109,7 +109,7 @@ def import_(given: tuple[str | None, bool], file: str | None, sources: tuple[str
 
     What is there already is not taken twice. What is no sample is named on standard error and passed over.
     """
-    path = history_file.find(file or given[0])
+    path = history_file.find(given[0] if file is None else file)
     for source in sources:
         if source != "-" and not history_file.is_there(Path(source)):
             raise click.UsageError(f"{source} does not exist; samples are in tmp/buildstats, or in a file of `export`")
@@ -129,7 +129,7 @@ def import_(given: tuple[str | None, bool], file: str | None, sources: tuple[str
 @click.pass_obj
 def merge(given: tuple[str | None, bool], file: str | None, others: tuple[str, ...]) -> int:
     """Take over all samples of other histories, which stay as they are."""
-    path = history_file.find(file or given[0])
+    path = history_file.find(given[0] if file is None else file)
     for other in others:
         if not history_file.is_there(Path(other)):
             raise click.UsageError(
@@ -157,7 +157,7 @@ def merge(given: tuple[str | None, bool], file: str | None, others: tuple[str, .
 def prune(given: tuple[str | None, bool], file: str | None, most: str | None) -> int:
     """Forget the oldest samples of the best-known tasks until the file fits."""
     max_bytes = history_file.find_max_bytes(most)
-    path = history_file.find(file or given[0])
+    path = history_file.find(given[0] if file is None else file)
     history_file.require(path)
     with history_file.opened_to_write(path, max_bytes) as target:
         before = target.size_bytes()
@@ -244,7 +244,8 @@ def _show(recipes: tuple[str, ...], file: str | None, as_json: bool) -> int:
         console.print(plain(f"and {len(tasks) - len(shown):,} lighter tasks: {more}", "dim"))
     if recipes and not tasks:
         console.print(plain(f"no recipe here is called {' or '.join(recipes)}"))
-    console.print(plain(f"{history_file.describe(source)}, {count:,} samples of {len(builds):,} builds"))
+    ends = f"{history_file.describe(source)}, {count:,} samples of {len(builds):,} builds"
+    console.print(plain(ends), soft_wrap=True)  # the name of the file stays in one piece
     return 0
 
 
