@@ -27,7 +27,7 @@ from memguard.history import BadSample, Counts, History, UnusableHistory, parse_
 from memguard.units import KIB, format_bytes
 from memguard_cli import history_file
 from memguard_cli.buildstats import NoBuildstats, import_buildstats
-from memguard_cli.screen import make_console, make_table, plain, printable
+from memguard_cli.screen import count, make_console, make_table, plain, printable
 
 # Of a whole build's thousands of tasks a screen shows those that matter.
 SHOWN_TASKS = 40
@@ -118,8 +118,10 @@ def import_(given: tuple[str | None, bool], file: str | None, sources: tuple[str
         for source in sources:
             counts = _import(target, source)
             total = Counts(total.added + counts.added, total.known + counts.known, total.bad + counts.bad)
-            history_file.check(target)
-        _say_counts(total, target)
+            if target.failure is not None:
+                break
+        click.echo(f"{total.added:,} added, {total.known:,} known, {total.bad:,} bad")
+    click.echo(history_file.describe(target))
     return 0
 
 
@@ -143,8 +145,10 @@ def merge(given: tuple[str | None, bool], file: str | None, others: tuple[str, .
             except UnusableHistory as error:
                 raise click.UsageError(f"{error}; lines of JSON are for memguard history import") from None
             total = Counts(total.added + counts.added, total.known + counts.known)
-            history_file.check(target)
-        _say_counts(total, target)
+            if target.failure is not None:
+                break
+        click.echo(f"{total.added:,} added, {total.known:,} known")
+    click.echo(history_file.describe(target))
     return 0
 
 
@@ -163,8 +167,8 @@ def prune(given: tuple[str | None, bool], file: str | None, most: str | None) ->
         before = target.size_bytes()
         forgotten = target.prune(max_bytes)
         history_file.check(target)
-        click.echo(f"{forgotten:,} samples forgotten, {format_bytes(before)} before")
-        click.echo(history_file.describe(target))
+        click.echo(f"{count(forgotten, 'sample')} forgotten, {format_bytes(before)} before")
+    click.echo(history_file.describe(target))
     return 0
 
 
@@ -223,17 +227,17 @@ def _summarise(recipe: str, task: str, runs: list[dict[str, Any]]) -> TaskSummar
 def _show(recipes: tuple[str, ...], file: str | None, as_json: bool) -> int:
     builds: set[str] = set()
     samples: list[dict[str, Any]] = []
-    count = 0
+    known = 0
     with history_file.opened_to_read(history_file.find(file)) as source:
         for sample in source.export():
-            count += 1
+            known += 1
             builds.add(sample["build"])
             if _is_asked_for(sample["pn"], recipes):
                 samples.append(sample)
         history_file.check(source)
     tasks = summarise(samples)
     if as_json:
-        print(json.dumps(_as_data(source, count, len(builds), tasks), indent=2))
+        print(json.dumps(_as_data(source, known, len(builds), tasks), indent=2))
         return 0
     console = make_console()
     shown = tasks[: MOST_SHOWN_TASKS if recipes else SHOWN_TASKS]
@@ -244,7 +248,7 @@ def _show(recipes: tuple[str, ...], file: str | None, as_json: bool) -> int:
         console.print(plain(f"and {len(tasks) - len(shown):,} lighter tasks: {more}", "dim"))
     if recipes and not tasks:
         console.print(plain(f"no recipe here is called {' or '.join(recipes)}"))
-    ends = f"{history_file.describe(source)}, {count:,} samples of {len(builds):,} builds"
+    ends = f"{history_file.describe(source)}, {count(known, 'sample')} of {count(len(builds), 'build')}"
     console.print(plain(ends), soft_wrap=True)  # the name of the file stays in one piece
     return 0
 
@@ -277,7 +281,7 @@ def _as_data(source: History, samples: int, builds: int, tasks: list[TaskSummary
 def _table(tasks: list[TaskSummary]) -> Any:
     table = make_table("task", "version", "runs", "builds", "jobs", "median", "most", "process", left=2)
     for task in tasks:
-        ill = [f"{count} {outcome}" for outcome, count in task.outcomes.items() if outcome != "ok"]
+        ill = [f"{runs} {outcome}" for outcome, runs in task.outcomes.items() if outcome != "ok"]
         cell = plain(f"{task.recipe} {task.task}")
         if ill:
             cell.append(f"\n  {', '.join(ill)}", "yellow")
@@ -402,8 +406,3 @@ def read_lines(lines: IO[bytes], name: str, complain: Any) -> Iterator[dict[str,
                 complain(f"{name}:{number}: is no JSON")
             else:
                 yield sample
-
-
-def _say_counts(counts: Counts, target: History) -> None:
-    click.echo(f"{counts.added:,} added, {counts.known:,} known, {counts.bad:,} bad")
-    click.echo(history_file.describe(target))

@@ -35,10 +35,12 @@ option: Callable[[Any], Any] = click.option(
 
 def find(given: str | None) -> Path:
     """The file that `given` names, else the environment, else the build directory. Raises UsageError."""
-    if given is not None:
-        if not given.strip():
-            raise click.UsageError(f"--history names no file; a good one is {_EXAMPLE}")
-        return Path(given)
+    if given is not None and not given.strip():
+        raise click.UsageError(f"--history names no file; a good one is {_EXAMPLE}")
+    return (_find_beside_builds() if given is None else Path(given)).absolute()
+
+
+def _find_beside_builds() -> Path:
     named = os.environ.get("MEMGUARD_HISTORY", "").strip()
     if named:
         return Path(named)

@@ -8,6 +8,7 @@ a subcommand says besides.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Any
@@ -56,10 +57,20 @@ def main(arguments: list[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return 130
     except (_ReaderLeft, BrokenPipeError):
-        # What is left of the output must not fail once more when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(f"memguard: the output cannot be written: {error.strerror}", file=sys.stderr)
+        _drop_output()
+        return 2
     return status if isinstance(status, int) else 0
+
+
+def _drop_output() -> None:
+    """See that what is left of the output does not fail once more when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run() -> None:

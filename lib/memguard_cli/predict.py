@@ -27,7 +27,7 @@ from memguard.predict import Known, Predictor, read_table
 from memguard.units import format_bytes
 from memguard_cli import build_configuration, history_file
 from memguard_cli.build_configuration import BuildConfiguration
-from memguard_cli.screen import make_console, make_table, plain
+from memguard_cli.screen import count, make_console, make_table, plain
 
 USUAL_JOBS = (1, 2, 4, 8, 16)
 DEFAULT_TASK = "do_compile"
@@ -140,13 +140,13 @@ def explain(
 ) -> Prediction:
     """The prediction that a build would make, with `jobs` jobs or as many as are usual here."""
     prior = predictor.predict(recipe, task, classes)
-    count, jobs_from = (jobs, "--jobs") if jobs is not None else _usual_jobs(recipe, task, samples, build)
+    told_jobs, jobs_from = (jobs, "--jobs") if jobs is not None else _usual_jobs(recipe, task, samples, build)
     return Prediction(
         recipe,
         task,
         version,
         classes,
-        count,
+        told_jobs,
         jobs_from,
         prior,
         known=predictor.find_known(recipe, task) if prior.origin == "known" else None,
@@ -285,7 +285,7 @@ def _title(name: str, version: str) -> str:
 def _facts(prediction: Prediction) -> Iterator[tuple[str, str]]:
     footprint, learned = prediction.footprint, prediction.learned
     peak = format_bytes(footprint.peak_bytes(prediction.jobs))
-    yield "peak", f"{peak} with {_count(prediction.jobs, 'job')} ({prediction.jobs_from})"
+    yield "peak", f"{peak} with {count(prediction.jobs, 'job')} ({prediction.jobs_from})"
     yield "footprint", _formula(footprint)
     yield "source", _source(prediction)
     if learned.samples and not prediction.is_own:
@@ -299,7 +299,7 @@ def _facts(prediction: Prediction) -> Iterator[tuple[str, str]]:
     yield "confidence", f"{prediction.confidence:.2f} of 1: {_confidence(prediction)}"
     if prediction.is_own and learned.footprint is not prediction.prior:
         peak = format_bytes(learned.footprint.peak_bytes(prediction.jobs))
-        yield "the runs", f"say {_formula(learned.footprint)}: {peak} with {_count(prediction.jobs, 'job')}"
+        yield "the runs", f"say {_formula(learned.footprint)}: {peak} with {count(prediction.jobs, 'job')}"
     if footprint is not prediction.prior:
         yield "prior", f"{_prior(prediction)}: {_formula(prediction.prior)}"
     if prediction.known and prediction.known.source:
@@ -324,8 +324,8 @@ def _source(prediction: Prediction) -> str:
         return f"your own {settings.OVERRIDE_PREFIX}{prediction.recipe}; no run moves it"
     if learned.samples:
         *fewer, most = map(str, learned.jobs)
-        counts = f"{', '.join(fewer)} and {most} jobs" if fewer else _count(int(most), "job")
-        return f"history: {_count(learned.samples, 'run')} that ended well, with {counts}"
+        counts = f"{', '.join(fewer)} and {most} jobs" if fewer else count(int(most), "job")
+        return f"history: {count(learned.samples, 'run')} that ended well, with {counts}"
     if learned.footprint is not prediction.prior and learned.raised > 1:
         return "history: the prior, raised by runs that say what it takes at least"
     return f"{_prior(prediction)}; no run has been measured that ended well"
@@ -344,9 +344,9 @@ def _raised(prediction: Prediction) -> str:
     """What the runs that did not end well, or were not measured whole, have done."""
     ill = Counter(_KINDS_OF_BOUNDS[sample.record.outcome] for sample in prediction.samples if not _is_ok(sample))
     partly = prediction.learned.bounds - sum(ill.values())
-    parts = [f"{_count(count, 'run')} {what}" for what, count in ill.items()]
+    parts = [f"{count(runs, 'run')} {what}" for what, runs in ill.items()]
     if partly:
-        parts.append(f"{_count(partly, 'run')} known by the largest process only")
+        parts.append(f"{count(partly, 'run')} known by the largest process only")
     by = prediction.learned.raised
     verb = f"x {by:.2f} for" if by > 1 and not prediction.is_own else "no: it covers"
     return f"{verb} {', '.join(parts)}"
@@ -368,7 +368,7 @@ def _confidence(prediction: Prediction) -> str:
     if prediction.is_own or not learned.samples:
         return "it rests on no run"
     evidence = learned.confidence / (1 - learned.confidence)
-    return f"{_count(learned.samples, 'run')}, worth {evidence:.1f} by age and version"
+    return f"{count(learned.samples, 'run')}, worth {evidence:.1f} by age and version"
 
 
 def _history(path: Path, prediction: Prediction) -> str:
@@ -376,7 +376,7 @@ def _history(path: Path, prediction: Prediction) -> str:
         return f"none yet: {path} does not exist"
     if not prediction.samples:
         return f"{path} knows nothing of this task"
-    return f"{path}: the newest {_count(len(prediction.samples), 'run')} of this task"
+    return f"{path}: the newest {count(len(prediction.samples), 'run')} of this task"
 
 
 def _jobs_table(prediction: Prediction) -> Any:
@@ -396,7 +396,3 @@ def _jobs_table(prediction: Prediction) -> Any:
 
 def _share(share: float) -> str:
     return f"{100 * share:.0f} %"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -22,9 +22,20 @@ def plain(text: str, style: str = "") -> Text:
     return Text(printable(text), style)
 
 
+def count(number: int, noun: str) -> str:
+    """A number of things, as "1 run" and "1,200 runs"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave to main() what rich would take for a failure."""
+        raise
+
+
 def make_console() -> Console:
     """Where people read; a copy in a file or a pipe is as wide as COLUMNS says, or 80."""
-    return Console(highlight=False, emoji=False, markup=False)
+    return _Console(highlight=False, emoji=False, markup=False)
 
 
 def make_table(*columns: str, left: int = 1) -> Table:
@@ -32,7 +43,7 @@ def make_table(*columns: str, left: int = 1) -> Table:
     table = Table(box=None, padding=(0, 1), collapse_padding=True, pad_edge=False, header_style="bold")
     for place, heading in enumerate(columns):
         if place < left:
-            table.add_column(heading, overflow="fold", vertical="top")
+            table.add_column(heading, overflow="fold")
         else:
-            table.add_column(heading, justify="right", no_wrap=True)
+            table.add_column(heading, justify="right", no_wrap=True, max_width=10)  # up to 1023.9 GiB
     return table
