@@ -2,12 +2,14 @@
 """What the configuration files of a build directory say, as far as that shows without BitBake.
 
 Runs in: outside BitBake.
-Covers: plain assignments in conf/site.conf, conf/auto.conf and conf/local.conf, in the order bitbake.conf reads them.
+Covers: plain assignments in conf/site.conf, conf/auto.conf and conf/local.conf, also those to `:pn-NAME`, in the order
+bitbake.conf reads them.
 Does not cover: included files, layers, distributions, values that BitBake works out: those are None here.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +18,14 @@ from memguard.knobs import jobs_in
 
 _FILES = ("site.conf", "auto.conf", "local.conf")
 _ASSIGNMENT = re.compile(
-    r"""^\s*(?:export\s+)?(?P<name>[A-Za-z0-9_]+)(?P<append>:append)?\s*(?P<operator>\?\?=|\?=|:=|\+=|\.=|=)\s*"""
+    # The name of a recipe may end in "+", so the shortest that an operator follows is meant, as in BitBake.
+    r"""^\s*(?:export\s+)?(?P<name>[A-Za-z0-9_]+(?::pn-[A-Za-z0-9_.+~-]+?)?)(?P<append>:append)?\s*"""
+    r"""(?P<operator>\?\?=|\?=|:=|\+=|\.=|=)\s*"""
     r"""(?P<quote>["'])(?P<value>.*)(?P=quote)\s*$"""
 )
+_REFERENCE = re.compile(r"\$\{([A-Za-z0-9_]+)\}")
+_DEEPEST_REFERENCE = 8
+_LONGEST_VALUE = 4096
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,19 @@ class BuildConfiguration:
         """TMPDIR, or OE-Core's default for it where it is not written here or cannot be worked out."""
         value = self.values.get("TMPDIR", "").replace("${TOPDIR}", str(self.directory))
         return self.directory / "tmp" if not value or "$" in value else self.directory / value
+
+    def expand(self, name: str) -> str | None:
+        """The value of a variable, "" where it is not set here, None where it holds what only BitBake can work out."""
+        known = {**self.values, "TOPDIR": str(self.directory), "HOME": os.environ.get("HOME", "${HOME}")}
+        value = self.values.get(name, "")
+        for _ in range(_DEEPEST_REFERENCE):
+            value = _REFERENCE.sub(lambda found: known.get(found[1], found[0]), value)[:_LONGEST_VALUE]
+        return None if "${" in value else value.strip()
+
+
+def find() -> BuildConfiguration | None:
+    """The configuration of the build directory that $BUILDDIR names, else of this directory; None where it is none."""
+    return read(Path(os.environ.get("BUILDDIR") or ".")) or read(Path())
 
 
 def read(directory: Path) -> BuildConfiguration | None:

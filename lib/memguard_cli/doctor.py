@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from memguard import settings
 from memguard.cgroups import Use
@@ -25,6 +24,7 @@ from memguard_cli import build_configuration, tools
 from memguard_cli.advice import Warning, advise
 from memguard_cli.build_configuration import BuildConfiguration
 from memguard_cli.examine import Findings, LevelFacts, examine
+from memguard_cli.screen import make_console, plain
 
 COSTS_A_BUILD = 3
 
@@ -147,22 +147,21 @@ def _level_data(level: LevelFacts) -> dict[str, Any]:
 
 
 def _show(findings: Findings, warnings: list[Warning]) -> None:
-    console = Console(highlight=False)
+    console = make_console()
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="bold", no_wrap=True)
     facts.add_column(overflow="fold")
     for name, text in _facts(findings):
-        facts.add_row(name, _plain(text))
+        facts.add_row(name, plain(text))
     console.print(facts)
     if findings.levels:
         console.print(_levels_table(findings))
     for warning in warnings:
-        mark = "[bold red]costs a build[/]" if warning.is_deadly else "[yellow]note[/]"
-        console.print(
-            f"{mark} [bold]{escape(warning.code)}[/]: {_plain(warning.text)}", soft_wrap=not console.is_terminal
-        )
+        mark = plain("costs a build ", "bold red") if warning.is_deadly else plain("note ", "yellow")
+        line = Text.assemble(mark, plain(warning.code, "bold"), ": ", plain(warning.text))
+        console.print(line, soft_wrap=not console.is_terminal)
     if not warnings:
-        console.print("[green]Nothing stands in the way of a build here.[/]")
+        console.print("Nothing stands in the way of a build here.", style="green")
 
 
 def _facts(findings: Findings) -> list[tuple[str, str]]:
@@ -233,17 +232,12 @@ def _levels_table(findings: Findings) -> Table:
         sizes = (use.anon_bytes, use.shmem_bytes, use.kernel_bytes, use.cache_bytes) if level.use else (None,) * 4
         kills = level.events.get("oom_kill")
         table.add_row(
-            _plain(level.path),
+            plain(level.path),
             "-" if level.limit_bytes is None else format_bytes(level.limit_bytes),
             *("-" if size is None else format_bytes(size) for size in sizes),
             "-" if kills is None else str(kills),
         )
     return table
-
-
-def _plain(text: str) -> str:
-    """Text with names of any origin in it, without what a terminal would act on or cannot show."""
-    return escape("".join(character if character.isprintable() else "?" for character in text))
 
 
 def _size(size: int | None) -> str:

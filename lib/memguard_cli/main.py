@@ -8,21 +8,39 @@ a subcommand says besides.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+from typing import Any
 
 import click
 
 from memguard_cli.doctor import doctor
+from memguard_cli.history import history
+from memguard_cli.predict import predict
+from memguard_cli.screen import printable
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _ReaderLeft(Exception):
+    """Whoever read our output has seen enough."""
+
+
+class _Group(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise _ReaderLeft from None  # click would call it a failure
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="meta-memguard", prog_name="memguard")
 def memguard() -> None:
     """Yocto builds that do not die of memory."""
 
 
-memguard.add_command(doctor)
+for command in (doctor, history, predict):
+    memguard.add_command(command)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,15 +52,25 @@ def main(arguments: list[str] | None = None) -> int:
         print(needed.format_message(), file=sys.stderr)
         return 2
     except click.ClickException as refused:
-        print(f"memguard: {refused.format_message()}", file=sys.stderr)
+        print(f"memguard: {printable(refused.format_message())}", file=sys.stderr)
         return 2
     except (click.Abort, KeyboardInterrupt):
         return 130
-    except (BrokenPipeError, SystemExit):
-        # Whoever read our output has seen enough; click ends us where it is told first. What is left goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (_ReaderLeft, BrokenPipeError):
+        _drop_output()
         return 0
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(f"memguard: the output cannot be written: {error.strerror}", file=sys.stderr)
+        _drop_output()
+        return 2
     return status if isinstance(status, int) else 0
+
+
+def _drop_output() -> None:
+    """See that what is left of the output does not fail once more when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run() -> None:

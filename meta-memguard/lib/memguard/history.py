@@ -146,7 +146,7 @@ class History:
     The file is opened by the first call that needs it, in the process that makes it. After a fork() the child opens it
     anew: a connection must not cross, so the child leaves its parent's alone and unused.
 
-    failure: the last thing that went wrong, None while all is well.
+    failure: the last thing that went wrong, None while all is well; without what it means for a build.
     """
 
     def __init__(
@@ -282,15 +282,14 @@ class History:
 
         Raises UnusableHistory where `other` is none.
         """
-
-        def refuse(text: str) -> None:
-            raise UnusableHistory(text)
-
         if not other.exists():
             raise UnusableHistory(f"{other} does not exist")
-        source = History(other, warn=refuse, is_read_only=True)
+        source = History(other, warn=lambda text: None, is_read_only=True)
         with contextlib.closing(source):
-            return self.import_samples(source.export())
+            counts = self.import_samples(source.export())
+            if source.failure is not None:  # nothing was read of it then
+                raise UnusableHistory(source.failure)
+            return counts
 
     def prune(self, max_bytes: int) -> int:
         """Forget the oldest samples of the best-known tasks until the file fits; returns how many."""
@@ -350,7 +349,7 @@ class History:
     def _can_go_on(self, error: Exception, may_try_again: bool, for_writing: bool) -> bool:
         """Judge a failure and say it; True where another try is worth it."""
         if _is_locked(error):
-            self._complain(f"{self.path} is held by another process: records wait in memory until it is free")
+            self._complain(f"{self.path} is held by another process", ": records wait in memory until it is free")
             return False
         if may_try_again and self._has_been_replaced():
             return True
@@ -359,25 +358,28 @@ class History:
             self._disconnect()
             aside = self._move_aside()
             if aside is not None:
-                self._complain(f"{self.path} is no sound history ({error}): moved to {aside}, and a new one is begun")
+                self._complain(
+                    f"{self.path} is no sound history ({error}): moved to {aside}", ", and a new one is begun"
+                )
                 return True
         self._disconnect()
         self._takes_records, self._pending = False, []
         if for_writing and not is_corrupt and not isinstance(error, UnusableHistory):
-            self._complain(f"{self.path} cannot be written ({error}): nothing of this build is remembered")
+            self._complain(f"{self.path} cannot be written ({error})", ": nothing of this build is remembered")
         else:
             self._is_off = True
             reason = error if isinstance(error, UnusableHistory) else f"{self.path} cannot be used ({error})"
-            self._complain(f"{reason}: this build has no history")
+            self._complain(f"{reason}", ": this build has no history")
         return False
 
-    def _complain(self, text: str) -> None:
+    def _complain(self, fact: str, sequel: str = "") -> None:
+        """Keep what went wrong; say it, with what that means for the build, where nothing was said before."""
         # The name of a file, and what SQLite quotes of a damaged one, may be anything.
-        text = "".join(character if character.isprintable() else "?" for character in text)
-        self.failure = text
+        fact = "".join(character if character.isprintable() else "?" for character in fact)
+        self.failure = fact
         if not self._has_warned:
             self._has_warned = True
-            self._warn(text)
+            self._warn(fact + sequel)
 
     @contextlib.contextmanager
     def _transaction(self, connection: sqlite3.Connection, begin: str) -> Iterator[None]:
@@ -491,7 +493,7 @@ class History:
 
     # -- the bound -----------------------------------------------------------------------------------------------------
 
-    def _size_bytes(self) -> int:
+    def size_bytes(self) -> int:
         """What the database takes on disk, its log included."""
         size = 0
         for path in (self.path, Path(f"{self.path}-wal")):
@@ -509,7 +511,7 @@ class History:
                 if not _is_locked(error):
                     raise
 
-        if self._size_bytes() > most_bytes:
+        if self.size_bytes() > most_bytes:
             self._try(work, None, for_writing=True)
 
     def _shrink(self, connection: sqlite3.Connection, most_bytes: int, target_bytes: int) -> int:

@@ -13,11 +13,11 @@ import fnmatch
 import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
 
-from memguard.learn import Learned, learn
+from memguard.learn import learn
 from memguard.model import Footprint, Sample
 from memguard.units import MIB, parse_bytes
 
@@ -30,11 +30,12 @@ _MULTILIB = re.compile(r"^lib[xn]?(32|64)-")
 
 @dataclass(frozen=True)
 class Known:
-    """One row of the table: shell patterns on recipe and task, and their footprint."""
+    """One row of the table: shell patterns on recipe and task, their footprint, and where that was found."""
 
     recipe: str
     task: str
     footprint: Footprint
+    source: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def read_table(path: Path = TABLE) -> list[Known]:
             raise ValueError(
                 f"{path}:{number}: not a footprint; a good row is: llvm-native,do_compile,64,1168,2336,where from"
             ) from None
-        known.append(Known(recipe, task, Footprint(base, per_job, serial, "known")))
+        known.append(Known(recipe, task, Footprint(base, per_job, serial, "known"), row.get("source") or ""))
     return known
 
 
@@ -137,30 +138,30 @@ class Predictor:
         self._overrides = overrides
         self._samples = samples
         self._known = list(known)
-        self._rows: dict[str, list[tuple[re.Pattern[str], Footprint]]] = {}
+        self._rows: dict[str, list[tuple[re.Pattern[str], Known]]] = {}
 
     def predict(self, recipe: str, task: str, classes: frozenset[str], version: str = "") -> Footprint:
         """The footprint of `task` of `recipe` (PN, PV), which inherits `classes` (names without .bbclass)."""
         own = self._overrides.get(recipe, {}).get(task)
-        return own or self.explain(recipe, task, classes, version).footprint
-
-    def explain(self, recipe: str, task: str, classes: frozenset[str], version: str = "") -> Learned:
-        """The same with its evidence, the user's own word left aside."""
-        prior = self._look_up(recipe, task) or by_kind(task, classes)
+        if own is not None:
+            return own
+        known = self.find_known(recipe, task)
+        prior = known.footprint if known is not None else by_kind(task, classes)
         samples = self._samples(recipe, task)
-        return learn(samples, prior, version) if samples else Learned(prior)
+        return learn(samples, prior, version).footprint if samples else prior
 
-    def _look_up(self, recipe: str, task: str) -> Footprint | None:
+    def find_known(self, recipe: str, task: str) -> Known | None:
+        """The row of the table that tells of `task` of `recipe` (PN), whatever multilib it is built for."""
         rows = self._rows.get(task)
         if rows is None:
             rows = [
-                (re.compile(fnmatch.translate(row.recipe)), row.footprint)
+                (re.compile(fnmatch.translate(row.recipe)), row)
                 for row in self._known
                 if fnmatch.fnmatchcase(task, row.task)
             ]
             self._rows[task] = rows
         recipe = _MULTILIB.sub("", recipe)
-        return next((footprint for pattern, footprint in rows if pattern.match(recipe)), None)
+        return next((row for pattern, row in rows if pattern.match(recipe)), None)
 
 
 @functools.lru_cache(maxsize=4096)
