@@ -49,19 +49,21 @@ def main(arguments: list[str]) -> int:
                 if result.returncode:
                     print(result.output[-4000:], file=sys.stderr)
                     return 1
-                print(
-                    f"build {repeat * len(counts) + counts.index(jobs) + 1}: -j {jobs}, {result.wall_s:.0f} s",
-                    flush=True,
-                )
-        history = History(scratch / "build" / "memguard" / "history.db", warn=print, is_read_only=True)
-        samples = [sample for sample in history.export() if sample["task"] == "do_compile"]
-        history.close()
-        lines = [json.dumps(sample) for sample in samples if sample["pn"] in recipes]
-        options.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        print(f"{len(lines)} samples in {options.output}")
+                lines = _samples(scratch / "build" / "memguard" / "history.db", recipes)
+                options.output.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+                number = repeat * len(counts) + counts.index(jobs) + 1
+                print(f"build {number}: -j {jobs}, {result.wall_s:.0f} s, {len(lines)} samples", flush=True)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return 0
+
+
+def _samples(file: Path, recipes: list[str]) -> list[str]:
+    """What the history holds of the compiles of these recipes, oldest first, as JSON."""
+    history = History(file, warn=print, is_read_only=True)
+    samples = [sample for sample in history.export() if sample["task"] == "do_compile" and sample["pn"] in recipes]
+    history.close()
+    return [json.dumps(sample) for sample in samples]
 
 
 if __name__ == "__main__":

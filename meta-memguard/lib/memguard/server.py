@@ -255,6 +255,10 @@ def _complete(event: Any, d: DataSmart) -> None:
         for line in guard.finish():
             bb.note(f"memguard: {line}")
     _tell_watch(_end_watch(), d)
+    directory = d.getVar("MEMGUARD_DIR")
+    if directory:
+        # Without a sentinel, as after a fault, nobody else takes away what tasks have told of themselves.
+        Notes(Path(directory)).clear()
 
 
 def _sample(event: Any, d: DataSmart) -> None:
