@@ -14,6 +14,7 @@ from memguard.events import EventLog
 from memguard.guard import READING_AGE_S, Guard
 from memguard.handover import Handover
 from memguard.model import Footprint, Mode, Policy, Reading, Task
+from memguard.notes import Notes, TaskState
 from memguard.sense import Sensor
 from memguard.units import GIB, MIB
 
@@ -56,6 +57,7 @@ class Bench:
             cast(Sensor, self.sensor),
             self.log,
             Handover(directory),
+            Notes(directory),
             say=self.said.append,
             warn=self.warned.append,
             clock=lambda: self.now_s,
@@ -366,3 +368,24 @@ def test_a_hold_that_ends_without_a_start_is_told(bench: Bench) -> None:
     bench.guard.finish()
     assert [(event["recipe"], event["held_s"]) for event in bench.events("release")] == [("r-b", 60), ("r-c", 120)]
     assert bench.events("build_end")[0]["held_s"] == 180
+
+
+def test_what_a_measured_task_will_still_grow_by_is_kept(bench: Bench) -> None:
+    """Long after its start, a task that has taken half of its grant is expected to take the other half.
+
+    Of the 3 GiB in use one is its own; the other two, a daemon's perhaps, are nobody's grant and stay. Where nobody
+    measures, use and grants are all that is known, and the larger of them counts.
+    """
+    assert bench.offer(task("a", 2 * GIB))
+    bench.sensor.use(3 * GIB)
+    bench.tick(seconds=60.0)
+    assert bench.guard.judge(task("b", 5 * GIB), False).starts
+    Notes(bench.directory).publish({"a": TaskState(1 * GIB, 1 * GIB)}, bench.now_s + 1)
+    bench.tick()
+    assert not bench.guard.judge(task("b", 5 * GIB), False).starts
+    assert bench.guard.judge(task("b", 4 * GIB), False).starts
+    Notes(bench.directory).publish({"a": TaskState(3 * GIB, 3 * GIB)}, bench.now_s + 1)
+    bench.tick()
+    assert bench.guard.judge(task("b", 5 * GIB), False).starts
+    bench.tick(seconds=60.0)
+    assert bench.guard.judge(task("b", 5 * GIB), False).starts

@@ -208,8 +208,10 @@ def test_defaults_of_the_class_are_the_policys() -> None:
     from memguard.model import Policy
 
     defaults = dict(re.findall(r'^(MEMGUARD_[A-Z_]+) \?= "(.*)"$', BBCLASS, re.MULTILINE))
-    places = {"directory": defaults["MEMGUARD_DIR"], "history": defaults["MEMGUARD_HISTORY"]}
-    assert settings.read(defaults.get) == Policy(**places)
+    defaults["MEMGUARD_HISTORY"] = defaults["MEMGUARD_HISTORY"].replace("${MEMGUARD_DIR}", "/build/memguard")
+    assert settings.read(defaults.get) == Policy(
+        directory=defaults["MEMGUARD_DIR"], history="/build/memguard/history.db"
+    )
 
 
 def test_ruff_finds_nothing() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from memguard.model import Footprint
+from memguard.model import Footprint, Outcome, Record, Sample
 from memguard.predict import KINDS, Known, Predictor, by_kind, parse_override, read_table
 from memguard.units import GIB, MIB
 
@@ -185,3 +185,17 @@ def test_wrong_override_says_which_word(text: str, wrong: str) -> None:
     """An override that cannot be read names the word."""
     with pytest.raises(ValueError, match=wrong):
         parse_override(text)
+
+
+def test_what_was_seen_moves_the_prior_and_not_the_users_word() -> None:
+    """Samples count for the task they are of, in place of the table or the kind; the user's own figures stand."""
+    record = Record("b", "zlib", "1.3", "do_compile", "m", 4, 900 * MIB, 200 * MIB, 10.0, 30.0, Outcome.OK)
+    seen = {("zlib", "do_compile"): [Sample(record, 0)]}
+    own = {"own": {"do_compile": Footprint(1, 2, 3, "MEMGUARD_FOOTPRINT")}}
+    predictor = Predictor([], own, lambda recipe, task: seen.get((recipe, task), []))
+    learned = predictor.predict("zlib", "do_compile", frozenset(), "1.3")
+    assert learned.origin == "history"
+    assert 900 * MIB < learned.peak_bytes(4) < 1400 * MIB
+    assert predictor.predict("zlib", "do_install", frozenset()) == by_kind("do_install", frozenset())
+    seen["own", "do_compile"] = seen["zlib", "do_compile"]
+    assert predictor.predict("own", "do_compile", frozenset()) == own["own"]["do_compile"]

@@ -32,9 +32,17 @@ def test_nothing_set_is_the_default_policy() -> None:
 
 def test_every_variable_is_read() -> None:
     """Each variable lands in its field."""
-    policy = read(MODE="observe", LIMIT="12G", RESERVE="1G", MIN_JOBS="2", DIR="/b/memguard")
+    policy = read(
+        MODE="observe", LIMIT="12G", RESERVE="1G", MIN_JOBS="2", DIR="/b/m", HISTORY="/h.db", HISTORY_MAX="1G"
+    )
     assert policy == Policy(
-        mode=Mode.OBSERVE, limit_bytes=12 * GIB, reserve_bytes=GIB, min_jobs=2, directory="/b/memguard"
+        mode=Mode.OBSERVE,
+        limit_bytes=12 * GIB,
+        reserve_bytes=GIB,
+        min_jobs=2,
+        directory="/b/m",
+        history="/h.db",
+        history_max_bytes=GIB,
     )
 
 
@@ -73,6 +81,10 @@ BAD = [
     ("RESERVE", "-5%", "1G"),
     ("RESERVE", "100%", "10%"),
     ("RESERVE", "9" * 400 + "%", "10%"),
+    ("HISTORY", "history.db", "/cache/memguard/history.db"),
+    ("HISTORY", "${SSTATE_DIR}/history.db", "/cache/memguard/history.db"),
+    ("HISTORY_MAX", "lots", "64M"),
+    ("HISTORY_MAX", "100K", "64M"),
     ("MIN_JOBS", "0", "25%"),
     ("MIN_JOBS", "0%", "25%"),
     ("MIN_JOBS", "101%", "25%"),

@@ -97,7 +97,9 @@ def _start_watch(d: DataSmart) -> None:
         return
     Notes(Path(policy.directory)).clear()
     build = time.strftime("%Y%m%d%H%M%S") + f"-{os.getpid()}"
-    orders = Orders(policy.directory, build, policy.history, policy.history_max_bytes, policy.limit_bytes)
+    orders = Orders(
+        str(Path(policy.directory).absolute()), build, policy.history, policy.history_max_bytes, policy.limit_bytes
+    )
     try:
         _watch = Watch(orders)
     except OSError as error:

@@ -63,7 +63,7 @@ def read(get: Callable[[str], str | None], names: Iterable[str] = ()) -> Policy:
         min_jobs=min_jobs,
         min_jobs_share=min_jobs_share,
         directory=get("MEMGUARD_DIR") or "",
-        history=(get("MEMGUARD_HISTORY") or "").strip(),
+        history=_history((get("MEMGUARD_HISTORY") or "").strip()),
         history_max_bytes=_history_max((get("MEMGUARD_HISTORY_MAX") or "").strip()),
         overrides={
             name[len(OVERRIDE_PREFIX) :]: _override(name, get(name) or "")
@@ -95,6 +95,12 @@ def _limit(value: str) -> int | None:
     if size is not None and size < LEAST_LIMIT_BYTES:
         raise SettingsError("MEMGUARD_LIMIT", value, "less than BitBake itself takes", "12G")
     return size
+
+
+def _history(value: str) -> str:
+    if value and not value.startswith("/"):
+        raise SettingsError("MEMGUARD_HISTORY", value, "not an absolute path", "/cache/memguard/history.db")
+    return value
 
 
 def _history_max(value: str) -> int:
