@@ -37,9 +37,9 @@ EDGES = {
     "settings": "model predict units",
     "notes": "model",
     "sentinel": "history model notes procs sense",
-    "watch": "sentinel",
+    "watch": "notes",
     "guard": "decide events handover model notes sense units",
-    "server": "events guard handover history knobs model notes sense sentinel settings units watch",
+    "server": "events guard handover history knobs model notes sense settings units watch",
     "scheduler": "guard knobs model predict server",
     "worker": "handover knobs model notes procs settings",
 }

@@ -17,9 +17,9 @@ import pytest
 
 from memguard.history import History
 from memguard.model import Outcome, Record
-from memguard.notes import Notes, TaskEnd, TaskNote
+from memguard.notes import Notes, Orders, TaskEnd, TaskNote
 from memguard.procs import find_leader
-from memguard.sentinel import Orders, Sentinel
+from memguard.sentinel import Sentinel
 from memguard.units import MIB
 from memguard.watch import Watch
 
@@ -176,7 +176,7 @@ def test_it_ends_with_a_server_that_is_killed(orders: Orders, task: Callable[[in
     notes.begin(note_of(task(16)))
     code = """
 import json, sys, time
-from memguard.sentinel import Orders
+from memguard.notes import Orders
 from memguard.watch import Watch
 print(Watch(Orders(**json.loads(sys.argv[1]))).pid, flush=True)
 time.sleep(600)

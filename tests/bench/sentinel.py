@@ -21,9 +21,9 @@ from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from memguard.notes import Notes, TaskNote
+from memguard.notes import Notes, Orders, TaskNote
 from memguard.procs import Leader
-from memguard.sentinel import INTERVAL_S, Orders
+from memguard.sentinel import INTERVAL_S
 from memguard.watch import Watch
 from testbed import memory
 

@@ -213,6 +213,10 @@ class History:
 
         return self._read(read, []) if all(map(_is_text, values)) else []
 
+    def newest(self, recipe: str, task: str) -> list[Sample]:
+        """As many samples of a task as a prediction asks for, newest build first."""
+        return self.records(recipe, task)[:DEFAULT_LIMIT_PER_TASK]
+
     def latest(
         self, recipes: Iterable[str], limit_per_task: int = DEFAULT_LIMIT_PER_TASK
     ) -> dict[tuple[str, str], list[Sample]]:

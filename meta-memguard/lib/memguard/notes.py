@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What tasks tell the sentinel of themselves, and what the sentinel tells the server: small files, whole or not there.
+"""What server, tasks and sentinel tell each other: the sentinel's orders, and small files, whole or not there.
 
 Runs in: task children (begin, end), the sentinel (read, forget, publish), the BitBake server (read_state, clear);
 standard library only.
@@ -22,6 +22,17 @@ from memguard.model import Outcome
 
 # A state older than this says nothing of now: the sentinel writes several times a second.
 STATE_AGE_S = 3.0
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What the server tells its sentinel at the start, as JSON in its argument."""
+
+    directory: str
+    build: str
+    history: str
+    history_max_bytes: int
+    limit_bytes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from typing import Any
 
 from memguard.history import History
 from memguard.model import Outcome, Record
-from memguard.notes import STATE_AGE_S, Notes, TaskEnd, TaskNote, TaskState, end_name
+from memguard.notes import STATE_AGE_S, Notes, Orders, TaskEnd, TaskNote, TaskState, end_name
 from memguard.procs import Leader, ProcessTable, Tally, Usage
 from memguard.sense import Sensor
 
@@ -31,17 +31,6 @@ from memguard.sense import Sensor
 INTERVAL_S = 0.25
 # Looks until the next one at each task's own process.
 THOROUGH_EVERY = 4
-
-
-@dataclass(frozen=True)
-class Orders:
-    """What the server tells its sentinel at the start, as JSON in its argument."""
-
-    directory: str
-    build: str
-    history: str
-    history_max_bytes: int
-    limit_bytes: int | None = None
 
 
 @dataclass

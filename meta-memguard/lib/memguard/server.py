@@ -22,17 +22,17 @@ from memguard import settings
 from memguard.events import EventLog
 from memguard.guard import Guard
 from memguard.handover import Handover
-from memguard.history import DEFAULT_LIMIT_PER_TASK, History
 from memguard.knobs import jobs_in
-from memguard.model import Mode, Sample, Task
-from memguard.notes import Notes
+from memguard.model import Mode, Policy, Sample, Task
+from memguard.notes import Notes, Orders
 from memguard.sense import Sensor
-from memguard.sentinel import Orders
 from memguard.units import format_bytes
 from memguard.watch import Watch
 
 if TYPE_CHECKING:
     from bb.data_smart import DataSmart
+
+    from memguard.history import History
 
 SPEED, COMPLETION = "memguard", "memguard-completion"
 
@@ -77,7 +77,20 @@ def guard_for(d: DataSmart, tasks: dict[str, Task]) -> Guard | None:
 
 def samples_of(recipe: str, task: str) -> list[Sample]:
     """What earlier builds remember of a task, the newest first."""
-    return [] if _history is None else _history.records(recipe, task)[:DEFAULT_LIMIT_PER_TASK]
+    return [] if _history is None else _history.newest(recipe, task)
+
+
+def _open_history(policy: Policy) -> History | None:
+    """What earlier builds remember; None where nothing is to be, or cannot be by a Python without SQLite."""
+    if not policy.history:
+        return None
+    try:
+        from memguard.history import History
+    except ImportError as error:
+        bb.warn(f"memguard: nothing is remembered of this build: {error}")
+        return None
+    # The sentinel, which writes to it, warns of what is wrong with the file.
+    return History(Path(policy.history), policy.history_max_bytes, warn=_said(bb.note), is_read_only=True)
 
 
 def forget() -> None:
@@ -93,7 +106,7 @@ def _start_watch(d: DataSmart) -> None:
     """The sentinel of this build, where something is to be remembered; without it the build goes on all the same."""
     global _watch
     policy = _guard.policy if _guard is not None else None
-    if _watch is not None or policy is None or not policy.directory or not policy.history:
+    if _watch is not None or policy is None or not policy.directory or _history is None:
         return
     Notes(Path(policy.directory)).clear()
     build = time.strftime("%Y%m%d%H%M%S") + f"-{os.getpid()}"
@@ -223,9 +236,7 @@ def _begin(event: Any, d: DataSmart) -> None:
     atexit.register(_forget_at_exit, os.getpid())
     notes = Notes(directory) if directory else None
     _guard = Guard(policy, sensor, events, handover, notes, say=_said(bb.note), warn=_said(bb.warn))
-    if policy.history:
-        # The sentinel, which writes to it, warns of what is wrong with the file.
-        _history = History(Path(policy.history), policy.history_max_bytes, warn=_said(bb.note), is_read_only=True)
+    _history = _open_history(policy)
     bb.note(f"memguard: {_guard.start_line()}")
     grouped = sensor.oom_group_source()
     if grouped:

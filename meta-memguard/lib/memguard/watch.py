@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from memguard.sentinel import Orders
+from memguard.notes import Orders
 
 # Pruning a full history takes some seconds.
 PATIENCE_S = 30.0
