@@ -54,6 +54,8 @@ KILL_RATIO = 1.2
 KILL_LEAST_BYTES = 100 * MIB
 # A run that did not end well is forgotten at this age, if one with as many jobs has ended well since.
 BOUND_BUILDS = 2 * HALF_LIFE_BUILDS
+# What the Python process of a task takes, which a run too short to be seen does not show (7 to 15 MiB were measured).
+LEAST_BYTES = 16 * MIB
 # Numbers beyond any machine are cut to these, so that no arithmetic on them fails.
 MOST_BYTES = 1 << 60
 MOST_JOBS = 1 << 16
@@ -144,7 +146,7 @@ def _learn_from(samples: Sequence[Sample], prior: Footprint, version: str) -> Le
     top = _quantile(ratios, QUANTILE)
     factor = min(max(1 + margin, top * (1 + usual / 2)), top * (1 + usual))
     return Learned(
-        Footprint(ceil(base * factor), ceil(per_job * factor), ceil(serial * factor), "history"),
+        Footprint(ceil(base * factor), ceil(per_job * factor), max(ceil(serial * factor), LEAST_BYTES), "history"),
         samples=len(samples),
         confidence=evidence / (evidence + 1),
         jobs=tuple(sorted({run.jobs for run in runs})),
