@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""CPU time and memory of the sentinel while it watches 32 tasks, four times a second; beside it, psutil's.
+"""CPU time and memory of the sentinel while it watches 32 tasks, three times a second; beside it, psutil's.
 
 "sentinel" is the very process that the server starts, with notes, state file and history. "psutil" reads the same of
 every process (session, anonymous memory, name, start and CPU time) as often, and does nothing else. Processes hold
@@ -127,7 +127,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seconds", type=float, default=10, help="length of one measurement")
     options = parser.parse_args(arguments)
     print(
-        f"{TASKS} tasks, one look every {INTERVAL_S} s; median (range) of {options.repeats} times {options.seconds:g} s"
+        f"{TASKS} tasks, one look every {INTERVAL_S:.2f} s; median (range) of {options.repeats} times {options.seconds:g} s"
     )
     print(f"{'processes':>9} {'kind':>9} {'':>8}  {'of a core':24} {'resident':>9} {'pss':>9}")
     with tempfile.TemporaryDirectory(prefix="memguard-bench-") as directory:
