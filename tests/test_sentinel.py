@@ -17,7 +17,7 @@ import pytest
 
 from memguard.history import History
 from memguard.model import Outcome, Record
-from memguard.notes import Notes, Orders, TaskEnd, TaskNote
+from memguard.notes import Listener, Notes, Orders, TaskEnd, TaskNote
 from memguard.procs import find_leader
 from memguard.sentinel import Sentinel
 from memguard.units import MIB
@@ -31,6 +31,14 @@ HOLD = "import sys, time; held = b'x' * (int(sys.argv[1]) << 20); print(flush=Tr
 def orders(tmp_path: Path) -> Orders:
     """Orders for a sentinel of its own."""
     return Orders(str(tmp_path / "memguard"), "b1", str(tmp_path / "history.db"), 64 * MIB)
+
+
+@pytest.fixture
+def listener(orders: Orders) -> Iterator[Listener]:
+    """What a sentinel within the test takes notes from."""
+    file = Notes(Path(orders.directory)).listen()
+    yield Listener(file)
+    os.close(file)
 
 
 @pytest.fixture
@@ -78,13 +86,13 @@ def test_a_task_is_measured_told_and_remembered(orders: Orders, task: Callable[[
     """From its note to its record: the server reads what it takes, the history what it took, and no file stays."""
     notes, process = Notes(Path(orders.directory)), task(64)
     note = note_of(process)
-    notes.begin(note)
     watch = Watch(orders)
     try:
+        assert notes.begin(note)
         eventually(lambda: note.tid in notes.read_state(time.monotonic()))
         state = notes.read_state(time.monotonic())[note.tid]
         assert 64 * MIB <= state.current_bytes <= state.peak_bytes < 80 * MIB
-        notes.end(note.pid, note.start_ticks, TaskEnd(Outcome.OK, 12.5, 3.5, 100 * MIB))
+        notes.end(TaskEnd(note.pid, note.start_ticks, Outcome.OK, 12.5, 3.5, 100 * MIB))
         eventually(lambda: note.tid not in notes.read_state(time.monotonic()))
     finally:
         report = watch.end()
@@ -100,10 +108,12 @@ def test_a_task_is_measured_told_and_remembered(orders: Orders, task: Callable[[
     assert not psutil.pid_exists(watch.pid)
 
 
-def test_a_task_that_was_killed_has_failed(orders: Orders, task: Callable[[int], subprocess.Popen[bytes]]) -> None:
+def test_a_task_that_was_killed_has_failed(
+    orders: Orders, listener: Listener, task: Callable[[int], subprocess.Popen[bytes]]
+) -> None:
     """Who is gone without a word has failed; what was seen of it is remembered."""
     notes, process = Notes(Path(orders.directory)), task(32)
-    sentinel = Sentinel(orders)
+    sentinel = Sentinel(orders, listener)
     notes.begin(note_of(process))
     sentinel.step()
     process.kill()
@@ -128,6 +138,7 @@ def test_a_task_that_was_killed_has_failed(orders: Orders, task: Callable[[int],
 )
 def test_kernel_counters_tell_kills_and_throttling(
     orders: Orders,
+    listener: Listener,
     task: Callable[[int], subprocess.Popen[bytes]],
     counts: dict[str, int],
     outcome: Outcome,
@@ -145,16 +156,16 @@ def test_kernel_counters_tell_kills_and_throttling(
 
     sensor = Counting()
     notes, note = Notes(Path(orders.directory)), note_of(task(1))
-    sentinel = Sentinel(orders, sensor=sensor)  # type: ignore[arg-type]
+    sentinel = Sentinel(orders, listener, sensor=sensor)  # type: ignore[arg-type]
     notes.begin(note)
     sentinel.step()
     sensor.told = counts
-    notes.end(note.pid, note.start_ticks, TaskEnd(outcome, 1.0, 1.0, 0))
+    notes.end(TaskEnd(note.pid, note.start_ticks, outcome, 1.0, 1.0, 0))
     sentinel.finish()
     assert [record.outcome for record in recorded(orders)] == [expected]
 
 
-def test_a_task_too_short_to_be_seen_has_an_upper_bound(orders: Orders) -> None:
+def test_a_task_too_short_to_be_seen_has_an_upper_bound(orders: Orders, listener: Listener) -> None:
     """A task that began and ended between two looks is remembered by its largest process, once per job."""
     brief = subprocess.Popen(["sleep", "60"], start_new_session=True)
     note = note_of(brief, "light", jobs=3)
@@ -162,8 +173,8 @@ def test_a_task_too_short_to_be_seen_has_an_upper_bound(orders: Orders) -> None:
     brief.wait()
     notes = Notes(Path(orders.directory))
     notes.begin(note)
-    notes.end(note.pid, note.start_ticks, TaskEnd(Outcome.OK, 0.1, 0.1, 10 * MIB))
-    sentinel = Sentinel(orders)
+    notes.end(TaskEnd(note.pid, note.start_ticks, Outcome.OK, 0.1, 0.1, 10 * MIB))
+    sentinel = Sentinel(orders, listener)
     sentinel.step()
     (record,) = recorded(orders)
     assert (record.peak_bytes, record.largest_process_bytes, record.outcome) == (30 * MIB, 10 * MIB, Outcome.OK)
@@ -172,8 +183,7 @@ def test_a_task_too_short_to_be_seen_has_an_upper_bound(orders: Orders) -> None:
 
 def test_it_ends_with_a_server_that_is_killed(orders: Orders, task: Callable[[int], subprocess.Popen[bytes]]) -> None:
     """kill -9 of the server ends its sentinel, which records what it has seen and leaves nothing behind."""
-    notes = Notes(Path(orders.directory))
-    notes.begin(note_of(task(16)))
+    notes, note = Notes(Path(orders.directory)), note_of(task(16))
     code = """
 import json, sys, time
 from memguard.notes import Orders
@@ -189,6 +199,7 @@ time.sleep(600)
     try:
         assert server.stdout
         pid = int(server.stdout.readline())
+        assert notes.begin(note)
         eventually(lambda: notes.read_state(time.monotonic()))
     finally:
         server.kill()
@@ -223,9 +234,9 @@ def test_a_history_that_cannot_be_is_one_warning(
     """A place that takes no database costs one sentence; tasks are watched all the same."""
     (tmp_path / "history.db").mkdir()
     notes, note = Notes(Path(orders.directory)), note_of(task(8))
-    notes.begin(note)
     watch = Watch(orders)
     try:
+        assert notes.begin(note)
         eventually(lambda: note.tid in notes.read_state(time.monotonic()))
     finally:
         report = watch.end()

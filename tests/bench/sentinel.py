@@ -93,12 +93,14 @@ def _cpu_s(pid: int) -> float:
 def sentinel(leaders: list[Leader], directory: Path) -> Iterator[int]:
     """The process of a sentinel that watches these tasks."""
     orders = Orders(str(directory), "bench", str(directory / "history.db"), 64 << 20)
-    notes = Notes(directory)
+    noted = []
     for number, leader in enumerate(leaders):
         tid = f"/layer/recipes/recipe-{number}_1.0.bb:do_compile"
-        notes.begin(TaskNote(*leader, tid, f"recipe-{number}", "1.0", "do_compile", "machine", 8))
+        noted.append(TaskNote(*leader, tid, f"recipe-{number}", "1.0", "do_compile", "machine", 8))
     watch = Watch(orders)
     try:
+        for note in noted:
+            Notes(directory).begin(note)
         yield watch.pid
     finally:
         report = watch.end()
@@ -126,9 +128,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each, in turn")
     parser.add_argument("--seconds", type=float, default=10, help="length of one measurement")
     options = parser.parse_args(arguments)
-    print(
-        f"{TASKS} tasks, one look every {INTERVAL_S:.2f} s; median (range) of {options.repeats} times {options.seconds:g} s"
-    )
+    print(f"{TASKS} tasks, one look every {INTERVAL_S:.2f} s; ", end="")
+    print(f"median (range) of {options.repeats} times {options.seconds:g} s")
     print(f"{'processes':>9} {'kind':>9} {'':>8}  {'of a core':24} {'resident':>9} {'pss':>9}")
     with tempfile.TemporaryDirectory(prefix="memguard-bench-") as directory:
         program = memory.build(Path(directory))

@@ -1,20 +1,24 @@
 # SPDX-License-Identifier: MIT
-"""What server, tasks and sentinel tell each other: the sentinel's orders, and small files, whole or not there.
+"""What server, tasks and sentinel tell each other: the sentinel's orders, tasks' notes, and the state of all tasks.
 
-Runs in: task children (begin, end), the sentinel (read, forget, publish), the BitBake server (read_state, clear);
+Runs in: task children (begin, end), the sentinel (Listener, publish), the BitBake server (listen, read_state, clear);
 standard library only.
-Covers: one file per running task below MEMGUARD_DIR/running, and one state file.
+Covers: a FIFO below MEMGUARD_DIR, one line of JSON for each note, and one state file, which is whole or not there.
 Does not cover: grants on their way to the tasks (handover).
+
+Notes are lines in a FIFO rather than files, since every task of a build writes two: a line costs 20 us, making a file
+may cost a hundred times as much.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
-import shutil
+import select
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +57,13 @@ class TaskNote:
 class TaskEnd:
     """How a task ended, as its own process saw it.
 
+    pid, start_ticks: those of its note.
     cpu_s:         CPU seconds of its own and of all that it has waited for.
     largest_bytes: the most that one of the processes it has waited for had resident, file pages included.
     """
 
+    pid: int
+    start_ticks: int
     outcome: Outcome
     wall_s: float
     cpu_s: float
@@ -75,49 +82,38 @@ class Notes:
     """The notes of one build directory."""
 
     def __init__(self, directory: Path) -> None:
-        self._running = directory / "running"
-        self._state = directory / "state.json"
+        self._fifo = f"{directory}/tasks"
+        self._state = f"{directory}/state.json"
 
-    def begin(self, note: TaskNote) -> None:
-        """Tell that a task begins. Raises OSError where that cannot be written."""
-        _write(self._running / _name(note.pid, note.start_ticks), asdict(note))
+    def begin(self, note: TaskNote) -> bool:
+        """Tell that a task begins; False where nobody listens, or cannot keep up. Raises OSError for a broken place."""
+        return self._send(vars(note))
 
-    def end(self, pid: int, start_ticks: int, end: TaskEnd) -> None:
-        """Tell how it ended, for a task that has begun. Raises OSError where that cannot be written."""
-        if (self._running / _name(pid, start_ticks)).exists():
-            _write(self._running / f"{_name(pid, start_ticks)}.end", {**asdict(end), "outcome": end.outcome.value})
+    def end(self, end: TaskEnd) -> bool:
+        """Tell how a task ended; as begin() otherwise."""
+        return self._send({**vars(end), "outcome": end.outcome.value})
 
-    def read(self, known: Mapping[str, object]) -> dict[str, TaskNote | TaskEnd]:
-        """By file name, the notes that are not among `known`; what is no note is removed."""
-        try:
-            names = os.listdir(self._running)
-        except OSError:
-            return {}
-        found: dict[str, TaskNote | TaskEnd] = {}
-        for name in names:
-            if name in known or name.endswith(".draft"):
-                continue
-            note = _parse(self._running / name)
-            if note is None:
-                self.forget(name)
-            else:
-                found[name] = note
-        return found
-
-    def forget(self, name: str) -> None:
-        """Remove the note of a task, or of its end."""
-        with contextlib.suppress(OSError):
-            (self._running / name).unlink()
+    def listen(self) -> int:
+        """Make the FIFO anew and open it for a Listener, so that no note is lost from here on. Raises OSError."""
+        self.clear()
+        os.makedirs(os.path.dirname(self._fifo), exist_ok=True)
+        os.mkfifo(self._fifo, 0o644)
+        # For writing, too: a FIFO that nobody writes to at the moment has not ended.
+        return os.open(self._fifo, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
 
     def publish(self, tasks: Mapping[str, TaskState], now_s: float) -> None:
         """Tell the server what the tasks take, by tid; `now_s` is the monotonic clock. Raises OSError."""
         state = {tid: [state.current_bytes, state.peak_bytes] for tid, state in tasks.items()}
-        _write(self._state, {"time_s": round(now_s, 3), "tasks": state})
+        draft = f"{self._state}.draft"
+        with open(draft, "wb") as file:
+            file.write(json.dumps({"time_s": round(now_s, 3), "tasks": state}).encode("ascii"))
+        os.replace(draft, self._state)
 
     def read_state(self, now_s: float) -> dict[str, TaskState]:
         """What the tasks take, by tid; empty where nobody has told lately, or what was told is no state."""
         try:
-            told = json.loads(self._state.read_bytes())
+            with open(self._state, "rb") as file:
+                told = json.loads(file.read())
             if not 0 <= now_s - told["time_s"] <= STATE_AGE_S:
                 return {}
             return {str(tid): TaskState(int(current), int(peak)) for tid, (current, peak) in told["tasks"].items()}
@@ -125,43 +121,62 @@ class Notes:
             return {}
 
     def clear(self) -> None:
-        """Remove all notes and the state."""
-        shutil.rmtree(self._running, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            self._state.unlink()
+        """Remove the FIFO and the state."""
+        for path in (self._fifo, self._state, f"{self._state}.draft"):
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
+    def _send(self, content: dict[str, Any]) -> bool:
+        line = json.dumps(content).encode("ascii") + b"\n"
+        # A longer line could be torn apart by those of others (PIPE_BUF in pipe(7)).
+        if len(line) > select.PIPE_BUF:
+            return False
+        try:
+            file = os.open(self._fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENXIO):
+                return False
+            raise
+        try:
+            os.write(file, line)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(file)
+        return True
 
 
-def end_name(name: str) -> str:
-    """The name of the note that tells the end of the task whose note is `name`."""
-    return f"{name}.end"
+class Listener:
+    """Takes the notes out of the FIFO that Notes.listen() has opened."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+        self._rest = b""
+
+    def read(self) -> list[TaskNote | TaskEnd]:
+        """The notes that have come since the last call; lines that are no notes are passed over."""
+        chunks = [self._rest]
+        with contextlib.suppress(BlockingIOError):
+            while chunk := os.read(self._file, 1 << 16):
+                chunks.append(chunk)
+        *lines, self._rest = b"".join(chunks).split(b"\n")
+        return [note for line in lines if (note := _parse(line)) is not None]
 
 
-def _name(pid: int, start_ticks: int) -> str:
-    return f"{pid}-{start_ticks}"
+# What a field may hold, by its annotation; true is no number here.
+_KINDS = {"int": (int,), "float": (float, int), "str": (str,), "Outcome": (Outcome,)}
 
 
-def _write(path: Path, content: dict[str, Any]) -> None:
-    """Write beside, then rename: a reader sees all of it or nothing."""
-    draft = path.with_name(f"{path.name}.draft")
-    text = json.dumps(content)
+def _parse(line: bytes) -> TaskNote | TaskEnd | None:
+    """The note in a line, None where it holds none."""
     try:
-        draft.write_text(text, encoding="ascii")
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(text, encoding="ascii")
-    os.replace(draft, path)
-
-
-def _parse(path: Path) -> TaskNote | TaskEnd | None:
-    """The note in a file, None where it holds none."""
-    try:
-        told = json.loads(path.read_bytes())
-        if path.name.endswith(".end"):
-            return TaskEnd(
-                Outcome(told["outcome"]), float(told["wall_s"]), float(told["cpu_s"]), int(told["largest_bytes"])
-            )
-        note = TaskNote(**{field.name: told[field.name] for field in fields(TaskNote)})
-        is_sound = all(type(getattr(note, name)) is int for name in ("pid", "start_ticks", "jobs"))
-        return note if is_sound and note.pid > 0 else None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        told = json.loads(line)
+        kind = TaskEnd if "outcome" in told else TaskNote
+        values = {field.name: told[field.name] for field in fields(kind)}
+        if kind is TaskEnd:
+            values["outcome"] = Outcome(values["outcome"])
+        if any(type(values[field.name]) not in _KINDS[str(field.type)] for field in fields(kind)):
+            return None
+        return kind(**values) if values["pid"] > 0 else None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None

@@ -746,9 +746,9 @@ class ProcessTable:
 def find_leader(pid: int, root: Path = Path("/proc")) -> Leader | None:
     """The process `pid` as leader of its session, for scan() and for the mark; None where there is no such process."""
     try:
-        raw = (root / str(pid) / "stat").read_bytes()
-        return Leader(pid, int(_split_stat(raw)[1][19]))
-    except (OSError, ValueError, IndexError):
+        raw = _read_file(f"{root}/{pid}/stat")
+        return Leader(pid, int(_split_stat(raw or b"")[1][19]))
+    except (ValueError, IndexError):
         return None
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from memguard.history import History
 from memguard.model import Outcome, Record
-from memguard.notes import STATE_AGE_S, Notes, Orders, TaskEnd, TaskNote, TaskState, end_name
+from memguard.notes import STATE_AGE_S, Listener, Notes, Orders, TaskEnd, TaskNote, TaskState
 from memguard.procs import Leader, ProcessTable, Tally, Usage
 from memguard.sense import Sensor
 
@@ -61,14 +61,15 @@ class Sentinel:
 
     HEAVIEST = 5
 
-    def __init__(self, orders: Orders, sensor: Sensor | None = None, processes: ProcessTable | None = None) -> None:
+    def __init__(self, orders: Orders, listener: Listener, sensor: Sensor | None = None) -> None:
         self.report = Report()
         self._orders = orders
         self._notes = Notes(Path(orders.directory))
+        self._listener = listener
         self._sensor = sensor or Sensor(limit_bytes=orders.limit_bytes)
-        self._processes = processes or ProcessTable()
+        self._processes = ProcessTable()
         self._history = History(Path(orders.history), orders.history_max_bytes, warn=self.report.warnings.append)
-        self._watched: dict[str, Watched] = {}
+        self._watched: dict[Leader, Watched] = {}
         self._looks = 0
         self._published: dict[str, TaskState] = {}
         self._published_at_s = 0.0
@@ -78,20 +79,16 @@ class Sentinel:
         """Look at every task once: measure those that run, record those that have ended, tell the server."""
         now_s = time.monotonic()
         self._take_notes(now_s)
-        leaders = {name: Leader(run.note.pid, run.note.start_ticks) for name, run in self._watched.items()}
-        for name, usage in self._processes.scan(leaders).items():
-            self._watched[name].usage = usage
-            self._watched[name].tally.add(usage)
+        for leader, usage in self._processes.scan({leader: leader for leader in self._watched}).items():
+            self._watched[leader].usage = usage
+            self._watched[leader].tally.add(usage)
         self._looks += 1
         is_thorough = self._looks % THOROUGH_EVERY == 0
-        ended = [name for name, run in self._watched.items() if run.end or _is_gone(run.note, is_thorough)]
+        ended = [leader for leader, run in self._watched.items() if run.end or _is_gone(leader, is_thorough)]
         if ended:
             # A task tells how it ended, and is gone: perhaps between the look at the notes and the one at the process.
             self._take_notes(now_s)
-            self._history.add([self._record(self._watched.pop(name), now_s) for name in ended], self._began_s)
-            for name in ended:
-                self._notes.forget(name)
-                self._notes.forget(end_name(name))
+            self._history.add([self._record(self._watched.pop(leader), now_s) for leader in ended], self._began_s)
         self._publish(now_s)
 
     def finish(self) -> None:
@@ -104,19 +101,13 @@ class Sentinel:
         self._notes.clear()
 
     def _take_notes(self, now_s: float) -> None:
-        known = {**self._watched, **{end_name(name): run for name, run in self._watched.items() if run.end}}
-        found = self._notes.read(known)
-        for name, note in found.items():
+        for note in self._listener.read():
+            leader = Leader(note.pid, note.start_ticks)
             if isinstance(note, TaskNote):
                 kills, throttles = self._counters()
-                self._watched[name] = Watched(note, now_s, kills, throttles)
-        for name, note in found.items():
-            if isinstance(note, TaskEnd):
-                run = self._watched.get(name[: -len(end_name(""))])
-                if run is None:
-                    self._notes.forget(name)
-                else:
-                    run.end = note
+                self._watched[leader] = Watched(note, now_s, kills, throttles)
+            elif leader in self._watched:
+                self._watched[leader].end = note
 
     def _record(self, run: Watched, now_s: float) -> Record:
         """What is remembered of a task that has ended."""
@@ -168,27 +159,27 @@ class Sentinel:
         self._published, self._published_at_s = states, now_s
 
 
-def _is_gone(note: TaskNote, is_thorough: bool) -> bool:
+def _is_gone(leader: Leader, is_thorough: bool) -> bool:
     """Whether the process that was the task has ended; a thorough look knows zombies, and others with its pid."""
     if not is_thorough:
         try:
-            os.kill(note.pid, 0)
+            os.kill(leader.pid, 0)
         except ProcessLookupError:
             return True
         except PermissionError:
             pass
         return False
     try:
-        with open(f"/proc/{note.pid}/stat", "rb") as file:
+        with open(f"/proc/{leader.pid}/stat", "rb") as file:
             fields = file.read(4096).rpartition(b")")[2].split()
-        return fields[0] in (b"Z", b"X") or int(fields[19]) != note.start_ticks
+        return fields[0] in (b"Z", b"X") or int(fields[19]) != leader.start_ticks
     except (OSError, ValueError, IndexError):
         return True
 
 
-def run(orders: Orders, server: int) -> Report:
+def run(orders: Orders, notes: int, server: int) -> Report:
     """Watch until the pipe `server` ends, then finish; the next look comes INTERVAL_S after the last one began."""
-    sentinel = Sentinel(orders)
+    sentinel = Sentinel(orders, Listener(notes))
     try:
         due_s = time.monotonic()
         while True:
@@ -202,11 +193,11 @@ def run(orders: Orders, server: int) -> Report:
     return sentinel.report
 
 
-def main(argument: str) -> int:
-    """The process itself; returns its exit status."""
+def main(argument: str, notes: str) -> int:
+    """The process itself: its orders as JSON, and the descriptor to take notes from; returns its exit status."""
     orders = Orders(**json.loads(argument))
     try:
-        report: dict[str, Any] = asdict(run(orders, sys.stdin.fileno()))
+        report: dict[str, Any] = asdict(run(orders, int(notes), sys.stdin.fileno()))
     except Exception:
         import traceback  # only now: it takes 2 MiB
 

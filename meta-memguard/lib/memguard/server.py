@@ -108,7 +108,6 @@ def _start_watch(d: DataSmart) -> None:
     policy = _guard.policy if _guard is not None else None
     if _watch is not None or policy is None or not policy.directory or _history is None:
         return
-    Notes(Path(policy.directory)).clear()
     build = time.strftime("%Y%m%d%H%M%S") + f"-{os.getpid()}"
     orders = Orders(
         str(Path(policy.directory).absolute()), build, policy.history, policy.history_max_bytes, policy.limit_bytes
@@ -270,7 +269,7 @@ def _complete(event: Any, d: DataSmart) -> None:
     _tell_watch(_end_watch(), d)
     directory = d.getVar("MEMGUARD_DIR")
     if directory:
-        # Without a sentinel, as after a fault, nobody else takes away what tasks have told of themselves.
+        # A sentinel that was killed has left its files.
         Notes(Path(directory)).clear()
 
 

@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from memguard.notes import Orders
+from memguard.notes import Notes, Orders
 
 # Pruning a full history takes some seconds.
 PATIENCE_S = 30.0
@@ -26,7 +26,7 @@ PATIENCE_S = 30.0
 # Isolated: neither the environment nor the working directory says what is imported. Only this process holds the other
 # end of its standard input.
 _PROGRAM = (
-    "import sys; sys.path.insert(0, sys.argv[1]); from memguard.sentinel import main; sys.exit(main(sys.argv[2]))"
+    "import sys; sys.path.insert(0, sys.argv[1]); from memguard.sentinel import main; sys.exit(main(*sys.argv[2:]))"
 )
 
 
@@ -35,16 +35,22 @@ class Watch:
 
     def __init__(self, orders: Orders) -> None:
         library = str(Path(__file__).resolve().parents[1])
+        # Opened here and now: what the first tasks tell waits in it until the sentinel is up.
+        notes = Notes(Path(orders.directory)).listen()
         self._pid = os.getpid()
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _PROGRAM, library, json.dumps(asdict(orders))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            env={"LC_ALL": "C.UTF-8"},
-            start_new_session=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _PROGRAM, library, json.dumps(asdict(orders)), str(notes)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                env={"LC_ALL": "C.UTF-8"},
+                pass_fds=[notes],
+                start_new_session=True,
+            )
+        finally:
+            os.close(notes)
 
     @property
     def pid(self) -> int:

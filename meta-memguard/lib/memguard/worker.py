@@ -72,9 +72,9 @@ def _begin(event: Any, directory: Path, jobs: int | None, d: DataSmart) -> None:
         machine=d.getVar("PACKAGE_ARCH") or d.getVar("MACHINE") or "",
         jobs=min(own or jobs or 1, jobs or own or 1),
     )
-    os.environ[MARK] = leader.mark
-    Notes(directory).begin(note)
-    _began = note, time.monotonic()
+    if Notes(directory).begin(note):
+        os.environ[MARK] = leader.mark
+        _began = note, time.monotonic()
 
 
 def _end(directory: Path, outcome: Outcome) -> None:
@@ -84,8 +84,9 @@ def _end(directory: Path, outcome: Outcome) -> None:
     note, since_s = _began
     own, waited = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     cpu_s = own.ru_utime + own.ru_stime + waited.ru_utime + waited.ru_stime
-    end = TaskEnd(outcome, round(time.monotonic() - since_s, 3), round(cpu_s, 3), waited.ru_maxrss * 1024)
-    Notes(directory).end(note.pid, note.start_ticks, end)
+    wall_s = round(time.monotonic() - since_s, 3)
+    end = TaskEnd(note.pid, note.start_ticks, outcome, wall_s, round(cpu_s, 3), waited.ru_maxrss * 1024)
+    Notes(directory).end(end)
 
 
 def _turn_down(knob: Knob, jobs: int, d: DataSmart) -> list[str]:
