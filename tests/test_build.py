@@ -454,8 +454,8 @@ def sentinels(directory: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            words = process.cmdline()
-            if "memguard.sentinel" in " ".join(words) and str(directory) in words[-1]:
+            words = " ".join(process.cmdline())
+            if "memguard.sentinel" in words and str(directory) in words:
                 found.append(process)
     return found
 

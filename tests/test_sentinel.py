@@ -166,7 +166,7 @@ def test_kernel_counters_tell_kills_and_throttling(
 
 
 def test_a_task_too_short_to_be_seen_has_an_upper_bound(orders: Orders, listener: Listener) -> None:
-    """A task that began and ended between two looks is remembered by its largest process, once per job."""
+    """A compile that began and ended between two looks is remembered by its largest process, once per job."""
     brief = subprocess.Popen(["sleep", "60"], start_new_session=True)
     note = note_of(brief, "light", jobs=3)
     brief.kill()

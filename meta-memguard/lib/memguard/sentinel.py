@@ -30,6 +30,8 @@ from memguard.sense import Sensor
 # Three times a second: a compiler takes two to three seconds to half of its peak, and with 500 processes so many looks
 # take 1 % of a core.
 INTERVAL_S = 1 / 3
+# Tasks that run their jobs at once however short they are; others run one command after the other.
+PARALLEL_TASKS = ("do_compile", "do_install")
 # Looks until the next one at each task's own process.
 THOROUGH_EVERY = 3
 
@@ -121,7 +123,8 @@ class Sentinel:
         largest_bytes, peak_bytes = tally.largest_process_bytes, tally.peak_bytes or None
         if peak_bytes is None and run.end:
             # Too short to be seen: no more than so many processes of the largest size can have been there.
-            largest_bytes, peak_bytes = run.end.largest_bytes, run.end.largest_bytes * note.jobs or None
+            at_once = note.jobs if note.task.startswith(PARALLEL_TASKS) else 1
+            largest_bytes, peak_bytes = run.end.largest_bytes, run.end.largest_bytes * at_once or None
         self.report.recorded += 1
         if peak_bytes:
             heaviest = [*self.report.heaviest, (f"{note.recipe} {note.task}", peak_bytes)]
