@@ -553,11 +553,11 @@ def test_a_rollback_journal_serves_where_memory_is_not_shared(path: Path, monkey
 @pytest.mark.parametrize(
     ("place", "local"),
     [
-        ("/work/h", True),
-        ("/work/nfs/h", False),
-        ("/work/nfs2/h", True),
-        ("/work/nfs/scratch/h", True),
-        ("/work/a b/h", False),
+        ("/srv/h", True),
+        ("/srv/nfs/h", False),
+        ("/srv/nfs2/h", True),
+        ("/srv/nfs/scratch/h", True),
+        ("/srv/a b/h", False),
         ("/hidden/h", False),
         ("/fuse/h", False),
     ],
@@ -566,10 +566,10 @@ def test_network_file_systems_are_known(place: str, local: bool) -> None:
     """The deepest mount over the file decides, and of two on one point the later."""
     mounts = [
         ("/", "ext4"),
-        ("/work", "xfs"),
-        ("/work/nfs", "nfs4"),
-        ("/work/nfs/scratch", "tmpfs"),
-        ("/work/a\\040b", "cifs"),
+        ("/srv", "xfs"),
+        ("/srv/nfs", "nfs4"),
+        ("/srv/nfs/scratch", "tmpfs"),
+        ("/srv/a\\040b", "cifs"),
         ("/hidden", "ext4"),
         ("/hidden", "9p"),
         ("/fuse", "fuse.sshfs"),
