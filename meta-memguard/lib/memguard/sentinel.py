@@ -126,8 +126,8 @@ class Sentinel:
             at_once = note.jobs if note.task.startswith(PARALLEL_TASKS) else 1
             largest_bytes, peak_bytes = run.end.largest_bytes, run.end.largest_bytes * at_once or None
         self.report.recorded += 1
-        if peak_bytes:
-            heaviest = [*self.report.heaviest, (f"{note.recipe} {note.task}", peak_bytes)]
+        if tally.peak_bytes:
+            heaviest = [*self.report.heaviest, (f"{note.recipe} {note.task}", tally.peak_bytes)]
             self.report.heaviest = sorted(heaviest, key=lambda task: -task[1])[: self.HEAVIEST]
         return Record(
             build=self._orders.build,
