@@ -26,14 +26,15 @@ EDGES = {
     "knobs": "",
     "handover": "",
     "events": "model",
-    "history": "model units",
+    "history": "model mounts units",
     "decide": "model units",
     "learn": "model units",
     "predict": "learn model units",
     "kernel_files": "",
     "procs": "",
-    "cgroups": "kernel_files",
-    "sense": "cgroups kernel_files model",
+    "mounts": "",
+    "cgroups": "kernel_files mounts",
+    "sense": "cgroups kernel_files model mounts",
     "settings": "model predict units",
     "notes": "model",
     "sentinel": "history model notes procs sense",
@@ -44,7 +45,7 @@ EDGES = {
     "worker": "handover knobs model notes procs settings",
 }
 ADAPTERS = {"server", "scheduler", "worker"}
-PURE = ("units", "model", "decide", "knobs", "learn")
+PURE = ("units", "model", "decide", "knobs", "learn", "mounts")
 TYPED = (
     *PURE,
     "predict",

@@ -13,8 +13,8 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from memguard import settings
-from memguard.cgroups import Level, Place, Use, mounted_at
+from memguard import mounts, settings
+from memguard.cgroups import Level, Place, Use
 from memguard.kernel_files import KernelFiles
 from memguard.model import Policy, Reading
 from memguard.sense import Cpus, Pressure, Sensor, Swap
@@ -102,12 +102,7 @@ class Findings:
     @property
     def headroom_bytes(self) -> int | None:
         """What tasks may still take below the nearest limit, less the reserve; negative where that is touched."""
-        if self.reading is None:
-            return None
-        left = self.reading.room_bytes
-        if self.reading.host_available_bytes is not None:
-            left = min(left, self.reading.host_available_bytes)
-        return left - self.reserve_bytes
+        return self.reading.left_bytes - self.reserve_bytes if self.reading else None
 
 
 def examine(
@@ -124,7 +119,6 @@ def examine(
     except OSError:
         reading = None
     place = sensor.memory
-    mountinfo = KernelFiles().text(f"{root}/proc/self/mountinfo")
     levels = tuple(_level(sensor, index, level) for index, level in enumerate(place.levels)) if place else ()
     swap, pressure, cpus = sensor.swap(), sensor.pressure(), sensor.cpus()
     unified = sensor.hierarchies.place("")
@@ -138,11 +132,11 @@ def examine(
         swap=swap,
         pressure=pressure,
         delegation=_delegation(place, unified),
-        kubernetes=_kubernetes(root, sensor, mountinfo),
+        kubernetes=_kubernetes(root, sensor),
         has_lxcfs=sensor.has_lxcfs,
         tools=tools,
         build=build,
-        build_in_memory=_memory_mount(mountinfo, build.tmpdir) if build else None,
+        build_in_memory=_memory_mount(sensor.hierarchies.mountinfo, build.tmpdir) if build else None,
         policy=policy,
         faults=dict(sensor.faults),
     )
@@ -195,19 +189,19 @@ def _can_act(unified: Place | None, name: str) -> bool:
     return os.access(own.directory, os.W_OK) and (own.is_hierarchy_root() or own.has(name))
 
 
-def _kubernetes(root: Path, sensor: Sensor, mountinfo: str) -> Kubernetes | None:
+def _kubernetes(root: Path, sensor: Sensor) -> Kubernetes | None:
     """The pod's class: from the cgroup's path, else from the oom_score_adj that the kubelet gives each class.
 
     kubelet, pkg/kubelet/qos/policy.go: Guaranteed -997, BestEffort 1000, Burstable between 2 and 999.
     """
-    mounts = list(mounted_at(mountinfo))
-    paths = [*sensor.hierarchies.groups.values(), *(mounted_root for _, _, mounted_root in mounts)]
+    table = list(mounts.parse(sensor.hierarchies.mountinfo))
+    paths = [*sensor.hierarchies.groups.values(), *(mounted.root for mounted in table)]
     pod = next((path for path in paths if "kubepods" in path), None)
     if pod is not None:
         kind = re.search(r"burstable|besteffort", pod)
         qos = {"burstable": "Burstable", "besteffort": "BestEffort"}[kind[0]] if kind else "Guaranteed"
         return Kubernetes(qos, f"cgroup {pod}")
-    is_pod = any("/kubelet/pods/" in mounted_root or "/kubernetes.io/" in point for point, _, mounted_root in mounts)
+    is_pod = any("/kubelet/pods/" in mounted.root or "/kubernetes.io/" in mounted.point for mounted in table)
     if not is_pod and not (root == Path("/") and "KUBERNETES_SERVICE_HOST" in os.environ):
         return None
     adjusted = KernelFiles().text(f"{root}/proc/self/oom_score_adj").strip()
@@ -220,13 +214,8 @@ def _kubernetes(root: Path, sensor: Sensor, mountinfo: str) -> Kubernetes | None
 
 def _memory_mount(mountinfo: str, directory: Path) -> str | None:
     """The mount point over `directory` when that is tmpfs: what lies there is memory. None otherwise."""
-    over = [(point, kind) for point, kind, _ in mounted_at(mountinfo) if _is_below(directory, point)]
-    point, kind = max(reversed(over), key=lambda mount: len(mount[0]), default=("", ""))
-    return point if kind in ("tmpfs", "ramfs") else None
-
-
-def _is_below(path: Path, point: str) -> bool:
-    return str(path) == point or str(path).startswith(point.rstrip("/") + "/")
+    mounted = mounts.over(str(directory), mountinfo)
+    return mounted.point if mounted is not None and mounted.kind in ("tmpfs", "ramfs") else None
 
 
 def _without_root(findings: Findings, root: str) -> Findings:

@@ -116,8 +116,7 @@ def import_(given: tuple[str | None, bool], file: str | None, sources: tuple[str
     total = Counts()
     with history_file.opened_to_write(path, history_file.find_max_bytes(None)) as target:
         for source in sources:
-            counts = _import(target, source)
-            total = Counts(total.added + counts.added, total.known + counts.known, total.bad + counts.bad)
+            total += _import(target, source)
             if target.failure is not None:
                 break
         click.echo(f"{total.added:,} added, {total.known:,} known, {total.bad:,} bad")
@@ -141,10 +140,9 @@ def merge(given: tuple[str | None, bool], file: str | None, others: tuple[str, .
     with history_file.opened_to_write(path, history_file.find_max_bytes(None)) as target:
         for other in others:
             try:
-                counts = target.merge(Path(other))
+                total += target.merge(Path(other))
             except UnusableHistory as error:
                 raise click.UsageError(f"{error}; lines of JSON are for memguard history import") from None
-            total = Counts(total.added + counts.added, total.known + counts.known)
             if target.failure is not None:
                 break
         click.echo(f"{total.added:,} added, {total.known:,} known")

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from memguard import mounts
 from memguard.kernel_files import KernelFiles, parse_number
 
 # A v1 limit is "none" at the highest page-aligned number a signed 64-bit counter holds; anything near it is, too,
@@ -210,14 +211,18 @@ class Place:
 
 
 class Hierarchies:
-    """The cgroup hierarchies that are mounted below `root`, and the cgroups of one process in them."""
+    """The cgroup hierarchies that are mounted below `root`, and the cgroups of one process in them.
+
+    mountinfo: the text of its mount table, for other mounts.
+    """
 
     def __init__(self, root: str, process: str, files: KernelFiles) -> None:
         self._root = root.rstrip("/")
         self._files = files
         self._pid = _pid(files.text(f"{self._root}/proc/{process}/stat"))
         table, self._table = (f"{self._root}/proc/{process}/{name}" for name in ("mountinfo", "cgroup"))
-        self.mounts = list(_cgroup_mounts(_told(files, table))) or self._usual_mounts()
+        self.mountinfo = _told(files, table)
+        self.mounts = list(_cgroup_mounts(self.mountinfo)) or self._usual_mounts()
         self._groups_text = _told(files, self._table)
         self.groups = _own_groups(self._groups_text)
         if self.mounts and not self.groups:
@@ -243,11 +248,11 @@ class Hierarchies:
         Where several mounts show the hierarchy, the levels that each shows are put together.
         """
         for is_v2 in (False, True):
-            mounts = [
+            showing = [
                 mount for mount in self.mounts if mount.is_v2 == is_v2 and (is_v2 or controller in mount.controllers)
             ]
             group = self.groups.get("" if is_v2 else controller, None if self.groups else "/")
-            places = [place for mount in mounts if group is not None and (place := self._place(mount, group))]
+            places = [place for mount in showing if group is not None and (place := self._place(mount, group))]
             if places:
                 places.sort(key=lambda place: not place.is_found)
                 certain = [place for place in places if place.is_found] or places[:1]
@@ -313,38 +318,16 @@ def count_cpus(text: str) -> int:
     return count
 
 
-def mounted_at(mountinfo: str) -> Iterator[tuple[str, str, str]]:
-    """Mount point, file system type and root of each mount of a mountinfo text, in the order of mounting."""
-    for fields, tail in _mount_lines(mountinfo):
-        yield _unescape(fields[4]), tail[0], _unescape(fields[3])
-
-
-def _mount_lines(mountinfo: str) -> Iterator[tuple[list[str], list[str]]]:
-    """The fields before and after the dash of each line; format in proc_pid_mountinfo(5)."""
-    for line in mountinfo.splitlines():
-        before, dash, after = line.partition(" - ")
-        fields, tail = before.split(" "), after.split(" ")
-        if dash and len(fields) >= 6 and len(tail) >= 3:
-            yield fields, tail
-
-
 def _cgroup_mounts(mountinfo: str) -> Iterator[Mount]:
-    for fields, tail in _mount_lines(mountinfo):
-        if tail[0] in ("cgroup", "cgroup2"):
+    for mounted in mounts.parse(mountinfo):
+        if mounted.kind in ("cgroup", "cgroup2"):
             yield Mount(
-                root=_unescape(fields[3]),
-                point=_unescape(fields[4]),
-                controllers=frozenset(tail[2].split(",")) if tail[0] == "cgroup" else frozenset(),
-                is_v2=tail[0] == "cgroup2",
-                is_writable="ro" not in fields[5].split(","),
+                root=mounted.root,
+                point=mounted.point,
+                controllers=mounted.super_options if mounted.kind == "cgroup" else frozenset(),
+                is_v2=mounted.kind == "cgroup2",
+                is_writable="ro" not in mounted.options,
             )
-
-
-def _unescape(field: str) -> str:
-    """A mountinfo field with its octal escapes (\\040 for a space) undone."""
-    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        field = field.replace(code, character)
-    return field
 
 
 def _told(files: KernelFiles, path: str) -> str:

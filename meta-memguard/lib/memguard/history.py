@@ -20,7 +20,6 @@ import itertools
 import json
 import math
 import os
-import re
 import reprlib
 import sqlite3
 import stat
@@ -31,8 +30,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, TypeVar
 
-from memguard.model import Outcome, Record, Sample
-from memguard.units import KIB, MIB
+from memguard import mounts
+from memguard.model import Outcome, Policy, Record, Sample
+from memguard.units import KIB
 
 if TYPE_CHECKING:
     from hashlib import blake2b
@@ -43,7 +43,7 @@ else:
     except ImportError:
         from hashlib import blake2b
 
-DEFAULT_MAX_BYTES = 64 * MIB
+DEFAULT_MAX_BYTES = Policy.history_max_bytes
 LEAST_MAX_BYTES = 256 * KIB  # an empty history takes a tenth of it
 
 # What the samples of one task are worth falls with their age; a prediction asks for no more.
@@ -120,6 +120,9 @@ class Counts:
     added: int = 0
     known: int = 0
     bad: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(self.added + other.added, self.known + other.known, self.bad + other.bad)
 
 
 EXAMPLE: dict[str, Any] = {
@@ -276,7 +279,7 @@ class History:
             new = self._write(rows)
             if new is None or not chunk:
                 break
-            counts = Counts(counts.added + new, counts.known + len(rows) - new, counts.bad + bad)
+            counts += Counts(new, len(rows) - new, bad)
         if fault is not None:
             raise fault
         return counts
@@ -643,17 +646,8 @@ def is_local(path: Path, mountinfo: str | None = None) -> bool:
             mountinfo = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
         except OSError:
             return False
-    place, kind, deepest = os.path.realpath(path), "", -1
-    for line in mountinfo.splitlines():
-        before, _, after = line.partition(" - ")
-        fields, types = before.split(" "), after.split(" ")
-        if len(fields) < 5:
-            continue
-        point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), fields[4]).rstrip("/")
-        # Of two mounts on one point, the later one hides the earlier.
-        if f"{place}/".startswith(f"{point}/") and len(point) >= deepest:
-            kind, deepest = types[0], len(point)
-    return kind in _LOCAL
+    mounted = mounts.over(os.path.realpath(path), mountinfo)
+    return mounted is not None and mounted.kind in _LOCAL
 
 
 def _refuse_odd_files(path: Path) -> None:

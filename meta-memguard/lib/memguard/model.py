@@ -56,12 +56,16 @@ class Reading:
         return (self.total_bytes or 0) if self.limit_bytes is None else self.limit_bytes
 
     @cached_property
+    def left_bytes(self) -> int:
+        """What is left until something would be killed; negative where a limit is passed already."""
+        if self.host_available_bytes is None:
+            return self.room_bytes
+        return min(self.room_bytes, self.host_available_bytes)
+
+    @cached_property
     def ceiling_bytes(self) -> int:
         """The use at which something would be killed: the nearest limit or the end of the host's memory."""
-        room = self.room_bytes
-        if self.host_available_bytes is not None:
-            room = min(room, self.host_available_bytes)
-        return self.used_bytes + max(0, room)
+        return self.used_bytes + max(0, self.left_bytes)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from memguard.cgroups import Hierarchies, Use, count_cpus, mounted_at
+from memguard import mounts
+from memguard.cgroups import Hierarchies, Use, count_cpus
 from memguard.kernel_files import KernelFiles, parse_number
 from memguard.model import Reading
 
@@ -83,8 +84,8 @@ class Sensor:
         self._find()
         # lxcfs shows the container's memory in place of the machine's; its MemAvailable may count page cache as used.
         self.has_lxcfs = any(
-            point == "/proc/meminfo" and "lxcfs" in kind
-            for point, kind, _ in mounted_at(self._files.text(f"{self._process}/mountinfo"))
+            mounted.point == "/proc/meminfo" and "lxcfs" in mounted.kind
+            for mounted in mounts.parse(self.hierarchies.mountinfo)
         )
 
     def close(self) -> None:
