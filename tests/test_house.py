@@ -39,13 +39,15 @@ EDGES = {
     "notes": "model",
     "sentinel": "history model notes procs sense",
     "watch": "notes",
+    "failure_rules": "",
+    "failures": "failure_rules",
     "guard": "decide events handover model notes sense units",
     "server": "events guard handover history knobs model notes sense settings units watch",
     "scheduler": "guard knobs model predict server",
     "worker": "handover knobs model notes procs settings",
 }
 ADAPTERS = {"server", "scheduler", "worker"}
-PURE = ("units", "model", "decide", "knobs", "learn", "mounts")
+PURE = ("units", "model", "decide", "knobs", "learn", "mounts", "failure_rules", "failures")
 TYPED = (
     *PURE,
     "predict",
