@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from memguard_cli.doctor import doctor
+from memguard_cli.explain import explain
 from memguard_cli.history import history
 from memguard_cli.predict import predict
 from memguard_cli.screen import printable
@@ -39,7 +40,7 @@ def memguard() -> None:
     """Yocto builds that do not die of memory."""
 
 
-for command in (doctor, history, predict):
+for command in (doctor, explain, history, predict):
     memguard.add_command(command)
 
 

@@ -297,6 +297,12 @@ MEMORY_RULES = (
         r"\bsending SIG(?:TERM|KILL) to process \d+ (?:uid \d+ )?\"(?P<program>[^\"]+)\": .*(?:badness|oom_score|"
         r"VmRSS)",
     ),
+    _rule(
+        STATED,
+        "the kernel killed for memory while this build ran",
+        "killed by the kernel for memory",
+        r"\bmemguard: peak .*, [1-9]\d* killed by the kernel for memory",
+    ),
     # Containers and runners.
     _rule(STATED, "", "OOMKill|OOM Kill|OOM-kill|OOM kill", r"\bOOM[ -]?[Kk]ill(?:ed|ing)\b", read=_read_oomkilled),
     _rule(

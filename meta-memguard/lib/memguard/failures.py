@@ -293,6 +293,7 @@ def _find_place(text: str) -> tuple[str, str] | None:
     return None
 
 
+STOPS = "the console stops"
 _STARTED = re.compile(r"^recipe (?P<recipe>\S+): task (?P<task>do_\w+): (?P<state>Started|Succeeded|Failed)")
 _LISTED = re.compile(r"^\d+: (?P<recipe>\S+) (?P<task>do_\w+) - (?:\d+[hms])+")
 _RUNNING = re.compile(
@@ -348,9 +349,9 @@ class _Console:
         line, text = self._last
         heavy = [task for _, task in self._running if _HEAVY.fullmatch(task) and not task.endswith("_setscene")]
         if heavy:
-            judge.doubt(line, text, "the console stops while heavy tasks run: all of BitBake was killed at once", HINT)
+            judge.doubt(line, text, f"{STOPS} while heavy tasks run: all of BitBake was killed at once", HINT)
         else:
-            judge.doubt(line, text, "the console stops in mid-course")
+            judge.doubt(line, text, f"{STOPS} in mid-course")
 
 
 # Looking for a few stems in whole chunks is what makes a log of hundreds of MiB a matter of seconds. Every word of the
