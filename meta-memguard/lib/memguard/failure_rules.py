@@ -186,7 +186,7 @@ _BUILD_PROGRAM = re.compile(
     r"mkfs\S*|mksquashfs|mke2fs|resize2fs|genautomata|gen\w+|moc|rcc|uic|qml\w+|protoc|flatc|llvm-\S+|opt|llc|swipl|"
     r"objcopy|objdump|strip|nm|ar|ranlib|dwz|debugedit|qemu-\S+|sh|bash|dash)"
 )
-_INTERPRETERS = re.compile(r"python[\d.]*|perl|node|java|sh|bash|dash|ruby|lua")
+_INTERPRETERS = re.compile(r"python[\d.]*|perl|sh|bash|dash|ruby|lua")
 # The kernel takes the largest; the largest of a build host is a compiler, a linker or BitBake with hundreds of MiB.
 _SMALL_VICTIM_BYTES = 192 << 20
 _LARGE_VICTIM_BYTES = 1 << 30
@@ -201,7 +201,7 @@ def _read_victim(found: re.Match[str]) -> tuple[int, str, str | None]:
     size = re.search(r"anon-rss:(\d+)kB", found.string)
     rss_bytes = int(size[1]) * 1024 if size else None
     is_build = _BUILD_PROGRAM.fullmatch(name) is not None
-    if is_build and _INTERPRETERS.fullmatch(name) and rss_bytes is not None and rss_bytes < _SMALL_VICTIM_BYTES:
+    if is_build and _INTERPRETERS.fullmatch(name) and (rss_bytes or 0) < _SMALL_VICTIM_BYTES:
         is_build = False
     if is_build or (rss_bytes is not None and rss_bytes >= _LARGE_VICTIM_BYTES):
         return STATED, "the kernel killed it: the machine had no memory left", program
@@ -281,7 +281,7 @@ MEMORY_RULES = (
     _rule(
         STATED,
         "systemd-oomd killed it",
-        "due to memory|due to swap",
+        "due to memory|Killed /",
         r"\bKilled \S+ due to (?:memory|swap) (?:pressure|used)",
     ),
     _rule(
@@ -356,13 +356,14 @@ MEMORY_RULES = (
         STATED,
         "no memory was left",
         "ut of memory",
-        rf"^{_TOOL}?(?:\*\*\* )?(?:(?:fatal |internal |fatal run-time )?[Ee]rror: )?[Oo]ut of memory[.!]*$",
+        rf"^(?:FATAL ERROR: )?{_TOOL}?(?:\*\*\* )?(?:(?:fatal |internal |fatal run-time )?[Ee]rror: )?"
+        r"[Oo]ut of memory(?:[.!]*$| (?:in|while|during|when|trying)\b)",
     ),
     _rule(
         STATED,
         "LLVM had no memory left",
         "LLVM ERROR",
-        r"(?:^|: )LLVM ERROR: (?:out of memory|Allocation failed|Unable to allocate)",
+        r"(?:^|: |rustc-)LLVM ERROR: (?:out of memory|Allocation failed|Unable to allocate)",
     ),
     _rule(
         STATED,
@@ -374,7 +375,7 @@ MEMORY_RULES = (
     _rule(
         STATED,
         "",
-        "annot allocate memory|rrno 12|rrno: 12|os error 12|ENOMEM|status 11",
+        "annot allocate memory|rrno 12|rrno: 12|os error 12|ENOMEM",
         rf"^{_TOOL}?.*(?:\b[Cc]annot allocate memory\b|\[?[Ee]rrno[ :]{{1,2}}12\b|\(os error 12\)|\bENOMEM\b|"
         r"\blzma_\w+\(?\)?.{0,40}status 11\b)"
         r"(?=$|\s*[:;,.()\[\]\"'\\]|\s+(?:in static|for|while|when|on|-|cannot|Cannot)\b)",
@@ -510,21 +511,21 @@ MEMORY_RULES = (
         "something was killed by signal 9",
         "illed",
         r"^(?:zsh: )?[Kk]illed(?:: 9)?(?: {2,}\S.*)?$|^/\S+: \d+: +Killed$|\bline \d+: +\d+ Killed$",
-        r"^\(Killed\)|\bfailed: \(Killed\)",
+        r"^\(Killed\)|\bfailed: \(Killed\)|\bkilled by signal \(Killed\)",
     ),
     _rule(
         HINT,
         "a command was killed by signal 9",
         "Killed|137|Error -9|Signal 9",
         r"^\S*make(?:\[\d+\])?: \*\*\* (?:\[[^\]]*\] ?)?(?:[^ ]* )?(?:Killed\b|Error 137\b|Error -9\b)",
-        r"^\*\*\* (?:\[[^\]]*\] )?Signal 9\b|^scons: \*\*\* \[[^\]]*\] Error -9\b",
+        r"^\*\*\* (?:\[[^\]]*\] )?(?:Signal 9\b|Error code 137\b)|^scons: \*\*\* \[[^\]]*\] Error -9\b",
     ),
     _rule(
         HINT,
         "ended with status 137, that is signal 9",
         "137|-9",
         r"\bexit 137 from '(?P<program>[^']*)",
-        r"^FAILED: \[code=137\]|\(Exit 137\)|\bexit 137$|\b[Nn]on-zero code: 137\b",
+        r"^FAILED: \[code=137\]|\(Exit 137\)|\bexited (?:with )?137\b|\bexit 137$|\b[Nn]on-zero code: 137\b",
         r"\b[Ee]xit ?[Cc]ode\"?'?\s*[:=]\s*\"?137\b",
         r"\b(?:[Ee]xit(?:ed)?|[Rr]eturn(?:ed)?|[Tt]erminated|[Ff]ailed)\b[\w\s,'\"().:-]{0,60}?"
         r"\b(?:with |code|status|value)[\w\s:='\"()]{0,20}?(?<![\w.])(?:137|-9)(?!\w|\.\d|%|-\d)",
@@ -541,7 +542,8 @@ MEMORY_RULES = (
         HINT,
         "",
         "terminated abruptly",
-        r"^(?:ERROR: )?Server terminated abruptly \(error code: (?P<code>\d+), error message: '?(?P<message>[^',]*)",
+        r"^(?:ERROR: )?(?:Bazel s|"
+        r"S)erver terminated abruptly \(error code: (?P<code>\d+), error message: '?(?P<message>[^',]*)",
         read=_read_bazel,
     ),
     _rule(
@@ -652,7 +654,8 @@ TAIL_RULES = (
         r"\bfile (?:truncated|format not recognized)|\bUnexpected end of (?:file|input|archive)|"
         r"does not look like a tar archive",
         r"\bnot in (?:gzip|xz|lzma|zstd) format|\b[Cc]orrupt(?:ed)? (?:input|archive|data|file|object|deflate|rmeta)",
-        r"\bcompressed data is corrupt|data integrity error|\bbad magic\b|\binvalid (?:tar|archive|zip) (?:header|"
+        r"\bdata is corrupt|--format violated|data integrity error|\bbad magic\b|\binvalid (?:tar|archive|"
+        r"zip) (?:header|"
         r"magic)",
     ),
     _rule(
@@ -752,10 +755,11 @@ TAIL_RULES = (
     _rule(
         FAILED,
         "it failed; no line tells why",
-        "ERROR|*** |build stopped|FAILED|rror: |non-zero code|failed with|FATAL|command failed",
+        "ERROR|*** |build stopped|link failed|FAILED|rror: |non-zero code|failed with|FATAL|command failed",
         r"^ERROR: |^\S*make(?:\[\d+\])?: \*\*\* |^ninja: (?:build stopped|error)|^FAILED: |^scons: \*\*\*|"
         r"^BUILD FAILED|^FATAL: ",
-        r"\berror: ld returned [1-9]|\bfailed with exit code|\breturned a non-zero code|^\S+: (?:fatal )?error: ",
+        r"\berror: ld returned [1-9]|: final link failed: |\bfailed with exit code|\breturned a non-zero code|"
+        r"^\S+: (?:fatal )?error: ",
         r"^[Ee]rror: |\b(?:linker|frontend) command failed",
     ),
 )
