@@ -32,6 +32,12 @@ EDGES = {
     "predict": "learn model units",
     "kernel_files": "",
     "procs": "",
+    "jobserver": "",
+    "jobsizes": "units",
+    "pressure": "",
+    "regulate": "jobsizes units",
+    "signals": "procs",
+    "reflex": "jobserver jobsizes model procs regulate signals units",
     "mounts": "",
     "cgroups": "kernel_files mounts",
     "sense": "cgroups kernel_files model mounts",
@@ -45,7 +51,7 @@ EDGES = {
     "worker": "handover knobs model notes procs settings",
 }
 ADAPTERS = {"server", "scheduler", "worker"}
-PURE = ("units", "model", "decide", "knobs", "learn", "mounts")
+PURE = ("units", "model", "decide", "jobsizes", "knobs", "learn", "mounts", "regulate")
 TYPED = (
     *PURE,
     "predict",
@@ -58,6 +64,10 @@ TYPED = (
     "guard",
     "history",
     "procs",
+    "jobserver",
+    "pressure",
+    "signals",
+    "reflex",
 )
 MODULES = sorted(path.stem for path in MEMGUARD.glob("*.py"))
 

@@ -18,6 +18,7 @@ import click
 from memguard_cli.doctor import doctor
 from memguard_cli.history import history
 from memguard_cli.predict import predict
+from memguard_cli.run import run as run_command
 from memguard_cli.screen import printable
 
 
@@ -39,7 +40,7 @@ def memguard() -> None:
     """Yocto builds that do not die of memory."""
 
 
-for command in (doctor, history, predict):
+for command in (doctor, history, predict, run_command):
     memguard.add_command(command)
 
 
