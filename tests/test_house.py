@@ -43,15 +43,19 @@ EDGES = {
     "sense": "cgroups kernel_files model mounts",
     "settings": "model predict units",
     "notes": "model",
-    "sentinel": "history model notes procs sense",
+    "state": "",
+    "readings": "events",
+    "turns": "",
+    "kills": "model regulate signals",
+    "sentinel": "history kills model notes pressure procs readings reflex regulate sense state turns",
     "watch": "notes",
-    "guard": "decide events handover model notes sense units",
-    "server": "events guard handover history knobs model notes sense settings units watch",
+    "guard": "decide events handover model notes sense state units",
+    "server": "events guard handover history knobs model notes sense settings state units watch",
     "scheduler": "guard knobs model predict server",
     "worker": "handover knobs model notes procs settings",
 }
 ADAPTERS = {"server", "scheduler", "worker"}
-PURE = ("units", "model", "decide", "jobsizes", "knobs", "learn", "mounts", "regulate")
+PURE = ("units", "model", "decide", "jobsizes", "knobs", "learn", "mounts", "regulate", "turns")
 TYPED = (
     *PURE,
     "predict",
@@ -68,6 +72,12 @@ TYPED = (
     "pressure",
     "signals",
     "reflex",
+    "state",
+    "readings",
+    "kills",
+    "notes",
+    "sentinel",
+    "watch",
 )
 MODULES = sorted(path.stem for path in MEMGUARD.glob("*.py"))
 

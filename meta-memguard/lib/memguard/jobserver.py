@@ -104,6 +104,11 @@ class Pool:
             self._target = max(0, min(tokens, self._most))
             self._settle()
 
+    def adopt(self, tokens: int) -> None:
+        """Take charge of a pool that has `tokens` already, idle and held ones, from a regulator that is gone."""
+        with self._owing:
+            self._issued = self._target = max(0, min(tokens, self._most))
+
     def reissue(self, lost: int) -> None:
         """Put in anew `lost` tokens that clients had when they died (see certainly_lost)."""
         with self._owing:

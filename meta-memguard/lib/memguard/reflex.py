@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from statistics import median
 from typing import Callable
 
 from memguard.jobserver import Pool, certainly_lost
@@ -155,6 +154,12 @@ class Reflex:
         if charge.pool is not None:
             charge.pool.close()
 
+    def adopt(self, tid: str, tokens: int) -> None:
+        """The pool of a task has `tokens` already, from a sentinel before this one."""
+        charge = self._charges.get(tid)
+        if charge is not None and charge.pool is not None:
+            charge.pool.adopt(tokens)
+
     def renew(self, tid: str) -> None:
         """A task begins anew after a kill: no process of it holds a token."""
         charge = self._charges.get(tid)
@@ -175,6 +180,11 @@ class Reflex:
         """The tokens of a task's pool, None where it has none."""
         charge = self._charges.get(tid)
         return charge.pool.target if charge is not None and charge.pool is not None else None
+
+    def job_bytes(self, tid: str) -> int:
+        """What one more job of a task is expected to take."""
+        charge = self._charges.get(tid)
+        return charge.sizes.expect_new().peak_bytes if charge is not None else 0
 
     def stopped(self, tid: str) -> int:
         """How many of its processes are stopped."""
@@ -234,7 +244,7 @@ class Reflex:
         self._outside.append((now_s, reading.used_bytes - tasks_bytes))
         while self._outside[0][0] < now_s - OUTSIDE_S:
             self._outside.popleft()
-        outside = max(0, int(median([size for _, size in self._outside])))
+        outside = max(0, sorted([size for _, size in self._outside])[len(self._outside) // 2])
         used = max(reading.used_bytes, outside + tasks_bytes)
         return used if reading.charged_bytes is None else min(used, max(reading.charged_bytes, tasks_bytes))
 

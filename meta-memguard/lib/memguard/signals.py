@@ -14,11 +14,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from memguard.procs import find_leader
+
+if TYPE_CHECKING:
+    import subprocess
 
 # At the end of its input: for each pid in the list, SIGCONT. Reused pids do not matter, who is not stopped goes on.
 _WATCHMAN = """
@@ -94,6 +96,8 @@ class Signals:
     def _tell(self, what: str, target: Target) -> bool:
         """Tell the watchman; False where there is none and none can be started."""
         if self._watchman is None or self._watchman.poll() is not None:
+            import subprocess  # only now: most builds stop nothing
+
             with contextlib.suppress(OSError):
                 self._watchman = subprocess.Popen(
                     ["/bin/sh", "-c", _WATCHMAN],

@@ -59,7 +59,7 @@ def _begin(event: Any, directory: Path, jobs: int | None, d: DataSmart) -> None:
     """Tell the sentinel of this task, and mark what it starts, for processes that leave its session."""
     global _began
     leader = find_leader(os.getpid())
-    if leader is None or not d.getVar("MEMGUARD_HISTORY"):
+    if leader is None:
         return
     own = next((jobs_in(value) for name in variables_of(event.task) if (value := d.getVar(name))), None)
     note = TaskNote(
@@ -72,7 +72,7 @@ def _begin(event: Any, directory: Path, jobs: int | None, d: DataSmart) -> None:
         machine=d.getVar("PACKAGE_ARCH") or d.getVar("MACHINE") or "",
         jobs=min(own or jobs or 1, jobs or own or 1),
     )
-    if Notes(directory).begin(note):
+    if Notes(directory).send(note):
         os.environ[MARK] = leader.mark
         _began = note, time.monotonic()
 
@@ -86,7 +86,7 @@ def _end(directory: Path, outcome: Outcome) -> None:
     cpu_s = own.ru_utime + own.ru_stime + waited.ru_utime + waited.ru_stime
     wall_s = round(time.monotonic() - since_s, 3)
     end = TaskEnd(note.pid, note.start_ticks, outcome, wall_s, round(cpu_s, 3), waited.ru_maxrss * 1024)
-    Notes(directory).end(end)
+    Notes(directory).send(end)
 
 
 def _turn_down(knob: Knob, jobs: int, d: DataSmart) -> list[str]:
