@@ -45,9 +45,9 @@ EDGES = {
     "notes": "model",
     "state": "",
     "readings": "events",
-    "turns": "",
+    "retries": "",
     "kills": "model regulate signals",
-    "sentinel": "history kills model notes pressure procs readings reflex regulate sense state turns",
+    "sentinel": "history kills model notes pressure procs readings reflex regulate retries sense state",
     "watch": "notes",
     "guard": "decide events handover model notes sense state units",
     "server": "events guard handover history knobs model notes sense settings state units watch",
@@ -55,7 +55,7 @@ EDGES = {
     "worker": "handover knobs model notes procs settings",
 }
 ADAPTERS = {"server", "scheduler", "worker"}
-PURE = ("units", "model", "decide", "jobsizes", "knobs", "learn", "mounts", "regulate", "turns")
+PURE = ("units", "model", "decide", "jobsizes", "knobs", "learn", "mounts", "regulate", "retries")
 TYPED = (
     *PURE,
     "predict",

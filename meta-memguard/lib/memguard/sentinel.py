@@ -34,9 +34,9 @@ from memguard.procs import Leader, ProcessTable, Tally, Usage, find_leader
 from memguard.readings import Readings
 from memguard.reflex import Acted, Reflex, Ward
 from memguard.regulate import Act, Job
+from memguard.retries import Waiting, next_turn
 from memguard.sense import Sensor
 from memguard.state import FRESHEN_S, StateFile
-from memguard.turns import Waiting, next_turn
 
 # Three times a second: a compiler takes two to three seconds to half of its peak, and with 500 processes so many looks
 # take 1 % of a core. Where memory gets short the reflex asks for more.
