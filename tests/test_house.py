@@ -44,6 +44,7 @@ EDGES = {
     "settings": "model predict units",
     "notes": "model",
     "sentinel": "history model notes procs sense",
+    "pressure_command": "",
     "watch": "notes",
     "guard": "decide events handover model notes sense units",
     "server": "events guard handover history knobs model notes sense settings units watch",
@@ -68,6 +69,7 @@ TYPED = (
     "pressure",
     "signals",
     "reflex",
+    "pressure_command",
 )
 MODULES = sorted(path.stem for path in MEMGUARD.glob("*.py"))
 
