@@ -45,14 +45,19 @@ EDGES = {
     "notes": "model",
     "sentinel": "history model notes procs sense",
     "pressure_command": "",
+    "failures": "",
+    "leftovers": "",
+    "turns": "model notes",
+    "retry": "failures units",
+    "rerun": "failures leftovers notes procs retry sense settings turns",
     "watch": "notes",
     "guard": "decide events handover model notes sense units",
     "server": "events guard handover history knobs model notes sense settings units watch",
     "scheduler": "guard knobs model predict server",
-    "worker": "handover knobs model notes procs settings",
+    "worker": "handover knobs model notes procs rerun settings",
 }
-ADAPTERS = {"server", "scheduler", "worker"}
-PURE = ("units", "model", "decide", "jobsizes", "knobs", "learn", "mounts", "regulate")
+ADAPTERS = {"server", "scheduler", "worker", "rerun"}
+PURE = ("units", "model", "decide", "jobsizes", "knobs", "learn", "mounts", "regulate", "retry")
 TYPED = (
     *PURE,
     "predict",
@@ -70,6 +75,8 @@ TYPED = (
     "signals",
     "reflex",
     "pressure_command",
+    "leftovers",
+    "turns",
 )
 MODULES = sorted(path.stem for path in MEMGUARD.glob("*.py"))
 

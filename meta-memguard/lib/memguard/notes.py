@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """What server, tasks and sentinel tell each other: the sentinel's orders, tasks' notes, and the state of all tasks.
 
-Runs in: task children (begin, end), the sentinel (Listener, publish), the BitBake server (listen, read_state, clear);
-standard library only.
+Runs in: task children (begin, wait, read_turns, end), the sentinel (Listener, publish), the BitBake server (listen,
+read_state, clear); standard library only.
 Covers: a FIFO below MEMGUARD_DIR, one line of JSON for each note, and one state file, which is whole or not there.
 Does not cover: grants on their way to the tasks (handover).
 
@@ -71,6 +71,34 @@ class TaskEnd:
 
 
 @dataclass(frozen=True)
+class TaskWait:
+    """A task of which something was killed for memory, and which waits for its turn to run again.
+
+    It may be told several times until the turn is given; the same `attempt` of a task is the same wait.
+
+    pid, start_ticks: those of its note.
+    jobs, alone:   what it will run with, and whether nothing else shall run beside it.
+    attempt:       1 when it is about to run for the second time.
+    program:       what was killed, "" where that is unknown.
+    reason:        why it runs again, in words.
+    need_bytes:    what it is expected to take, by the largest process of the run that ended.
+    wall_s, cpu_s, largest_bytes: what that run took, as in TaskEnd.
+    """
+
+    pid: int
+    start_ticks: int
+    jobs: int
+    alone: bool
+    attempt: int
+    program: str
+    reason: str
+    need_bytes: int
+    wall_s: float
+    cpu_s: float
+    largest_bytes: int
+
+
+@dataclass(frozen=True)
 class TaskState:
     """What the sentinel sees of one task now, and the most it has seen of it. In bytes."""
 
@@ -92,6 +120,10 @@ class Notes:
     def end(self, end: TaskEnd) -> bool:
         """Tell how a task ended; as begin() otherwise."""
         return self._send({**vars(end), "outcome": end.outcome.value})
+
+    def wait(self, wait: TaskWait) -> bool:
+        """Tell that a task waits for its turn; as begin() otherwise."""
+        return self._send(vars(wait))
 
     def listen(self) -> int:
         """Make the FIFO anew and open it for a Listener, so that no note is lost from here on. Raises OSError."""
@@ -119,6 +151,17 @@ class Notes:
             return {str(tid): TaskState(int(current), int(peak)) for tid, (current, peak) in told["tasks"].items()}
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return {}
+
+    def read_turns(self, now_s: float, since_s: float) -> frozenset[str] | None:
+        """The marks of the waiting tasks that may go on, as told after `since_s`; None where nobody has told lately."""
+        try:
+            with open(self._state, "rb") as file:
+                told = json.loads(file.read())
+            if not since_s < told["time_s"] <= now_s or now_s - told["time_s"] > STATE_AGE_S:
+                return None
+            return frozenset(map(str, told["turns"]))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return None
 
     def clear(self) -> None:
         """Remove the FIFO and the state."""
@@ -153,7 +196,7 @@ class Listener:
         self._file = file
         self._rest = b""
 
-    def read(self) -> list[TaskNote | TaskEnd]:
+    def read(self) -> list[TaskNote | TaskWait | TaskEnd]:
         """The notes that have come since the last call; lines that are no notes are passed over."""
         chunks = [self._rest]
         with contextlib.suppress(BlockingIOError):
@@ -164,14 +207,15 @@ class Listener:
 
 
 # What a field may hold, by its annotation; true is no number here.
-_KINDS = {"int": (int,), "float": (float, int), "str": (str,), "Outcome": (Outcome,)}
+_KINDS = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,), "Outcome": (Outcome,)}
 
 
-def _parse(line: bytes) -> TaskNote | TaskEnd | None:
+def _parse(line: bytes) -> TaskNote | TaskWait | TaskEnd | None:
     """The note in a line, None where it holds none."""
     try:
         told = json.loads(line)
-        kind = TaskEnd if "outcome" in told else TaskNote
+        kind: type[TaskNote | TaskWait | TaskEnd]
+        kind = TaskEnd if "outcome" in told else TaskWait if "alone" in told else TaskNote
         values = {field.name: told[field.name] for field in fields(kind)}
         if kind is TaskEnd:
             values["outcome"] = Outcome(values["outcome"])

@@ -108,7 +108,7 @@ class Sentinel:
             if isinstance(note, TaskNote):
                 kills, throttles = self._counters()
                 self._watched[leader] = Watched(note, now_s, kills, throttles)
-            elif leader in self._watched:
+            elif isinstance(note, TaskEnd) and leader in self._watched:
                 self._watched[leader].end = note
 
     def _record(self, run: Watched, now_s: float) -> Record:
