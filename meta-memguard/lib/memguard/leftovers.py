@@ -39,16 +39,20 @@ _FAILED_NINJA = re.compile(r"^FAILED: (?:\[code=\d+\] )?(?P<targets>.+)$")
 
 
 def written_by(pid: int) -> tuple[str, ...]:
-    """The files a process has open for writing; what it appends to is a log and no output. Empty where it is gone."""
+    """The regular files a process has open for writing; what it appends to is a log and no output.
+
+    Empty where the process is gone, or belongs to somebody else.
+    """
     found = []
     with contextlib.suppress(OSError):
         for file in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(OSError, ValueError, IndexError):
                 info = Path(f"/proc/{pid}/fdinfo/{file.name}").read_bytes()
                 flags = int(info.partition(b"flags:")[2].split()[0], 8)
-                path = str(file.readlink())
-                if flags & os.O_ACCMODE in _ACCESS_WRITES and not flags & os.O_APPEND and path.startswith("/"):
-                    found.append(path)
+                status = file.stat()
+                is_file = stat.S_ISREG(status.st_mode) and status.st_nlink > 0
+                if is_file and flags & os.O_ACCMODE in _ACCESS_WRITES and not flags & os.O_APPEND:
+                    found.append(str(file.readlink()))
     return tuple(dict.fromkeys(found))
 
 
