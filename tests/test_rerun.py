@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+
+import pytest
 
 from testbed import builddir
 from testbed.bitbake import BitBake
 from testbed.builddir import META_TEST, Result
+from testbed.container import NoContainer, container
 
 TESTS = Path(__file__).resolve().parent
 META_AGAIN = TESTS / "bitbake" / "meta-again"
@@ -19,14 +23,21 @@ ON = 'INHERIT += "memguard"\n'
 OBJECTS = [f"{name}.o" for name in "abcdefgh"]
 
 
-def build(bitbake: BitBake, directory: Path, conf: str, plan: dict[str, dict[str, str]], *arguments: str) -> Result:
+def build(
+    bitbake: BitBake,
+    directory: Path,
+    conf: str,
+    plan: dict[str, dict[str, str]],
+    *arguments: str,
+    prefix: Sequence[str] = (),
+) -> Result:
     """Build with recipes whose compilers meet what `plan` says: by recipe and output, the fates one after the other."""
     for recipe, fates in plan.items():
         (directory / "plan" / recipe).mkdir(parents=True)
         for output, fate in fates.items():
             (directory / "plan" / recipe / output).write_text("".join(f"{word}\n" for word in fate.split()))
     builddir.make(directory, [META_TEST, META_AGAIN, META_MEMGUARD], conf)
-    result = builddir.run(bitbake, directory, *arguments)
+    result = builddir.run(bitbake, directory, *arguments, prefix=prefix)
     assert result.leftover == ()
     assert not list(directory.glob("memguard/kills/*"))
     for left in directory.glob("plan/*/*"):
@@ -174,3 +185,38 @@ MEMGUARD_RETRIES:pn-again-ignored = "1"
     assert re.search(r"again-install do_install: cc1 .*\. It is not run again", told)
     assert re.search(r"again-ignored do_compile: .* ended well all the same", told)
     assert told.count("again-python do_compile") == 1
+
+
+@pytest.mark.parametrize("conf", ['MEMGUARD_MODE = "observe"\n', 'BB_SCHEDULER = "basic"\n'])
+def test_who_only_observes_repeats_nothing(bitbake: BitBake, tmp_path: Path, conf: str) -> None:
+    """In observe mode, and under a scheduler of the user's own, a killed compiler fails its task as in stock."""
+    result = build(bitbake, tmp_path, ON + conf, {"again-make": {"c.o": "kill"}}, "again-make")
+    assert result.returncode == 1
+    assert "do_compile: Execution of" in result.output
+    assert [line for line in log_of(tmp_path, "again-make") if " -j " in line] == ["compile -j 4"]
+    assert not [line for line in warnings_of(result) if "do_compile" in line]
+
+
+@pytest.mark.memcg
+def test_a_task_survives_kills_by_the_kernel(bitbake: BitBake, tmp_path: Path) -> None:
+    """Compilers that the kernel kills at a real limit cost their task jobs, not its life: with one job all of it fits.
+
+    What was predicted is far too little. No object that was finished is made again.
+    """
+    conf = ON + 'MEMGUARD_FOOTPRINT:pn-again-kernel = "do_compile:base=16M,per_job=16M"\n'
+    try:
+        with container(1 << 30, "memguard-rerun") as box:
+            result = build(bitbake, tmp_path, conf, {}, "again-kernel", prefix=box.prefix)
+            kills = box.oom_kills
+    except NoContainer as missing:
+        pytest.skip(str(missing))
+    assert kills >= 1
+    assert result.returncode == 0, result.output
+    assert "ERROR" not in result.output
+    told = [line for line in warnings_of(result) if "do_compile" in line]
+    assert told
+    assert all("cc1 was killed by the kernel for memory; runs again with" in line for line in told)
+    lines = log_of(tmp_path, "again-kernel")
+    assert len([line for line in lines if line.startswith("compile")]) == 1 + len(told)
+    # Each kill cost one object, which was then made again.
+    assert len([line for line in lines if line.endswith(".o")]) == 3 + kills

@@ -17,9 +17,10 @@ from memguard.retry import Attempt, Cause, Evidence, Kill, find_cause, plan
 
 ALONE = Attempt(1, is_alone=True)
 KILL = Kill(7.5, "cc1plus", 700 << 20, 3900 << 20, 4 << 30, ("/b/a.o",))
-MEMORY = Finding("memory", "cc1plus", "Killed signal terminated program cc1plus", 3)
-UNCLEAR = Finding("unclear", None, "Killed", 3)
-OTHER = Finding("other", None, "", None)
+MEMORY = Finding("memory", "killed", "cc1plus", "Killed signal terminated program cc1plus", 3, is_certain=True)
+HINT = Finding("memory", "killed", None, "Killed", 3)
+UNCLEAR = Finding("unclear", "a linker crashed", "ld", "ld: crashed", 3)
+OTHER = Finding("other", "a compile error")
 
 
 @pytest.mark.parametrize(
@@ -47,12 +48,14 @@ def test_each_run_has_half_the_jobs_and_the_last_is_alone(
         (Evidence((KILL,)), "cc1plus was killed for memory at 3.8 GiB of 4.0 GiB"),
         (Evidence((KILL,), 1, (1,), OTHER), "cc1plus was killed for memory at 3.8 GiB of 4.0 GiB"),
         (Evidence((), 1, (2,), MEMORY), "cc1plus was killed by the kernel for memory"),
-        (Evidence((), 1, (2,), UNCLEAR), "a process was killed by the kernel for memory"),
+        (Evidence((), 1, (2,), HINT), "a process was killed by the kernel for memory"),
         (Evidence((), 1, (137,), OTHER), "a process was killed by the kernel for memory"),
         (Evidence((), 1, (-9,), None), "a process was killed by the kernel for memory"),
         (Evidence((), 1, (2,), OTHER), None),
         (Evidence((), 1, (139,), OTHER), None),
-        (Evidence((), 0, (137,), UNCLEAR), None),
+        (Evidence((), 1, (2,), UNCLEAR), "ld was killed by the kernel for memory"),
+        (Evidence((), 0, (137,), HINT), None),
+        (Evidence((), 0, (2,), UNCLEAR), None),
         (Evidence((), 0, (-9,), OTHER), None),
         (Evidence((), 0, (2,), MEMORY), "cc1plus was killed or ran out of memory (Killed signal terminated program"),
         (Evidence(), None),
@@ -75,7 +78,7 @@ def test_the_largest_kill_is_named_and_all_outputs_are_taken() -> None:
 
 def test_no_name_out_of_a_log_moves_a_terminal() -> None:
     """What is not printable in a program's name or in a line is not printed."""
-    finding = Finding("memory", "cc\x1b[2J1", "\x1b]0;x\x07 out of memory", 1)
+    finding = Finding("memory", "", "cc\x1b[2J1", "\x1b]0;x\x07 out of memory", 1, is_certain=True)
     assert str(find_cause(Evidence(finding=finding))).isprintable()
     assert str(find_cause(Evidence((Kill(1, "a\x1b[2J", 1, 1, 1),)))).isprintable()
 

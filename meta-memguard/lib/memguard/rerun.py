@@ -127,7 +127,9 @@ class TaskScene:
             return retry.find_cause(retry.Evidence(kills))
         kernel_kills = (self._sensor.oom_kills() or 0) - self._kernel_kills if self._sensor else 0
         lines = [*self._log_lines(), *str(error).splitlines()]
-        return retry.find_cause(retry.Evidence(kills, kernel_kills, retry.statuses_of(error), classify(lines)))
+        return retry.find_cause(
+            retry.Evidence(kills, kernel_kills, retry.statuses_of(error), classify(lines, self._task))
+        )
 
     def clear(self, cause: retry.Cause, attempt: retry.Attempt, number: int, of: int) -> bool:
         wall_s, cpu_s = time.monotonic() - self._since_s, _cpu_s() - self._cpu_s

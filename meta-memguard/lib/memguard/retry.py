@@ -117,8 +117,8 @@ def find_cause(evidence: Evidence) -> Cause | None:
     """The memory kill that ended a run; None where it ended for any other reason, or where that is not certain enough.
 
     A kill of the sentinel's is certain. The kernel counts its kills for the whole container, so the log or the exit
-    status must agree that one was of this task. Words alone count where they name memory, since a program may print
-    "Killed" for any reason, and may be killed by anybody.
+    status must agree that one was of this task. Words alone count where they name memory, or a compiler that was
+    killed, since a program may print "Killed" for any reason.
     """
     finding = evidence.finding
     program = _printable(finding.program or "") if finding else ""
@@ -132,8 +132,9 @@ def find_cause(evidence: Evidence) -> Cause | None:
         is_killed = any(status in _KILLED for status in evidence.statuses)
         if is_killed or (finding is not None and finding.verdict in ("memory", "unclear")):
             return Cause(program, "was killed by the kernel for memory")
-    if finding is not None and finding.verdict == "memory":
-        return Cause(program, f"was killed or ran out of memory ({_printable(finding.evidence.strip()[:160])})")
+    if finding is not None and finding.verdict == "memory" and finding.is_certain:
+        line = _printable((finding.evidence or finding.reason).strip()[:160])
+        return Cause(program, f"was killed or ran out of memory ({line})")
     return None
 
 
