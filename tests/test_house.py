@@ -46,16 +46,24 @@ EDGES = {
     "state": "",
     "readings": "events",
     "retries": "",
-    "kills": "model regulate signals",
-    "sentinel": "history kills model notes pressure procs readings reflex regulate retries sense state",
+    "kills": "leftovers model regulate signals",
+    "sentinel": (
+        "history kills model notes pressure pressure_command procs readings reflex regulate retries sense state"
+    ),
+    "pressure_command": "",
+    "failures": "",
+    "leftovers": "",
+    "turns": "model notes state",
+    "retry": "failures units",
+    "rerun": "failures leftovers notes procs retry sense settings state turns",
     "watch": "notes",
     "guard": "decide events handover model notes sense state units",
     "server": "events guard handover history knobs model notes sense settings state units watch",
     "scheduler": "guard knobs model predict server",
-    "worker": "handover knobs model notes procs settings",
+    "worker": "handover knobs model notes procs rerun settings",
 }
-ADAPTERS = {"server", "scheduler", "worker"}
-PURE = ("units", "model", "decide", "jobsizes", "knobs", "learn", "mounts", "regulate", "retries")
+ADAPTERS = {"server", "scheduler", "worker", "rerun"}
+PURE = ("units", "model", "decide", "jobsizes", "knobs", "learn", "mounts", "regulate", "retries", "retry")
 TYPED = (
     *PURE,
     "predict",
@@ -78,6 +86,9 @@ TYPED = (
     "notes",
     "sentinel",
     "watch",
+    "pressure_command",
+    "leftovers",
+    "turns",
 )
 MODULES = sorted(path.stem for path in MEMGUARD.glob("*.py"))
 

@@ -18,7 +18,7 @@ from memguard.notes import Listener, Notes, TaskEnd, TaskGrant, TaskHold, TaskNo
 from memguard.state import STATE_AGE_S, State, StateFile, TaskState
 
 NOTE = TaskNote(4242, 17, "mc:two:/a b/\udce9_1.0.bb:do_compile", "x", "1.0", "do_compile", "qemux86-64", 4)
-WAIT = TaskWait(4242, 17, 2, False, 1)
+WAIT = TaskWait(4242, 17, 2, False, 1, "cc1plus", "was killed", 1 << 30, 1.5, 3.25, 1 << 29)
 END = TaskEnd(4242, 17, Outcome.OK, 1.5, 3.25, 1 << 30)
 GRANT = TaskGrant(NOTE.tid, 3, 4, 1 << 30, 1 << 28)
 HOLD = TaskHold(NOTE.tid, "x", "do_compile", "needs 4.0 GiB, 1.0 GiB fit")
@@ -81,7 +81,7 @@ def test_what_is_no_note_is_passed_over(tmp_path: Path, fifo: int, content: byte
     assert Listener(fifo).read() == [NOTE]
     (tmp_path / "state.json").write_bytes(content)
     assert StateFile(tmp_path).read(1.0) is None
-    assert StateFile(tmp_path).has_turn("4242-17", 1.0) is None
+    assert StateFile(tmp_path).has_turn("4242-17", 1, 1.0) is None
 
 
 @pytest.mark.parametrize(("name", "value"), [("pid", 0), ("pid", -1), ("jobs", True), ("start_ticks", "5")])
@@ -95,12 +95,18 @@ def test_a_state_is_believed_while_it_is_fresh(tmp_path: Path) -> None:
     """Server and tasks take what was told in the last seconds, and nothing of a sentinel that has fallen silent."""
     file = StateFile(tmp_path)
     task = {"current_bytes": 5, "peak_bytes": 7, "tokens": None}
-    file.publish({"time_s": 100.0, "tasks": {NOTE.tid: task}, "stopped": 1, "alone": "x do_compile", "turns": ["1-2"]})
+    file.publish(
+        {"time_s": 100.0, "tasks": {NOTE.tid: task}, "stopped": 1, "alone": "x do_compile", "turns": {"1-2": 1}}
+    )
     assert file.read(100.0 + STATE_AGE_S) == State({NOTE.tid: TaskState(5, 7)}, 1, "x do_compile")
-    assert [file.has_turn(mark, 101.0) for mark in ("1-2", "1-3")] == [True, False]
+    assert [file.has_turn(mark, attempt, 101.0) for mark, attempt in (("1-2", 1), ("1-2", 2), ("1-3", 1))] == [
+        True,
+        False,
+        False,
+    ]
     for now_s in (100.1 + STATE_AGE_S, 99.0):
         assert file.read(now_s) is None
-        assert file.has_turn("1-2", now_s) is None
+        assert file.has_turn("1-2", 1, now_s) is None
     file.clear()
     assert file.read(100.0) is None
     assert file.left() is None

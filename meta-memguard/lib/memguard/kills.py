@@ -1,26 +1,23 @@
 # SPDX-License-Identifier: MIT
 """What the sentinel has killed, left for the task that lost it: small files below MEMGUARD_DIR.
 
-Runs in: the sentinel (note, forget, clear), task children (read); standard library only.
+Runs in: the sentinel; standard library only.
 Covers: which process it was, memory at that moment, and the files it was writing, which are half done.
+Does not cover: what a task makes of them (retry.read_kills).
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
-import stat
 import time
 from pathlib import Path
-from typing import Any
 
+from memguard.leftovers import written_by
 from memguard.model import Reading
 from memguard.regulate import Job
 from memguard.signals import Target, send
-
-_WRITES = os.O_WRONLY | os.O_RDWR
 
 
 class Kills:
@@ -46,17 +43,6 @@ class Kills:
             with self._path(mark).open("a", encoding="utf-8", errors="surrogateescape") as file:
                 file.write(json.dumps(line) + "\n")
 
-    def read(self, mark: str) -> list[dict[str, Any]]:
-        """The kills that a task of this mark has suffered, the oldest first; lines that are none are passed over."""
-        found = []
-        with contextlib.suppress(OSError, ValueError):
-            for line in self._path(mark).read_text(encoding="utf-8", errors="replace").splitlines():
-                with contextlib.suppress(ValueError):
-                    kill = json.loads(line)
-                    if isinstance(kill, dict):
-                        found.append(kill)
-        return found
-
     def forget(self, mark: str) -> None:
         """Remove the notes for a task."""
         with contextlib.suppress(OSError):
@@ -71,18 +57,3 @@ class Kills:
 
     def _path(self, mark: str) -> Path:
         return self._directory / f"{mark}.jsonl"
-
-
-def written_by(pid: int) -> list[str]:
-    """The plain files that a process has open for writing; none where that cannot be seen."""
-    found = []
-    with contextlib.suppress(OSError):
-        for name in os.listdir(f"/proc/{pid}/fd"):
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                link = f"/proc/{pid}/fd/{name}"
-                if not stat.S_ISREG(os.stat(link).st_mode):
-                    continue
-                told = Path(f"/proc/{pid}/fdinfo/{name}").read_text().split("flags:")[1].split()[0]
-                if int(told, 8) & _WRITES:
-                    found.append(os.readlink(link))
-    return found

@@ -33,6 +33,7 @@ class Orders:
 
     history:       the database of what tasks took; "" to keep none.
     limit_bytes, reserve_bytes, reserve_share: the user's own, as in Policy.
+    pressure_command: what is run before something is killed; "" for nothing.
     acts:          whether running tasks may be touched; else it only measures.
     slots:         the jobs of all tasks together, 0 for as many as there are CPUs.
     log:           the file of the readings, "" to write none.
@@ -45,6 +46,7 @@ class Orders:
     limit_bytes: int | None = None
     reserve_bytes: int | None = None
     reserve_share: float | None = None
+    pressure_command: str = ""
     acts: bool = False
     slots: int = 0
     log: str = ""
@@ -54,7 +56,8 @@ class Orders:
 class TaskNote:
     """One task that runs: its process, which leads a session, by pid and start time in clock ticks since boot.
 
-    jobs:      those it runs at once.
+    jobs:      those it begins with.
+    most_jobs: those its recipe asks for.
     pool:      the path of its pool of tokens, "" where it has none.
     may_kill:  whether one of its compilers may be killed, since the task can be repeated.
     """
@@ -67,15 +70,24 @@ class TaskNote:
     task: str
     machine: str
     jobs: int
+    most_jobs: int = 1
     pool: str = ""
     may_kill: bool = False
 
 
 @dataclass(frozen=True)
 class TaskWait:
-    """A task that lost a job for memory waits to run again, with so many jobs, perhaps with no other beside it.
+    """A task of which something was killed for memory, and which waits for its turn to run again.
 
-    attempt: 1 for the first retry.
+    It may be told several times until the turn is given; the same `attempt` of a task is the same wait.
+
+    pid, start_ticks: those of its note.
+    jobs, alone:   what it will run with, and whether nothing else shall run beside it.
+    attempt:       1 when it is about to run for the second time.
+    program:       what was killed, "" where that is unknown.
+    reason:        why it runs again, in words.
+    need_bytes:    what it is expected to take, by the largest process of the run that ended.
+    wall_s, cpu_s, largest_bytes: what that run took, as in TaskEnd.
     """
 
     pid: int
@@ -83,6 +95,12 @@ class TaskWait:
     jobs: int
     alone: bool
     attempt: int
+    program: str
+    reason: str
+    need_bytes: int
+    wall_s: float
+    cpu_s: float
+    largest_bytes: int
 
 
 @dataclass(frozen=True)

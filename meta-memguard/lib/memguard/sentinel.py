@@ -30,6 +30,7 @@ from memguard.kills import Kills
 from memguard.model import Outcome, Policy, Reading, Record
 from memguard.notes import FAREWELL, Listener, Note, Notes, Orders, TaskEnd, TaskGrant, TaskHold, TaskNote, TaskWait
 from memguard.pressure import PressureTrigger
+from memguard.pressure_command import PressureCommand
 from memguard.procs import Leader, ProcessTable, Tally, Usage, find_leader
 from memguard.readings import Readings
 from memguard.reflex import Acted, Reflex, Ward
@@ -124,6 +125,7 @@ class Sentinel:
         self._reflex = Reflex(
             orders.slots or ceil(self._sensor.cpus().count), self._processes.members, orders.acts, self._note_kill
         )
+        self._command = PressureCommand(orders.pressure_command) if orders.pressure_command else None
         self._watched: dict[Leader, Watched] = {}
         self._leaders: dict[str, Leader] = {}
         self._grants: dict[str, TaskGrant] = {}
@@ -156,6 +158,8 @@ class Sentinel:
             self._watched[leader].usage = usage
             self._watched[leader].tally.add(usage)
         self._act(now_s, is_pressed)
+        if self._command is not None:
+            self._command.poll()
         self._looks += 1
         is_thorough = self._looks % THOROUGH_EVERY == 0
         ended = [leader for leader, run in self._watched.items() if run.end or _is_gone(leader, is_thorough)]
@@ -186,8 +190,12 @@ class Sentinel:
             self._state.clear()
 
     def close(self) -> None:
-        """After a fault: see that nothing stays stopped."""
+        """See that nothing stays stopped, after a fault, too, and that the user's command has ended."""
         self._reflex.close()
+        if self._command is not None:
+            self._command.end()
+            if self._command.failure is not None:
+                self.report.warnings.append(self._command.failure)
 
     # -- what is told ------------------------------------------------------------------------------------------------
 
@@ -218,7 +226,7 @@ class Sentinel:
             run = self._watched[leader]
             run.granted_bytes = grant.bytes
             if run.wait is None:
-                self._reflex.change(grant.tid, grant.jobs, grant.bytes)
+                self._reflex.change(grant.tid, min(grant.jobs, run.note.most_jobs), grant.bytes)
 
     def _hold(self, hold: TaskHold) -> None:
         if not hold.reason:
@@ -248,7 +256,7 @@ class Sentinel:
         ward = Ward(
             leader=leader,
             place=run.place,
-            most_jobs=max(1, min(grant.jobs, note.jobs) if grant and not note.pool else note.jobs),
+            most_jobs=min(grant.jobs, note.most_jobs) if grant and note.pool else note.jobs,
             job_bytes=grant.job_bytes if grant and grant.job_bytes else None,
             granted_bytes=run.granted_bytes,
             pool=note.pool,
@@ -260,9 +268,11 @@ class Sentinel:
 
     def _wait(self, run: Watched, note: TaskWait, now_s: float) -> None:
         """A task lost a job: remember what it took until then, and let it wait for its turn."""
+        if run.wait is not None and run.wait.attempt == note.attempt:
+            return  # it asks again, in case that it was not heard
         self._remember([self._record(run, now_s, Outcome.MEMORY_KILL)])
         self.report.retried += 1
-        self._log("retry", run, jobs=note.jobs, attempt=note.attempt)
+        self._log("retry", run, program=note.program, jobs=note.jobs, attempt=note.attempt, reason=note.reason)
         self._reflex.renew(run.note.tid)
         self._reflex.change(run.note.tid, note.jobs, run.granted_bytes)
         kills, throttles = self._counters()
@@ -296,9 +306,12 @@ class Sentinel:
         self.report.killed += action.act is Act.KILL
 
     def _note_kill(self, tid: str, job: Job) -> None:
-        """Before a job is killed: leave its task a note of it."""
-        if self._reading is not None:
-            self._kills.note(self._run(tid).mark, job, self._reading, self._reflex.left_bytes)
+        """Before a job is killed: leave its task a note of it, and run the user's command."""
+        run, reading = self._run(tid), self._reading
+        if reading is not None:
+            self._kills.note(run.mark, job, reading, self._reflex.left_bytes)
+            if self._command is not None:
+                self._command.start(reading.limit_bytes, self._used_bytes(), run.note.recipe, run.note.task)
 
     def _run(self, tid: str) -> Watched:
         return self._watched[self._leaders[tid]]
@@ -308,9 +321,8 @@ class Sentinel:
         waiting = []
         for run in self._watched.values():
             if run.wait is not None and run.waits:
-                need = run.wait.jobs * self._reflex.job_bytes(run.note.tid)
                 waits_s = now_s - run.waits_since_s
-                waiting.append(Waiting(run.note.tid, run.place, need, run.wait.alone, waits_s))
+                waiting.append(Waiting(run.note.tid, run.place, run.wait.need_bytes, run.wait.alone, waits_s))
         if not waiting or self._reading is None:
             return
         free = self._reflex.left_bytes - self._policy.reserve_of(self._reading.bound_bytes)
@@ -374,7 +386,7 @@ class Sentinel:
             version=note.version,
             task=note.task,
             machine=note.machine,
-            jobs=note.jobs if jobs is None else min(jobs, note.jobs),
+            jobs=note.jobs if jobs is None else min(jobs, note.most_jobs),
             peak_bytes=peak_bytes,
             largest_process_bytes=largest_bytes,
             wall_s=round(run.end.wall_s if run.end else now_s - run.since_s, 3),
@@ -473,7 +485,7 @@ class Sentinel:
             {"recipe": hold.recipe, "task": hold.task, "reason": hold.reason, "since": round(since, 3)}
             for hold, since in list(self._held.values())[: 2 * self.LISTED]
         ]
-        turns = [run.mark for run in self._watched.values() if run.has_turn]
+        turns = {run.mark: run.wait.attempt for run in self._watched.values() if run.wait is not None and run.has_turn}
         news = (tasks, held, turns)
         if not is_last and news == self._published and (not tasks or now_s - self._published_at_s < FRESHEN_S):
             return

@@ -128,6 +128,7 @@ def _start_watch(d: DataSmart) -> None:
         limit_bytes=policy.limit_bytes,
         reserve_bytes=policy.reserve_bytes,
         reserve_share=policy.reserve_share,
+        pressure_command=policy.pressure_command,
         acts=policy.mode is Mode.ENFORCE,
         slots=max(wanted, math.ceil(guard.reading.cpus)),
         log=str(directory / "readings" / guard.log.name) if guard.log is not None else "",

@@ -72,14 +72,14 @@ class StateFile:
         except (ValueError, TypeError, KeyError, AttributeError):
             return None
 
-    def has_turn(self, mark: str, now_s: float) -> bool | None:
-        """Whether the task of this mark may run again; None where nobody has told lately."""
+    def has_turn(self, mark: str, attempt: int, now_s: float) -> bool | None:
+        """Whether the task of this mark may make its `attempt` to run again; None where nobody has told lately."""
         told = self.left()
         try:
             if told is None or not 0 <= now_s - told["time_s"] <= STATE_AGE_S:
                 return None
-            return mark in told["turns"]
-        except (TypeError, KeyError):
+            return bool(told["turns"].get(mark, 0) == attempt)
+        except (TypeError, KeyError, AttributeError):
             return None
 
     def left(self) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import bb
 
-from memguard import settings
+from memguard import rerun, settings
 from memguard.handover import Handover
 from memguard.knobs import KNOBS, Knob, jobs_in, lower, variables_of
 from memguard.model import Outcome
@@ -38,6 +38,7 @@ def handle(event: Any, d: DataSmart) -> None:
         if isinstance(event, bb.build.TaskStarted):
             jobs = _apply_grant(event, Path(directory), d)
             _begin(event, Path(directory), jobs, d)
+            rerun.arm(event, Path(directory), _own_jobs(event.task, d) or jobs or 1, lambda fewer: _lower(fewer, d), d)
         else:
             _end(Path(directory), Outcome.OK if isinstance(event, bb.build.TaskSucceeded) else Outcome.FAILED)
     except OSError as error:
@@ -50,7 +51,7 @@ def _apply_grant(event: Any, directory: Path, d: DataSmart) -> int | None:
     """Lower the knobs to what the server has granted; the jobs granted, None where it was all that is wanted."""
     jobs = Handover(directory).take(f"{event._fn}:{event.task}")
     if jobs is not None:
-        changed = [change for knob in KNOBS for change in _turn_down(knob, jobs, d)]
+        changed = _lower(jobs, d)
         bb.note(f"memguard: {jobs} jobs fit now: {', '.join(changed) or 'nothing to lower'}")
     return jobs
 
@@ -61,7 +62,7 @@ def _begin(event: Any, directory: Path, jobs: int | None, d: DataSmart) -> None:
     leader = find_leader(os.getpid())
     if leader is None:
         return
-    own = next((jobs_in(value) for name in variables_of(event.task) if (value := d.getVar(name))), None)
+    own = _own_jobs(event.task, d)
     note = TaskNote(
         pid=leader.pid,
         start_ticks=leader.start_ticks,
@@ -87,6 +88,16 @@ def _end(directory: Path, outcome: Outcome) -> None:
     wall_s = round(time.monotonic() - since_s, 3)
     end = TaskEnd(note.pid, note.start_ticks, outcome, wall_s, round(cpu_s, 3), waited.ru_maxrss * 1024)
     Notes(directory).send(end)
+
+
+def _own_jobs(task: str, d: DataSmart) -> int | None:
+    """The jobs that the recipe's own variables say, as they are now."""
+    return next((jobs_in(value) for name in variables_of(task) if (value := d.getVar(name))), None)
+
+
+def _lower(jobs: int, d: DataSmart) -> list[str]:
+    """Lower every knob to `jobs`; what was changed, in words."""
+    return [change for knob in KNOBS for change in _turn_down(knob, jobs, d)]
 
 
 def _turn_down(knob: Knob, jobs: int, d: DataSmart) -> list[str]:
