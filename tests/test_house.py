@@ -25,6 +25,7 @@ EDGES = {
     "model": "",
     "knobs": "",
     "handover": "",
+    "clients": "",
     "events": "model",
     "history": "model mounts units",
     "decide": "model units",
@@ -60,9 +61,10 @@ EDGES = {
     "guard": "decide events handover model notes sense state units",
     "server": "events guard handover history knobs model notes sense settings state units watch",
     "scheduler": "guard knobs model predict server",
+    "pooling": "clients jobserver knobs procs settings",
     "worker": "handover knobs model notes procs rerun settings",
 }
-ADAPTERS = {"server", "scheduler", "worker", "rerun"}
+ADAPTERS = {"server", "scheduler", "pooling", "worker", "rerun"}
 PURE = ("units", "model", "decide", "jobsizes", "knobs", "learn", "mounts", "regulate", "retries", "retry")
 TYPED = (
     *PURE,
@@ -72,6 +74,7 @@ TYPED = (
     "cgroups",
     "sense",
     "handover",
+    "clients",
     "events",
     "guard",
     "history",

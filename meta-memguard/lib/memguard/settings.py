@@ -36,6 +36,7 @@ VARIABLES = (
     "MEMGUARD_RETRY_TASKS",
     "MEMGUARD_NO_KILL",
     "MEMGUARD_PRESSURE_CMD",
+    "MEMGUARD_JOBSERVER",
 )
 
 
@@ -59,6 +60,9 @@ def read(get: Callable[[str], str | None], names: Iterable[str] = ()) -> Policy:
     if for_all:
         why = "a footprint is that of one recipe, MEMGUARD_FOOTPRINT:pn-NAME"
         raise SettingsError("MEMGUARD_FOOTPRINT", for_all, why, OVERRIDE_EXAMPLE, f"{OVERRIDE_PREFIX}llvm-native")
+    jobserver = (get("MEMGUARD_JOBSERVER") or "").strip()
+    if jobserver not in ("", "auto", "off"):
+        raise SettingsError("MEMGUARD_JOBSERVER", jobserver, "neither auto nor off", "auto")
     min_jobs, min_jobs_share = _min_jobs((get("MEMGUARD_MIN_JOBS") or "").strip())
     return Policy(
         mode=_mode((get("MEMGUARD_MODE") or "").strip()),
@@ -201,6 +205,11 @@ def is_off(get: Callable[[str], str | None]) -> bool:
     return (get("MEMGUARD_MODE") or "").strip() == Mode.OFF.value
 
 
+def is_jobserver_off(get: Callable[[str], str | None]) -> bool:
+    """Whether a recipe shall have no pool of jobs; `get` reads the recipe's variables. In doubt it has none."""
+    return (get("MEMGUARD_JOBSERVER") or "auto").strip() != "auto"
+
+
 def override_names(names: Iterable[str]) -> list[str]:
-    """Those of `names` that are footprints for single recipes."""
-    return [name for name in names if name.startswith(OVERRIDE_PREFIX)]
+    """Those of `names` that are settings for single recipes."""
+    return [name for name in names if name.startswith((OVERRIDE_PREFIX, "MEMGUARD_JOBSERVER:pn-"))]
