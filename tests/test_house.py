@@ -62,7 +62,7 @@ EDGES = {
     "server": "events guard handover history knobs model notes sense settings state units watch",
     "scheduler": "guard knobs model predict server",
     "pooling": "clients jobserver knobs procs settings",
-    "worker": "handover knobs model notes procs rerun settings",
+    "worker": "handover knobs model notes pooling procs rerun settings",
 }
 ADAPTERS = {"server", "scheduler", "pooling", "worker", "rerun"}
 PURE = ("units", "model", "decide", "jobsizes", "knobs", "learn", "mounts", "regulate", "retries", "retry")
