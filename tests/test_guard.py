@@ -13,9 +13,10 @@ import pytest
 from memguard.events import EventLog
 from memguard.guard import READING_AGE_S, Guard
 from memguard.handover import Handover
-from memguard.model import Footprint, Mode, Policy, Reading, Task
-from memguard.notes import Notes, TaskState
+from memguard.model import Footprint, Grant, Mode, Policy, Reading, Task
+from memguard.notes import Note, TaskGrant, TaskHold
 from memguard.sense import Sensor
+from memguard.state import StateFile
 from memguard.units import GIB, MIB
 
 NO_RESERVE = Policy(reserve_bytes=0)
@@ -50,6 +51,7 @@ class Bench:
         self.sensor = FakeSensor()
         self.now_s = 100.0
         self.said: list[str] = []
+        self.told: list[Note] = []
         self.warned: list[str] = []
         self.log = EventLog(directory / "events")
         self.guard = Guard(
@@ -57,7 +59,8 @@ class Bench:
             cast(Sensor, self.sensor),
             self.log,
             Handover(directory),
-            Notes(directory),
+            StateFile(directory),
+            self.told.append,
             say=self.said.append,
             warn=self.warned.append,
             clock=lambda: self.now_s,
@@ -68,6 +71,13 @@ class Bench:
         verdict = self.guard.judge(task, is_idle)
         self.guard.carry_out(task, verdict)
         return verdict.starts
+
+    def publish(self, tokens: int | None = None, stopped: int = 0, alone: str = "", **sizes: int) -> None:
+        """Tell what the sentinel sees: what tasks take, by tid."""
+        tasks = {tid: {"current_bytes": size, "peak_bytes": size, "tokens": tokens} for tid, size in sizes.items()}
+        StateFile(self.directory).publish(
+            {"time_s": self.now_s + 1, "tasks": tasks, "stopped": stopped, "alone": alone}
+        )
 
     def tick(self, *ended: str, is_idle: bool = False, seconds: float = 1.0) -> None:
         """Let time pass and tasks end."""
@@ -380,12 +390,65 @@ def test_what_a_measured_task_will_still_grow_by_is_kept(bench: Bench) -> None:
     bench.sensor.use(3 * GIB)
     bench.tick(seconds=60.0)
     assert bench.guard.judge(task("b", 5 * GIB), False).starts
-    Notes(bench.directory).publish({"a": TaskState(1 * GIB, 1 * GIB)}, bench.now_s + 1)
+    bench.publish(a=1 * GIB)
     bench.tick()
     assert not bench.guard.judge(task("b", 5 * GIB), False).starts
     assert bench.guard.judge(task("b", 4 * GIB), False).starts
-    Notes(bench.directory).publish({"a": TaskState(3 * GIB, 3 * GIB)}, bench.now_s + 1)
+    bench.publish(a=3 * GIB)
     bench.tick()
     assert bench.guard.judge(task("b", 5 * GIB), False).starts
     bench.tick(seconds=60.0)
     assert bench.guard.judge(task("b", 5 * GIB), False).starts
+
+
+def test_the_sentinel_is_told_of_grants_and_holds(bench: Bench) -> None:
+    """It learns what each task was given before the task starts, and who is held and no longer."""
+    assert bench.offer(task("a", 1 * GIB, per_job=512 * MIB))
+    assert not bench.offer(task("b", 7 * GIB))
+    bench.guard.forget_hold("b")
+    grant, hold, release = bench.told
+    assert grant == TaskGrant("a", 1, 8, 5 * GIB, 512 * MIB)
+    assert isinstance(hold, TaskHold)
+    assert (hold.tid, hold.recipe, bool(hold.reason)) == ("b", "r-b", True)
+    assert release == replace(hold, reason="")
+
+
+@pytest.mark.parametrize(("stopped", "alone"), [(2, ""), (0, "heavy do_compile")])
+def test_nothing_starts_in_an_emergency(bench: Bench, stopped: int, alone: str) -> None:
+    """While jobs are stopped, or a task must be alone, all is held that would fit; afterwards it starts."""
+    assert bench.offer(task("a", 1 * GIB))
+    bench.publish(stopped=stopped, alone=alone, a=1 * GIB)
+    bench.tick()
+    assert bench.guard.emergency
+    assert not bench.offer(task("b", 16 * MIB))
+    assert list(bench.guard.releasable(is_idle=False)) == []
+    assert [found.tid for found in bench.guard.releasable(is_idle=True)] == ["b"]
+    bench.publish(a=1 * GIB)
+    bench.tick()
+    assert not bench.guard.emergency
+    assert [found.tid for found in bench.guard.releasable(is_idle=False)] == ["b"]
+
+
+def test_a_grant_grows_where_nobody_waits(bench: Bench) -> None:
+    """A task that takes its jobs from a pool gets more of them once others have ended, one without a pool never."""
+    assert bench.offer(task("a", 4 * GIB))
+    assert bench.offer(task("b", 0, per_job=1 * GIB))
+    assert bench.guard.running["b"].grant.jobs == 4
+    bench.publish(a=4 * GIB, b=1 * GIB)
+    bench.tick("a")
+    assert bench.guard.running["b"].grant.jobs == 4
+    bench.publish(tokens=3, b=1 * GIB)
+    bench.tick()
+    assert bench.guard.running["b"].grant == Grant(8, 8 * GIB)
+    assert bench.told[-1] == TaskGrant("b", 2, 8, 8 * GIB, 1 * GIB)
+    assert [event["jobs"] for event in bench.events("extend")] == [8]
+
+
+def test_no_grant_grows_while_another_task_is_held(bench: Bench) -> None:
+    """What is held has the first claim on memory."""
+    assert bench.offer(task("b", 0, per_job=1 * GIB, wanted=2))
+    assert bench.offer(task("a", 0, per_job=1 * GIB, wanted=8))
+    assert not bench.offer(task("c", 7 * GIB))
+    bench.publish(tokens=3, a=1 * GIB)
+    bench.tick("b")
+    assert bench.guard.running["a"].grant.jobs == 6

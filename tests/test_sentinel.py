@@ -19,7 +19,9 @@ from memguard.history import History
 from memguard.model import Outcome, Record
 from memguard.notes import Listener, Notes, Orders, TaskEnd, TaskNote
 from memguard.procs import find_leader
+from memguard.sense import Sensor
 from memguard.sentinel import Sentinel
+from memguard.state import State, StateFile
 from memguard.units import MIB
 from memguard.watch import Watch
 
@@ -66,6 +68,11 @@ def note_of(process: subprocess.Popen[bytes], recipe: str = "heavy", jobs: int =
     return TaskNote(leader.pid, leader.start_ticks, f"/{recipe}.bb:do_compile", recipe, "1.0", "do_compile", "m", jobs)
 
 
+def state_of(orders: Orders) -> State:
+    """What the sentinel tells now."""
+    return StateFile(Path(orders.directory)).read(time.monotonic()) or State({})
+
+
 def recorded(orders: Orders) -> list[Record]:
     """All that the history holds."""
     history = History(Path(orders.history), warn=pytest.fail, is_read_only=True)
@@ -88,12 +95,12 @@ def test_a_task_is_measured_told_and_remembered(orders: Orders, task: Callable[[
     note = note_of(process)
     watch = Watch(orders)
     try:
-        assert notes.begin(note)
-        eventually(lambda: note.tid in notes.read_state(time.monotonic()))
-        state = notes.read_state(time.monotonic())[note.tid]
+        assert notes.send(note)
+        eventually(lambda: note.tid in state_of(orders).tasks)
+        state = state_of(orders).tasks[note.tid]
         assert 64 * MIB <= state.current_bytes <= state.peak_bytes < 80 * MIB
-        notes.end(TaskEnd(note.pid, note.start_ticks, Outcome.OK, 12.5, 3.5, 100 * MIB))
-        eventually(lambda: note.tid not in notes.read_state(time.monotonic()))
+        notes.send(TaskEnd(note.pid, note.start_ticks, Outcome.OK, 12.5, 3.5, 100 * MIB))
+        eventually(lambda: note.tid not in state_of(orders).tasks)
     finally:
         report = watch.end()
     (record,) = recorded(orders)
@@ -114,7 +121,7 @@ def test_a_task_that_was_killed_has_failed(
     """Who is gone without a word has failed; what was seen of it is remembered."""
     notes, process = Notes(Path(orders.directory)), task(32)
     sentinel = Sentinel(orders, listener)
-    notes.begin(note_of(process))
+    notes.send(note_of(process))
     sentinel.step()
     process.kill()
     process.wait()
@@ -146,7 +153,7 @@ def test_kernel_counters_tell_kills_and_throttling(
 ) -> None:
     """A failure beside a kernel OOM kill is a memory kill, success at memory.high is throttled."""
 
-    class Counting:
+    class Counting(Sensor):
         """A sensor whose container counts."""
 
         told: dict[str, int] = {"oom_kill": 3, "high": 2}  # noqa: RUF012  (replaced as a whole)
@@ -156,11 +163,11 @@ def test_kernel_counters_tell_kills_and_throttling(
 
     sensor = Counting()
     notes, note = Notes(Path(orders.directory)), note_of(task(1))
-    sentinel = Sentinel(orders, listener, sensor=sensor)  # type: ignore[arg-type]
-    notes.begin(note)
+    sentinel = Sentinel(orders, listener, sensor=sensor)
+    notes.send(note)
     sentinel.step()
     sensor.told = counts
-    notes.end(TaskEnd(note.pid, note.start_ticks, outcome, 1.0, 1.0, 0))
+    notes.send(TaskEnd(note.pid, note.start_ticks, outcome, 1.0, 1.0, 0))
     sentinel.finish()
     assert [record.outcome for record in recorded(orders)] == [expected]
 
@@ -172,8 +179,8 @@ def test_a_task_too_short_to_be_seen_has_an_upper_bound(orders: Orders, listener
     brief.kill()
     brief.wait()
     notes = Notes(Path(orders.directory))
-    notes.begin(note)
-    notes.end(TaskEnd(note.pid, note.start_ticks, Outcome.OK, 0.1, 0.1, 10 * MIB))
+    notes.send(note)
+    notes.send(TaskEnd(note.pid, note.start_ticks, Outcome.OK, 0.1, 0.1, 10 * MIB))
     sentinel = Sentinel(orders, listener)
     sentinel.step()
     (record,) = recorded(orders)
@@ -182,7 +189,7 @@ def test_a_task_too_short_to_be_seen_has_an_upper_bound(orders: Orders, listener
 
 
 def test_it_ends_with_a_server_that_is_killed(orders: Orders, task: Callable[[int], subprocess.Popen[bytes]]) -> None:
-    """kill -9 of the server ends its sentinel, which records what it has seen and leaves nothing behind."""
+    """kill -9 of the server ends its sentinel, which records what it has seen; what it told last stays to be found."""
     notes, note = Notes(Path(orders.directory)), note_of(task(16))
     code = """
 import json, sys, time
@@ -199,14 +206,17 @@ time.sleep(600)
     try:
         assert server.stdout
         pid = int(server.stdout.readline())
-        assert notes.begin(note)
-        eventually(lambda: notes.read_state(time.monotonic()))
+        assert notes.send(note)
+        eventually(lambda: state_of(orders).tasks)
     finally:
         server.kill()
         server.communicate()
     eventually(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     assert [record.outcome for record in recorded(orders)] == [Outcome.FAILED]
-    assert list(Path(orders.directory).iterdir()) == []
+    assert [path.name for path in Path(orders.directory).iterdir()] == ["state.json"]
+    left = StateFile(Path(orders.directory)).left()
+    assert left is not None
+    assert [task["recipe"] for task in left["tasks"].values()] == ["heavy"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
@@ -236,8 +246,8 @@ def test_a_history_that_cannot_be_is_one_warning(
     notes, note = Notes(Path(orders.directory)), note_of(task(8))
     watch = Watch(orders)
     try:
-        assert notes.begin(note)
-        eventually(lambda: note.tid in notes.read_state(time.monotonic()))
+        assert notes.send(note)
+        eventually(lambda: note.tid in state_of(orders).tasks)
     finally:
         report = watch.end()
     assert len(report["warnings"]) == 1

@@ -93,6 +93,12 @@ BAD = [
     ("MIN_JOBS", "1.5", "25%"),
     ("MIN_JOBS", "\u00b2", "25%"),
     ("MIN_JOBS", "9" * 5000, "25%"),
+    ("RETRIES", "-1", "2"),
+    ("RETRIES", "10", "2"),
+    ("RETRIES", "two", "2"),
+    ("RETRY_TASKS", "compile", "do_compile do_compile_kernelmodules"),
+    ("RETRY_TASKS", "do_compile,do_install", "do_compile do_compile_kernelmodules"),
+    ("NO_KILL", "do_fetch rootfs", "do_fetch do_rootfs"),
 ]
 
 
@@ -134,7 +140,10 @@ def test_reserve_must_leave_something_of_the_limit() -> None:
         settings.check_against(reading(2 * GIB), policy, values.get)
 
 
-@given(st.sampled_from(["MODE", "LIMIT", "RESERVE", "MIN_JOBS"]), st.text())
+@given(
+    st.sampled_from(["MODE", "LIMIT", "RESERVE", "MIN_JOBS", "RETRIES", "RETRY_TASKS", "NO_KILL", "PRESSURE_CMD"]),
+    st.text(),
+)
 def test_any_text_is_a_policy_or_a_settings_error(name: str, value: str) -> None:
     """No value makes anything else than a SettingsError."""
     try:
@@ -160,6 +169,47 @@ def test_any_footprint_is_taken_or_refused(value: str) -> None:
 def test_off_is_off(value: str, is_off: bool) -> None:
     """Only the word off switches memguard off."""
     assert settings.is_off({"MEMGUARD_MODE": value}.get) is is_off
+
+
+@pytest.mark.parametrize(
+    ("task", "values", "retries"),
+    [
+        ("do_compile", {}, 2),
+        ("do_compile_kernelmodules", {}, 2),
+        ("do_install", {"MEMGUARD_RETRIES": "9"}, 9),
+        ("do_compile", {"MEMGUARD_RETRIES": "0"}, 0),
+        ("do_configure", {}, 0),
+        ("do_install_ptest_base", {}, 0),
+        ("do_install_ptest_base", {"MEMGUARD_RETRY_TASKS": "do_compile do_install*"}, 2),
+        ("do_install_setscene", {"MEMGUARD_RETRY_TASKS": "*"}, 0),
+        ("do_rootfs", {"MEMGUARD_RETRY_TASKS": "*"}, 2),
+    ],
+)
+def test_only_listed_tasks_may_run_again(task: str, values: dict[str, str], retries: int) -> None:
+    """A task may run again when a name or a pattern of the list means it; a setscene task never may."""
+    assert settings.retries_of(task, values.get) == retries
+
+
+@pytest.mark.parametrize(
+    ("task", "is_meant"),
+    [
+        ("do_rootfs", True),
+        ("do_image_ext4", True),
+        ("do_package_write_rpm", True),
+        ("do_install_setscene", True),
+        ("do_package", False),
+        ("do_compile", False),
+    ],
+)
+def test_tasks_without_kills_are_meant_by_patterns(task: str, is_meant: bool) -> None:
+    """The default list names images, packages, fetches and setscene tasks, and no compile."""
+    assert settings.names_task(Policy().no_kill, task) is is_meant
+
+
+@pytest.mark.parametrize(("value", "may"), [("enforce", True), ("", True), ("observe", False), ("off", False)])
+def test_only_a_memguard_that_enforces_acts(value: str, may: bool) -> None:
+    """In observe mode nothing is done to a task."""
+    assert settings.may_act({"MEMGUARD_MODE": value}.get) is may
 
 
 def test_override_names_are_found() -> None:

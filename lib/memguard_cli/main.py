@@ -19,6 +19,7 @@ from memguard_cli.doctor import doctor
 from memguard_cli.explain import explain
 from memguard_cli.history import history
 from memguard_cli.predict import predict
+from memguard_cli.run import run as run_command
 from memguard_cli.screen import printable
 
 
@@ -40,7 +41,7 @@ def memguard() -> None:
     """Yocto builds that do not die of memory."""
 
 
-for command in (doctor, explain, history, predict):
+for command in (doctor, explain, history, predict, run_command):
     memguard.add_command(command)
 
 

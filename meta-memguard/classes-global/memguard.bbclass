@@ -23,6 +23,9 @@
 # A small process beside the BitBake server, the sentinel, measures what every task takes, and the history remembers it:
 # from the second build on, predictions rest on what was seen. It ends with the server.
 #
+# A compile whose compiler was killed for memory all the same does not fail: it runs again with fewer jobs, on top of the
+# objects that are there, and the build ends well with one warning (MEMGUARD_RETRIES, MEMGUARD_RETRY_TASKS).
+#
 # The build's first and last lines tell limit, peak, and what was held and shrunk; every decision is a line of JSON in
 # ${MEMGUARD_DIR}/events.
 #
@@ -32,6 +35,9 @@
 # Honest notes:
 #  - A grant holds for the whole run of a task. A task is not made smaller once it runs.
 #  - A task that does not fit an empty container runs alone, with one job, and may still be killed.
+#  - What runs again must bear to be repeated without cleaning: cleandirs of compile tasks are then left alone. A recipe
+#    whose do_compile does not says MEMGUARD_RETRIES:pn-NAME = "0".
+#  - A kill that takes the task's own process, or its worker, cannot be survived in place.
 #  - Setscene tasks do not pass through BitBake's scheduler and are not held.
 #  - Footprints of single recipes are read from the configuration (:pn- lines), not from recipes.
 
@@ -55,6 +61,21 @@ MEMGUARD_HISTORY[doc] = "Database of what tasks took in earlier builds. Several 
 
 MEMGUARD_HISTORY_MAX ?= "64M"
 MEMGUARD_HISTORY_MAX[doc] = "What MEMGUARD_HISTORY may grow to; the oldest records of the best-known tasks are forgotten first."
+
+MEMGUARD_RETRIES ?= "2"
+MEMGUARD_RETRIES[doc] = "How often a task whose compiler was killed for memory runs again with half as many jobs, before it runs once more with one job and alone. 0: never, not even that."
+
+MEMGUARD_RETRY_TASKS ?= "do_compile do_compile_kernelmodules do_compile_ptest_base do_install"
+MEMGUARD_RETRY_TASKS[doc] = "Tasks that may run again after a memory kill: what they do can be repeated on top of what is there. Shell patterns are allowed."
+
+MEMGUARD_NO_KILL ?= "do_fetch do_rootfs do_image* do_package_write_* *_setscene"
+MEMGUARD_NO_KILL[doc] = "Tasks of which memguard kills no process, whatever memory is left. Shell patterns are allowed."
+
+MEMGUARD_PRESSURE_CMD ?= ""
+MEMGUARD_PRESSURE_CMD[doc] = "A command that is started before a process is killed, for example to ask the platform for a larger container. At most once a minute, for at most 10 s; it finds MEMGUARD_LIMIT_BYTES, MEMGUARD_USED_BYTES, MEMGUARD_RECIPE and MEMGUARD_TASK in its environment."
+
+MEMGUARD_JOBSERVER ?= "auto"
+MEMGUARD_JOBSERVER[doc] = "Whether tasks take their jobs from a pool that follows the memory while they run: auto (those whose make, ninja and cargo can) or off. MEMGUARD_JOBSERVER:pn-foo = 'off' for one recipe."
 
 MEMGUARD_FOOTPRINT[doc] = "What is known of a recipe's memory, for example MEMGUARD_FOOTPRINT:pn-foo = 'do_compile:base=200M,per_job=2600M,serial=8G do_package:serial=3G'."
 

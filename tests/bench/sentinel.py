@@ -100,7 +100,7 @@ def sentinel(leaders: list[Leader], directory: Path) -> Iterator[int]:
     watch = Watch(orders)
     try:
         for note in noted:
-            Notes(directory).begin(note)
+            Notes(directory).send(note)
         yield watch.pid
     finally:
         report = watch.end()

@@ -25,6 +25,7 @@ class Situation:
     passed_bytes:  the grants of tasks that started while `head` was waiting.
     growth_bytes:  what running tasks are expected to take beyond what they take now: of each the grant less what was
                    measured; of one too young to be measured, all of its grant.
+    emergency:     in words, why nothing may start now whatever fits; "" for no reason.
     """
 
     reading: Reading
@@ -34,6 +35,7 @@ class Situation:
     head: Task | None = None
     passed_bytes: int = 0
     growth_bytes: int = 0
+    emergency: str = ""
 
     @property
     def budget_bytes(self) -> int:
@@ -89,6 +91,8 @@ class Situation:
 
 def admit(task: Task, situation: Situation) -> Verdict:
     """May `task` start now? With all its jobs, else with fewer, else it is held, with the reason in words."""
+    if situation.emergency:
+        return Verdict(situation.emergency)
     room = situation.free_bytes
     spare = situation.spare_bytes
     head = situation.head
@@ -115,6 +119,17 @@ def admit_alone(task: Task, situation: Situation) -> Verdict:
     jobs = max(1, task.footprint.jobs_within(room, task.wanted_jobs))
     reason = f"nothing else runs, so with {jobs} of {task.wanted_jobs} jobs"
     return Verdict(reason, _grant(task, jobs), is_forced=True)
+
+
+def extend(task: Task, grant: Grant, situation: Situation) -> Grant | None:
+    """More jobs for a task that runs with fewer than it wants and can take more while it runs; None for no more.
+
+    Nobody waits for memory: what is held has the first claim on it.
+    """
+    if grant.jobs >= task.wanted_jobs or situation.emergency or situation.head is not None:
+        return None
+    jobs = task.footprint.jobs_within(grant.bytes + max(0, situation.free_bytes), task.wanted_jobs)
+    return _grant(task, jobs) if jobs > grant.jobs else None
 
 
 def _grant(task: Task, jobs: int) -> Grant:

@@ -42,7 +42,7 @@ class EventLog:
         except OSError as error:
             self.failure = f"{directory}: {error.strerror}"
             return
-        _forget_oldest(directory, self.path)
+        forget_oldest(directory, self.path)
 
     def write(self, event: str, task: Task | None = None, **fields: Any) -> None:
         """Take one event, of the build or of a task; `fields` are JSON values."""
@@ -91,7 +91,7 @@ def _create(directory: Path) -> TextIO:
     raise FileExistsError(17, f"no free name for {stamp}", str(directory))
 
 
-def _forget_oldest(directory: Path, own: Path) -> None:
+def forget_oldest(directory: Path, own: Path) -> None:
     """Remove all but the youngest logs; `own` stays although a clock that was set back may make it the oldest."""
     by_age = []
     with contextlib.suppress(OSError):

@@ -57,6 +57,7 @@ class Finding:
     """What a log says. `line` counts from 1; all but verdict and reason are None where the log does not tell.
 
     reason: a few words for people. recipe and task: of the BitBake task that failed, as far as lines name it.
+    is_certain: memory is named in words, or a named program was killed by signal 9.
     """
 
     verdict: str
@@ -64,6 +65,7 @@ class Finding:
     program: str | None = None
     evidence: str | None = None
     line: int | None = None
+    is_certain: bool = False
     recipe: str | None = None
     task: str | None = None
 
@@ -242,7 +244,8 @@ class _Judge:
             return Finding(UNCLEAR, "no line tells of a failure")
         recipe, task = self._place(telling.line) or (None, None)
         verdict = VERDICTS[telling.strength]
-        return Finding(verdict, telling.reason, telling.program, telling.text, telling.line, recipe, task)
+        is_certain = telling.strength in (STATED, KILLED)
+        return Finding(verdict, telling.reason, telling.program, telling.text, telling.line, is_certain, recipe, task)
 
     def _telling(self) -> _Mark | None:
         marks = dict(self._marks)

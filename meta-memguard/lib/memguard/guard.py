@@ -11,14 +11,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Callable
 
-from memguard.decide import Situation, admit, admit_alone
+from memguard.decide import Situation, admit, admit_alone, extend
 from memguard.events import EventLog
 from memguard.handover import Handover
 from memguard.model import Grant, Mode, Policy, Reading, Task, Verdict
-from memguard.notes import Notes, TaskState
+from memguard.notes import Note, TaskGrant, TaskHold
 from memguard.sense import Sensor
+from memguard.state import State, StateFile
 from memguard.units import format_bytes
 
 # A reading costs some 50 us of kernel time, as much as BitBake needs to pick a task out of a thousand. In this time
@@ -44,9 +46,14 @@ class Hold:
 class Running:
     """The grant of a task that was let through, and its place in the queue for memory."""
 
-    bytes: int
+    task: Task
+    grant: Grant
     place: int
     since_s: float
+
+    @property
+    def bytes(self) -> int:
+        return self.grant.bytes
 
 
 @dataclass
@@ -70,7 +77,8 @@ class Guard:
         sensor: Sensor,
         events: EventLog,
         handover: Handover | None,
-        notes: Notes | None = None,
+        state: StateFile | None = None,
+        tell: Callable[[Note], object] = lambda note: None,
         say: Callable[[str], None] = lambda text: None,
         warn: Callable[[str], None] = lambda text: None,
         clock: Callable[[], float] = time.monotonic,
@@ -82,8 +90,9 @@ class Guard:
         self._sensor = sensor
         self._events = events
         self._handover = handover
-        self._notes = notes
-        self._states: dict[str, TaskState] = {}
+        self._state_file = state
+        self._state = State({})
+        self._tell = tell
         self._say = say
         self._warn = warn
         self._clock = clock
@@ -117,6 +126,11 @@ class Guard:
     def reading(self) -> Reading:
         return self._reading
 
+    @property
+    def log(self) -> Path | None:
+        """The file of the events, None where none are written."""
+        return self._events.path
+
     def settle(self, ended: Iterable[str], is_idle: bool) -> None:
         """Bring ledger and reading up to date: `ended` tasks no longer run; `is_idle` when no task at all does."""
         for tid in ended:
@@ -135,10 +149,20 @@ class Guard:
         self._read_at_s = self._clock() if now_s is None else now_s
         self._events.flush()
         self._reading = self._sensor.read()
-        if self._notes is not None:
-            self._states = self._notes.read_state(self._read_at_s)
+        if self._state_file is not None:
+            self._state = self._state_file.read(self._read_at_s) or State({})
         self._situation = None
         self.totals.peak_bytes = max(self.totals.peak_bytes, self._reading.used_bytes)
+        self._extend_grants()
+
+    @property
+    def emergency(self) -> str:
+        """In words, why nothing may start now whatever fits; "" for no reason."""
+        if self.is_observing:
+            return ""
+        if self._state.alone:
+            return f"{self._state.alone} runs again, alone"
+        return f"memory is short: {self._state.stopped} jobs are stopped" if self._state.stopped else ""
 
     def releasable(self, is_idle: bool) -> Iterator[Task]:
         """The held tasks that may start now, oldest first; all of them when nothing runs."""
@@ -246,6 +270,7 @@ class Guard:
                 idle_bytes=self._idle_bytes,
                 granted_bytes=self._granted_bytes,
                 growth_bytes=self._growth_bytes(),
+                emergency=self.emergency,
             )
             head = next((hold for hold in self.held.values() if situation.fits_empty(hold.task)), None)
             if head is not None:
@@ -258,16 +283,36 @@ class Guard:
         """What running tasks are expected to take beyond what they take now."""
         growth = 0
         for tid, run in self.running.items():
-            state = self._states.get(tid)
+            state = self._state.tasks.get(tid)
             if state is not None:
                 growth += max(0, run.bytes - state.current_bytes)
             elif self._settled_s - run.since_s <= GROWTH_S:
                 growth += run.bytes
         return growth
 
+    def _extend_grants(self) -> None:
+        """Give running tasks that take their jobs from a pool more of them, where nobody waits for memory."""
+        if self.held or self.is_observing:
+            return
+        for tid, state in self._state.tasks.items():
+            run = self.running.get(tid)
+            if run is None or state.tokens is None or run.grant.jobs >= run.task.wanted_jobs:
+                continue
+            grant = extend(run.task, run.grant, self._now())
+            if grant is not None:
+                self.running[tid] = replace(run, grant=grant)
+                self._granted_bytes += grant.bytes - run.bytes
+                self._situation = None
+                self._tell_grant(run.task, grant, run.place)
+                self._events.write("extend", run.task, jobs=grant.jobs, bytes=grant.bytes)
+
+    def _tell_grant(self, task: Task, grant: Grant, place: int) -> None:
+        self._tell(TaskGrant(task.tid, place, grant.jobs, grant.bytes, task.footprint.per_job_bytes))
+
     def _release(self, hold: Hold, reason: str) -> float:
         """End a hold; the seconds it lasted."""
         del self.held[hold.task.tid]
+        self._tell(TaskHold(hold.task.tid, hold.task.recipe, hold.task.name, ""))
         self._situation = None
         held_s = self._clock() - hold.since_s
         self.totals.held_s += held_s
@@ -304,7 +349,9 @@ class Guard:
             **self._observed,
         )
         before = self.running.pop(task.tid, None)
-        self.running[task.tid] = Running(grant.bytes, hold.place if hold else self._next_place(), self._settled_s)
+        place = hold.place if hold else self._next_place()
+        self.running[task.tid] = Running(task, grant, place, self._settled_s)
+        self._tell_grant(task, grant, place)
         self._granted_bytes += grant.bytes - (before.bytes if before else 0)
         self._situation = None
 
@@ -316,6 +363,7 @@ class Guard:
         self.held[task.tid] = Hold(task, self._next_place(), self._clock(), verdict.reason)
         self._situation = None
         self.totals.held += 1
+        self._tell(TaskHold(task.tid, task.recipe, task.name, verdict.reason))
         self._events.write("hold", task, reason=verdict.reason, used_bytes=self._reading.used_bytes)
         self._say(f"hold {task}: {verdict.reason}")
 

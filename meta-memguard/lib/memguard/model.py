@@ -150,6 +150,11 @@ class Policy:
     history:       the database of what tasks took; "" to keep none.
     history_max_bytes: what that may grow to.
     overrides:     the user's own footprints, by recipe and task.
+    retries:       how often a task whose compiler was killed for memory runs again with fewer jobs, before it runs
+                   once more with one job and alone; 0: never, not even that.
+    retry_tasks:   the tasks that may run again, as names and shell patterns.
+    no_kill:       the tasks of which no process is killed, as names and shell patterns.
+    pressure_command: what is run before something is killed; "" for nothing.
     """
 
     mode: Mode = Mode.ENFORCE
@@ -162,6 +167,10 @@ class Policy:
     history: str = ""
     history_max_bytes: int = 64 * 1024**2
     overrides: dict[str, dict[str, Footprint]] = field(default_factory=dict)
+    retries: int = 2
+    retry_tasks: tuple[str, ...] = ("do_compile", "do_compile_kernelmodules", "do_compile_ptest_base", "do_install")
+    no_kill: tuple[str, ...] = ("do_fetch", "do_rootfs", "do_image*", "do_package_write_*", "*_setscene")
+    pressure_command: str = ""
     _reserves: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     DEFAULT_RESERVE_SHARE = 0.05

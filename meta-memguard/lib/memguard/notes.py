@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""What server, tasks and sentinel tell each other: the sentinel's orders, tasks' notes, and the state of all tasks.
+"""What server and tasks tell the sentinel: its orders at the start, then notes as things happen.
 
-Runs in: task children (begin, end), the sentinel (Listener, publish), the BitBake server (listen, read_state, clear);
-standard library only.
-Covers: a FIFO below MEMGUARD_DIR, one line of JSON for each note, and one state file, which is whole or not there.
-Does not cover: grants on their way to the tasks (handover).
+Runs in: task children (begin, end, wait), the BitBake server (listen, grant, hold), the sentinel (Listener); standard
+library only.
+Covers: a FIFO below MEMGUARD_DIR, one line of JSON for each note.
+Does not cover: what the sentinel tells (state, readings); grants on their way to the tasks (handover).
 
 Notes are lines in a FIFO rather than files, since every task of a build writes two: a line costs 20 us, making a file
 may cost a hundred times as much.
@@ -17,31 +17,50 @@ import errno
 import json
 import os
 import select
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 from memguard.model import Outcome
 
-# A state older than this says nothing of now: the sentinel writes several times a second.
-STATE_AGE_S = 3.0
+# What a server that ends says to its sentinel; one that was killed says nothing.
+FAREWELL = b"bye"
 
 
 @dataclass(frozen=True)
 class Orders:
-    """What the server tells its sentinel at the start, as JSON in its argument."""
+    """What the server tells its sentinel at the start, as JSON in its argument.
+
+    history:       the database of what tasks took; "" to keep none.
+    limit_bytes, reserve_bytes, reserve_share: the user's own, as in Policy.
+    pressure_command: what is run before something is killed; "" for nothing.
+    acts:          whether running tasks may be touched; else it only measures.
+    slots:         the jobs of all tasks together, 0 for as many as there are CPUs.
+    log:           the file of the readings, "" to write none.
+    """
 
     directory: str
     build: str
     history: str
     history_max_bytes: int
     limit_bytes: int | None = None
+    reserve_bytes: int | None = None
+    reserve_share: float | None = None
+    pressure_command: str = ""
+    acts: bool = False
+    slots: int = 0
+    log: str = ""
 
 
 @dataclass(frozen=True)
 class TaskNote:
-    """One task that runs: its process, which leads a session, by pid and start time in clock ticks since boot."""
+    """One task that runs: its process, which leads a session, by pid and start time in clock ticks since boot.
+
+    jobs:      those it begins with.
+    most_jobs: those its recipe asks for.
+    pool:      the path of its pool of tokens, "" where it has none.
+    may_kill:  whether one of its compilers may be killed, since the task can be repeated.
+    """
 
     pid: int
     start_ticks: int
@@ -51,6 +70,37 @@ class TaskNote:
     task: str
     machine: str
     jobs: int
+    most_jobs: int = 1
+    pool: str = ""
+    may_kill: bool = False
+
+
+@dataclass(frozen=True)
+class TaskWait:
+    """A task of which something was killed for memory, and which waits for its turn to run again.
+
+    It may be told several times until the turn is given; the same `attempt` of a task is the same wait.
+
+    pid, start_ticks: those of its note.
+    jobs, alone:   what it will run with, and whether nothing else shall run beside it.
+    attempt:       1 when it is about to run for the second time.
+    program:       what was killed, "" where that is unknown.
+    reason:        why it runs again, in words.
+    need_bytes:    what it is expected to take, by the largest process of the run that ended.
+    wall_s, cpu_s, largest_bytes: what that run took, as in TaskEnd.
+    """
+
+    pid: int
+    start_ticks: int
+    jobs: int
+    alone: bool
+    attempt: int
+    program: str
+    reason: str
+    need_bytes: int
+    wall_s: float
+    cpu_s: float
+    largest_bytes: int
 
 
 @dataclass(frozen=True)
@@ -71,11 +121,40 @@ class TaskEnd:
 
 
 @dataclass(frozen=True)
-class TaskState:
-    """What the sentinel sees of one task now, and the most it has seen of it. In bytes."""
+class TaskGrant:
+    """What the server has granted a task, before it starts and whenever that changes.
 
-    current_bytes: int
-    peak_bytes: int
+    place:     counts up over the build; the oldest task has the smallest.
+    bytes:     what the whole task is expected to take with `jobs` jobs.
+    job_bytes: what one job of it is expected to take.
+    """
+
+    tid: str
+    place: int
+    jobs: int
+    bytes: int
+    job_bytes: int
+
+
+@dataclass(frozen=True)
+class TaskHold:
+    """A task that is held, and why; with an empty reason, one that is held no longer."""
+
+    tid: str
+    recipe: str
+    task: str
+    reason: str
+
+
+Note = Union[TaskNote, TaskWait, TaskEnd, TaskGrant, TaskHold]
+_NOTES: dict[str, type[Note]] = {
+    "begin": TaskNote,
+    "wait": TaskWait,
+    "end": TaskEnd,
+    "grant": TaskGrant,
+    "hold": TaskHold,
+}
+_NAMES = {kind: name for name, kind in _NOTES.items()}
 
 
 class Notes:
@@ -83,51 +162,18 @@ class Notes:
 
     def __init__(self, directory: Path) -> None:
         self._fifo = f"{directory}/tasks"
-        self._state = f"{directory}/state.json"
 
-    def begin(self, note: TaskNote) -> bool:
-        """Tell that a task begins; False where nobody listens, or cannot keep up. Raises OSError for a broken place."""
-        return self._send(vars(note))
-
-    def end(self, end: TaskEnd) -> bool:
-        """Tell how a task ended; as begin() otherwise."""
-        return self._send({**vars(end), "outcome": end.outcome.value})
-
-    def listen(self) -> int:
-        """Make the FIFO anew and open it for a Listener, so that no note is lost from here on. Raises OSError."""
-        self.clear()
-        os.makedirs(os.path.dirname(self._fifo), exist_ok=True)
-        os.mkfifo(self._fifo, 0o644)
-        # For writing, too: a FIFO that nobody writes to at the moment has not ended.
-        return os.open(self._fifo, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-
-    def publish(self, tasks: Mapping[str, TaskState], now_s: float) -> None:
-        """Tell the server what the tasks take, by tid; `now_s` is the monotonic clock. Raises OSError."""
-        state = {tid: [state.current_bytes, state.peak_bytes] for tid, state in tasks.items()}
-        draft = f"{self._state}.draft"
-        with open(draft, "wb") as file:
-            file.write(json.dumps({"time_s": round(now_s, 3), "tasks": state}).encode("ascii"))
-        os.replace(draft, self._state)
-
-    def read_state(self, now_s: float) -> dict[str, TaskState]:
-        """What the tasks take, by tid; empty where nobody has told lately, or what was told is no state."""
+    def is_heard(self) -> bool:
+        """Whether somebody listens."""
         try:
-            with open(self._state, "rb") as file:
-                told = json.loads(file.read())
-            if not 0 <= now_s - told["time_s"] <= STATE_AGE_S:
-                return {}
-            return {str(tid): TaskState(int(current), int(peak)) for tid, (current, peak) in told["tasks"].items()}
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            return {}
+            os.close(os.open(self._fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+        except OSError:
+            return False
+        return True
 
-    def clear(self) -> None:
-        """Remove the FIFO and the state."""
-        for path in (self._fifo, self._state, f"{self._state}.draft"):
-            with contextlib.suppress(OSError):
-                os.unlink(path)
-
-    def _send(self, content: dict[str, Any]) -> bool:
-        line = json.dumps(content).encode("ascii") + b"\n"
+    def send(self, note: Note) -> bool:
+        """Tell; False where nobody listens, or cannot keep up. Raises OSError for a broken place."""
+        line = json.dumps({"note": _NAMES[type(note)], **vars(note)}).encode("ascii") + b"\n"
         # A longer line could be torn apart by those of others (PIPE_BUF in pipe(7)).
         if len(line) > select.PIPE_BUF:
             return False
@@ -145,6 +191,19 @@ class Notes:
             os.close(file)
         return True
 
+    def listen(self) -> int:
+        """Make the FIFO anew and open it for a Listener, so that no note is lost from here on. Raises OSError."""
+        self.clear()
+        os.makedirs(os.path.dirname(self._fifo), exist_ok=True)
+        os.mkfifo(self._fifo, 0o644)
+        # For writing, too: a FIFO that nobody writes to at the moment has not ended.
+        return os.open(self._fifo, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def clear(self) -> None:
+        """Remove the FIFO."""
+        with contextlib.suppress(OSError):
+            os.unlink(self._fifo)
+
 
 class Listener:
     """Takes the notes out of the FIFO that Notes.listen() has opened."""
@@ -153,7 +212,7 @@ class Listener:
         self._file = file
         self._rest = b""
 
-    def read(self) -> list[TaskNote | TaskEnd]:
+    def read(self) -> list[Note]:
         """The notes that have come since the last call; lines that are no notes are passed over."""
         chunks = [self._rest]
         with contextlib.suppress(BlockingIOError):
@@ -164,19 +223,19 @@ class Listener:
 
 
 # What a field may hold, by its annotation; true is no number here.
-_KINDS = {"int": (int,), "float": (float, int), "str": (str,), "Outcome": (Outcome,)}
+_KINDS = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,), "Outcome": (Outcome,)}
 
 
-def _parse(line: bytes) -> TaskNote | TaskEnd | None:
+def _parse(line: bytes) -> Note | None:
     """The note in a line, None where it holds none."""
     try:
-        told = json.loads(line)
-        kind = TaskEnd if "outcome" in told else TaskNote
+        told: Any = json.loads(line)
+        kind = _NOTES[told["note"]]
         values = {field.name: told[field.name] for field in fields(kind)}
         if kind is TaskEnd:
             values["outcome"] = Outcome(values["outcome"])
         if any(type(values[field.name]) not in _KINDS[str(field.type)] for field in fields(kind)):
             return None
-        return kind(**values) if values["pid"] > 0 else None
+        return kind(**values) if values.get("pid", 1) > 0 else None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None

@@ -126,6 +126,8 @@ class Usage:
 
     current_bytes:  anonymous memory and mapped shared memory, what is shared counted once.
     processes:      processes with memory of their own, that is without zombies.
+    workers:        processes, zombies included, that have no other of the task as their child: no fewer than the jobs
+                    that run. Threads are not counted.
     compilers:      its compiler processes, the youngest first.
     largest_process_bytes, largest_process: the largest share one process has in current_bytes, and its name.
     cpu_s:          CPU seconds of all its processes so far, those that ended included: a parent's stat holds them once
@@ -137,6 +139,7 @@ class Usage:
 
     current_bytes: int = 0
     processes: int = 0
+    workers: int = 0
     compilers: tuple[Compiler, ...] = ()
     largest_process_bytes: int = 0
     largest_process: str = ""
@@ -342,6 +345,7 @@ class _Tree:
         self._last = Usage(
             current_bytes=self.bytes,
             processes=processes,
+            workers=len(self.members.keys() - {process.parent for process in self.members.values()}),
             compilers=tuple(
                 Compiler(process.pid, process.start_ticks, process.name, own, _age_s(process.start_ticks, now_s))
                 for process, own in compilers
@@ -434,6 +438,11 @@ class ProcessTable:
                 if turn % _LOOK_EVERY == 0:
                     self._to_look.add(process)
         self._sharers = sharers
+
+    def members(self, leader: Leader) -> list[Leader]:
+        """The processes of a task by pid and start time, as of the last scan, the task's own included."""
+        tree = self._trees.get(leader)
+        return [Leader(process.pid, process.start_ticks) for process in tree.members.values()] if tree else []
 
     def close(self) -> None:
         """Close all files; the table is as new afterwards."""

@@ -38,6 +38,7 @@ class _Guarded:
     def __init__(self, runqueue: Any, rqdata: Any) -> None:
         super().__init__(runqueue, rqdata)  # type: ignore[call-arg]
         self._guard: Guard | None = None
+        self._number_tasks: int | None = None
         self._tasks: dict[str, Task] = {}
         self._classes: dict[str, frozenset[str]] = {}
         self._thread_limits: dict[str, int | None] = {}
@@ -65,6 +66,39 @@ class _Guarded:
         self.buildable.remove(task)
         self._waiting.remove(self.rev_prio_map[task])
 
+    def next(self) -> str | None:
+        """The tid of the task to start now, None to wait; BitBake asks its setscene tasks' limit right before."""
+        if self._guard is not None:
+            try:
+                self._heed_emergency(self._guard)
+            except Exception:
+                self._step_aside()
+        return super().next()  # type: ignore[misc,no-any-return]
+
+    def _heed_emergency(self, guard: Guard) -> None:
+        """Let nothing start while memory is short, setscene tasks included, as long as something runs."""
+        rq = self.rq
+        if guard.emergency:
+            self._settle(guard)
+        if guard.emergency:
+            if self._number_tasks is None:
+                self._number_tasks = rq.number_tasks
+            rq.number_tasks = max(1, min(self._number_tasks, rq.stats.active + len(rq.sq_live)))
+        else:
+            self._restore_number_tasks()
+
+    def _restore_number_tasks(self) -> None:
+        if self._number_tasks is not None:
+            self.rq.number_tasks, self._number_tasks = self._number_tasks, None
+
+    def _settle(self, guard: Guard) -> bool:
+        """Tell the guard which tasks have ended; whether none runs."""
+        rq = self.rq
+        is_idle = not rq.stats.active and not rq.sq_live
+        complete, failed = rq.runq_complete, rq.failed_tids
+        guard.settle([tid for tid in guard.running if tid in complete or tid in failed], is_idle)
+        return is_idle
+
     def next_buildable_task(self) -> str | None:
         """The tid of the task to start now, None to wait."""
         if self._guard is None:
@@ -77,9 +111,7 @@ class _Guarded:
 
     def _guarded_choice(self, guard: Guard) -> str | None:
         rq = self.rq
-        is_idle = not rq.stats.active and not rq.sq_live
-        complete, failed = rq.runq_complete, rq.failed_tids
-        guard.settle([tid for tid in guard.running if tid in complete or tid in failed], is_idle)
+        is_idle = self._settle(guard)
         if guard.is_observing:
             tid = self._first_ready()
             if tid is not None and not self._is_weightless(tid):
@@ -191,6 +223,7 @@ class _Guarded:
 
     def _step_aside(self) -> None:
         self._guard = None
+        self._restore_number_tasks()
         server.step_aside(self.rq.cfgData)
 
 

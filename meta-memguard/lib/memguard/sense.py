@@ -238,16 +238,22 @@ class Sensor:
         in_memory = tuple(words[0] for words in devices if words and "/zram" in words[0])
         return Swap(min(limits, default=None), own, host, in_memory)
 
-    def pressure(self) -> Pressure | None:
-        """Memory pressure: the container's own where the kernel shows it, else the machine's, else None.
+    def pressure_source(self) -> str | None:
+        """The container's own memory.pressure, None where it has none.
 
         A v1 container has its own, too, where the v2 hierarchy is mounted beside.
         """
         place = self.hierarchies.place("")
         if place and place.is_found and place.levels and not place.levels[0].is_hierarchy_root():
-            found = self._pressure_in(place.levels[0].path("memory.pressure"), is_container=True)
-            if found:
-                return found
+            return place.levels[0].path("memory.pressure")
+        return None
+
+    def pressure(self) -> Pressure | None:
+        """Memory pressure: the container's own where the kernel shows it, else the machine's, else None."""
+        source = self.pressure_source()
+        found = self._pressure_in(source, is_container=True) if source else None
+        if found:
+            return found
         return self._pressure_in(f"{self._root}/proc/pressure/memory", is_container=False)
 
     def _pressure_in(self, path: str, is_container: bool) -> Pressure | None:

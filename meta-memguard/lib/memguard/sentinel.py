@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""The sentinel: a small process beside the BitBake server that watches what every running task takes.
+"""The sentinel: a small process beside the BitBake server that watches what every running task takes, and acts on it.
 
 Runs in: a process of its own, which the server starts and which ends with it; standard library only.
-Covers: measuring tasks, one record in the history for each that ends, the state that the server reads.
-Does not cover: acting on tasks. Where it fails, the build goes on without it.
+Covers: measuring tasks, the reflex on running ones, whose turn it is to run again, one record in the history for each
+task that ends, the state that the server reads, the readings that stay.
+Does not cover: which task starts (the server), what is done to running ones (regulate). Where it fails, the build goes
+on without it, and nothing stays stopped.
 
 It ends when its standard input ends, which is a pipe that only the server holds: so it outlives neither a server that
-ends nor one that is killed. What it has to say at the end is one line of JSON on standard output.
+ends nor one that is killed. A server that ends says so first; what the state says is kept for the next build where it
+did not. What the sentinel has to say at the end is one line of JSON on standard output.
 """
 
 from __future__ import annotations
@@ -17,23 +20,40 @@ import os
 import select
 import sys
 import time
+from collections import Counter, deque
 from dataclasses import asdict, dataclass, field
+from math import ceil
 from pathlib import Path
 from typing import Any
 
-from memguard.history import History
-from memguard.model import Outcome, Record
-from memguard.notes import STATE_AGE_S, Listener, Notes, Orders, TaskEnd, TaskNote, TaskState
-from memguard.procs import Leader, ProcessTable, Tally, Usage
+from memguard.kills import Kills
+from memguard.model import Outcome, Policy, Reading, Record
+from memguard.notes import FAREWELL, Listener, Note, Notes, Orders, TaskEnd, TaskGrant, TaskHold, TaskNote, TaskWait
+from memguard.pressure import PressureTrigger
+from memguard.pressure_command import PressureCommand
+from memguard.procs import Leader, ProcessTable, Tally, Usage, find_leader
+from memguard.readings import Readings
+from memguard.reflex import Acted, Reflex, Ward
+from memguard.regulate import Act, Job
+from memguard.retries import Waiting, next_turn
 from memguard.sense import Sensor
+from memguard.state import FRESHEN_S, StateFile
 
 # Three times a second: a compiler takes two to three seconds to half of its peak, and with 500 processes so many looks
-# take 1 % of a core.
+# take 1 % of a core. Where memory gets short the reflex asks for more.
 INTERVAL_S = 1 / 3
 # Tasks that run their jobs at once however short they are; others run one command after the other.
 PARALLEL_TASKS = ("do_compile", "do_install")
 # Looks until the next one at each task's own process.
 THOROUGH_EVERY = 3
+# Pressure that was told counts for so long.
+PRESSED_S = 1.0
+# A fetch has a server that waits, so it is not stopped.
+NEVER_STOPPED = ("do_fetch",)
+# A build that was killed while it used this share of its limit was killed for memory.
+KILLED_SHARE = 0.85
+# A task that holds less than this and compiles nothing does not count as working beside one that wants to be alone.
+LIGHT_BYTES = 128 << 20
 
 
 @dataclass
@@ -42,19 +62,44 @@ class Watched:
 
     note: TaskNote
     since_s: float
+    began: float
+    place: int
     kills_before: int
     throttles_before: int
+    granted_bytes: int = 0
     tally: Tally = field(default_factory=Tally)
     usage: Usage = field(default_factory=Usage)
     end: TaskEnd | None = None
+    wait: TaskWait | None = None
+    waits_since_s: float = 0.0
+    has_turn: bool = False
+
+    @property
+    def waits(self) -> bool:
+        return self.wait is not None and not self.has_turn
+
+    @property
+    def is_alone(self) -> bool:
+        """It runs again and wants no other beside it."""
+        return self.wait is not None and self.wait.alone and self.has_turn
+
+    @property
+    def mark(self) -> str:
+        return Leader(self.note.pid, self.note.start_ticks).mark
+
+    def __str__(self) -> str:
+        return f"{self.note.recipe} {self.note.task}"
 
 
 @dataclass
 class Report:
-    """What the sentinel says when it ends: tasks recorded, the heaviest of them, and what went wrong."""
+    """What the sentinel says when it ends: tasks recorded, the heaviest of them, what was done, and what went wrong."""
 
     recorded: int = 0
     heaviest: list[tuple[str, int]] = field(default_factory=list)
+    stopped: int = 0
+    killed: int = 0
+    retried: int = 0
     warnings: list[str] = field(default_factory=list)
 
 
@@ -62,80 +107,286 @@ class Sentinel:
     """Watches the tasks of one build; `step()` is one look at all of them."""
 
     HEAVIEST = 5
+    EVENTS = 20
+    LISTED = 30
 
     def __init__(self, orders: Orders, listener: Listener, sensor: Sensor | None = None) -> None:
         self.report = Report()
         self._orders = orders
-        self._notes = Notes(Path(orders.directory))
+        self._policy = Policy(reserve_bytes=orders.reserve_bytes, reserve_share=orders.reserve_share)
+        self._state = StateFile(Path(orders.directory))
+        self._kills = Kills(Path(orders.directory))
+        self._readings = Readings(orders.log)
         self._listener = listener
         self._sensor = sensor or Sensor(limit_bytes=orders.limit_bytes)
         self._processes = ProcessTable()
-        self._history = History(Path(orders.history), orders.history_max_bytes, warn=self.report.warnings.append)
+        self._history = _history(orders, self.report.warnings)
+        self._reading: Reading | None = None
+        self._reflex = Reflex(
+            orders.slots or ceil(self._sensor.cpus().count), self._processes.members, orders.acts, self._note_kill
+        )
+        self._command = PressureCommand(orders.pressure_command) if orders.pressure_command else None
         self._watched: dict[Leader, Watched] = {}
-        self._looks = 0
-        self._published: dict[str, TaskState] = {}
+        self._leaders: dict[str, Leader] = {}
+        self._grants: dict[str, TaskGrant] = {}
+        self._held: dict[str, tuple[TaskHold, float]] = {}
+        self._counts: Counter[str] = Counter()
+        self._events: deque[dict[str, Any]] = deque(maxlen=self.EVENTS)
+        self._looks = self._places = 0
+        self._turn_s = float("-inf")
+        self._published: Any = None
         self._published_at_s = 0.0
         self._began_s = time.time()
+        self._oom_kills_before = self._counters()[0]
+        self._take_over()
 
-    def step(self) -> None:
-        """Look at every task once: measure those that run, record those that have ended, tell the server."""
+    @property
+    def next_look_s(self) -> float:
+        """Seconds from one look to the next."""
+        return min(INTERVAL_S, self._reflex.next_look_s)
+
+    def pressure_source(self) -> str | None:
+        """The file to wait at for pressure, None where there is none."""
+        return self._sensor.pressure_source() if self._orders.acts else None
+
+    def step(self, is_pressed: bool = False) -> None:
+        """Look at every task once: measure those that run, act, record those that have ended, tell the server."""
         now_s = time.monotonic()
         self._take_notes(now_s)
-        for leader, usage in self._processes.scan({leader: leader for leader in self._watched}).items():
+        usages = self._processes.scan({leader: leader for leader in self._watched})
+        for leader, usage in usages.items():
             self._watched[leader].usage = usage
             self._watched[leader].tally.add(usage)
+        self._act(now_s, is_pressed)
+        if self._command is not None:
+            self._command.poll()
         self._looks += 1
         is_thorough = self._looks % THOROUGH_EVERY == 0
         ended = [leader for leader, run in self._watched.items() if run.end or _is_gone(leader, is_thorough)]
         if ended:
             # A task tells how it ended, and is gone: perhaps between the look at the notes and the one at the process.
             self._take_notes(now_s)
-            self._history.add([self._record(self._watched.pop(leader), now_s) for leader in ended], self._began_s)
+            self._remember([self._end(self._watched[leader], now_s) for leader in ended])
+        self._give_turn(now_s)
         self._publish(now_s)
+        self._keep_reading(now_s)
 
-    def finish(self) -> None:
-        """Record what still runs as failed, unless it has said otherwise, and leave nothing behind."""
+    def finish(self, is_farewell: bool = True) -> None:
+        """Record what still runs as failed, unless it has said otherwise, wake all and leave nothing behind.
+
+        Without a farewell of the server its state stays, for the next build to see.
+        """
         self.step()
+        if not is_farewell:
+            self._publish(time.monotonic(), is_last=True)
+        self._reflex.close()
         now_s = time.monotonic()
-        self._history.add([self._record(run, now_s) for run in self._watched.values()], self._began_s)
-        self._watched.clear()
-        self._history.close()
-        self._notes.clear()
+        self._remember([self._end(run, now_s) for run in list(self._watched.values())])
+        if self._history is not None:
+            self._history.close()
+        self._readings.close()
+        self._kills.clear()
+        if is_farewell:
+            self._state.clear()
+
+    def close(self) -> None:
+        """See that nothing stays stopped, after a fault, too, and that the user's command has ended."""
+        self._reflex.close()
+        if self._command is not None:
+            self._command.end()
+            if self._command.failure is not None:
+                self.report.warnings.append(self._command.failure)
+
+    # -- what is told ------------------------------------------------------------------------------------------------
 
     def _take_notes(self, now_s: float) -> None:
         for note in self._listener.read():
-            leader = Leader(note.pid, note.start_ticks)
-            if isinstance(note, TaskNote):
-                kills, throttles = self._counters()
-                self._watched[leader] = Watched(note, now_s, kills, throttles)
-            elif leader in self._watched:
-                self._watched[leader].end = note
+            if isinstance(note, TaskGrant):
+                self._grant(note)
+            elif isinstance(note, TaskHold):
+                self._hold(note)
+            elif isinstance(note, TaskNote):
+                self._begin(note, now_s)
+            else:
+                self._take_note_of(note, self._watched.get(Leader(note.pid, note.start_ticks)), now_s)
 
-    def _record(self, run: Watched, now_s: float) -> Record:
-        """What is remembered of a task that has ended."""
+    def _take_note_of(self, note: Note, run: Watched | None, now_s: float) -> None:
+        if run is None:
+            return
+        if isinstance(note, TaskEnd):
+            run.end = note
+        elif isinstance(note, TaskWait):
+            self._wait(run, note, now_s)
+
+    def _grant(self, grant: TaskGrant) -> None:
+        self._counts["granted"] += grant.tid not in self._grants
+        self._grants[grant.tid] = grant
+        leader = self._leaders.get(grant.tid)
+        if leader is not None:
+            run = self._watched[leader]
+            run.granted_bytes = grant.bytes
+            if run.wait is None:
+                self._reflex.change(grant.tid, min(grant.jobs, run.note.most_jobs), grant.bytes)
+
+    def _hold(self, hold: TaskHold) -> None:
+        if not hold.reason:
+            self._held.pop(hold.tid, None)
+            return
+        is_new = hold.tid not in self._held
+        since = time.time() if is_new else self._held[hold.tid][1]
+        self._held[hold.tid] = hold, since
+        if is_new:
+            self._counts["held"] += 1
+            self._log("hold", None, recipe=hold.recipe, task=hold.task, reason=hold.reason)
+
+    def _begin(self, note: TaskNote, now_s: float) -> None:
+        """Take charge of a task that begins."""
+        kills, throttles = self._counters()
+        grant = self._grants.get(note.tid)
+        self._places += 1
+        run = Watched(note, now_s, time.time(), grant.place if grant else self._places, kills, throttles)
+        self._watch(run, grant)
+
+    def _watch(self, run: Watched, grant: TaskGrant | None) -> None:
+        note = run.note
+        leader = Leader(note.pid, note.start_ticks)
+        self._watched[leader] = run
+        self._leaders[note.tid] = leader
+        run.granted_bytes = grant.bytes if grant else 0
+        ward = Ward(
+            leader=leader,
+            place=run.place,
+            most_jobs=min(grant.jobs, note.most_jobs) if grant and note.pool else note.jobs,
+            job_bytes=grant.job_bytes if grant and grant.job_bytes else None,
+            granted_bytes=run.granted_bytes,
+            pool=note.pool,
+            may_stop=not note.task.startswith(NEVER_STOPPED),
+            may_kill=note.may_kill,
+        )
+        if not self._reflex.begin(note.tid, ward):
+            self.report.warnings.append(f"{run} has no pool, so it runs one job at a time: {note.pool}")
+
+    def _wait(self, run: Watched, note: TaskWait, now_s: float) -> None:
+        """A task lost a job: remember what it took until then, and let it wait for its turn."""
+        if run.wait is not None and run.wait.attempt == note.attempt:
+            return  # it asks again, in case that it was not heard
+        self._remember([self._record(run, now_s, Outcome.MEMORY_KILL)])
+        self.report.retried += 1
+        self._log("retry", run, program=note.program, jobs=note.jobs, attempt=note.attempt, reason=note.reason)
+        self._reflex.renew(run.note.tid)
+        self._reflex.change(run.note.tid, note.jobs, run.granted_bytes)
+        kills, throttles = self._counters()
+        run.tally, run.since_s = Tally(), now_s
+        run.kills_before, run.throttles_before = kills, throttles
+        run.wait, run.waits_since_s, run.has_turn = note, now_s, False
+
+    # -- acting ------------------------------------------------------------------------------------------------------
+
+    def _act(self, now_s: float, is_pressed: bool) -> None:
+        try:
+            self._reading = self._sensor.read()
+        except OSError:
+            return
+        reserve = self._policy.reserve_of(self._reading.bound_bytes)
+        usages = {run.note.tid: run.usage for run in self._watched.values()}
+        for acted in self._reflex.look(now_s, self._reading, reserve, usages, is_pressed):
+            self._tell(acted)
+
+    def _tell(self, acted: Acted) -> None:
+        action = acted.action
+        if action.act is Act.TOKENS:
+            if action.tokens >= acted.tokens_before or action.reason == "fits":
+                return
+            self._log("withdraw", self._run(action.tid), tokens=action.tokens, tokens_before=acted.tokens_before)
+            return
+        job = {} if action.job is None else {"program": action.job.program, "pid": action.job.pid}
+        size = self._run(action.tid).usage.current_bytes if action.job is None else action.job.bytes
+        self._log(action.act.value, self._run(action.tid), **job, bytes=size, reason=action.reason)
+        self.report.stopped += action.act is Act.STOP
+        self.report.killed += action.act is Act.KILL
+
+    def _note_kill(self, tid: str, job: Job) -> None:
+        """Before a job is killed: leave its task a note of it, and run the user's command."""
+        run, reading = self._run(tid), self._reading
+        if reading is not None:
+            self._kills.note(run.mark, job, reading, self._reflex.left_bytes)
+            if self._command is not None:
+                self._command.start(reading.limit_bytes, self._used_bytes(), run.note.recipe, run.note.task)
+
+    def _run(self, tid: str) -> Watched:
+        return self._watched[self._leaders[tid]]
+
+    def _give_turn(self, now_s: float) -> None:
+        """Let the next task that waits run again, if it is time."""
+        waiting = []
+        for run in self._watched.values():
+            if run.wait is not None and run.waits:
+                waits_s = now_s - run.waits_since_s
+                waiting.append(Waiting(run.note.tid, run.place, run.wait.need_bytes, run.wait.alone, waits_s))
+        if not waiting or self._reading is None:
+            return
+        free = self._reflex.left_bytes - self._policy.reserve_of(self._reading.bound_bytes)
+        others = [run for run in self._watched.values() if not run.waits]
+        others_work = any(run.usage.compilers or run.usage.current_bytes > LIGHT_BYTES for run in others)
+        is_any_alone = any(run.is_alone for run in others)
+        tid = next_turn(waiting, free, others_work, is_any_alone, now_s - self._turn_s)
+        if tid is not None:
+            self._turn_s = now_s
+            self._run(tid).has_turn = True
+
+    # -- ends --------------------------------------------------------------------------------------------------------
+
+    def _end(self, run: Watched, now_s: float) -> Record:
+        """Let go of a task that has ended; what is remembered of it."""
+        record = self._record(run, now_s, run.end.outcome if run.end else Outcome.FAILED)
+        note = run.note
+        self._readings.write(
+            event="task",
+            time=round(time.time(), 3),
+            recipe=note.recipe,
+            task=note.task,
+            began=round(run.began, 3),
+            wall_s=record.wall_s,
+            cpu_s=record.cpu_s,
+            jobs=record.jobs,
+            granted_bytes=run.granted_bytes,
+            peak_bytes=record.peak_bytes,
+            outcome=record.outcome.value,
+        )
+        leader = Leader(note.pid, note.start_ticks)
+        del self._watched[leader]
+        if self._leaders.get(note.tid) == leader:
+            del self._leaders[note.tid]
+        self._grants.pop(note.tid, None)
+        self._kills.forget(run.mark)
+        self._reflex.end(note.tid)
+        return record
+
+    def _record(self, run: Watched, now_s: float, outcome: Outcome) -> Record:
+        """What is remembered of a task, or of its attempt that was killed."""
         tally, note = run.tally, run.note
         kills, throttles = self._counters()
-        outcome = run.end.outcome if run.end else Outcome.FAILED
-        if outcome is Outcome.FAILED and kills > run.kills_before:
+        stops, own_kills = self._reflex.interventions(note.tid)
+        if outcome is Outcome.FAILED and (kills > run.kills_before or own_kills):
             outcome = Outcome.MEMORY_KILL
-        elif outcome is Outcome.OK and throttles > run.throttles_before:
+        elif outcome is Outcome.OK and (throttles > run.throttles_before or stops):
             outcome = Outcome.THROTTLED
         largest_bytes, peak_bytes = tally.largest_process_bytes, tally.peak_bytes or None
         if peak_bytes is None and run.end:
             # Too short to be seen: no more than so many processes of the largest size can have been there.
             at_once = note.jobs if note.task.startswith(PARALLEL_TASKS) else 1
             largest_bytes, peak_bytes = run.end.largest_bytes, run.end.largest_bytes * at_once or None
-        self.report.recorded += 1
         if tally.peak_bytes:
-            heaviest = [*self.report.heaviest, (f"{note.recipe} {note.task}", tally.peak_bytes)]
+            heaviest = [*self.report.heaviest, (str(run), tally.peak_bytes)]
             self.report.heaviest = sorted(heaviest, key=lambda task: -task[1])[: self.HEAVIEST]
+        jobs = self._reflex.most_jobs(note.tid)
         return Record(
             build=self._orders.build,
             recipe=note.recipe,
             version=note.version,
             task=note.task,
             machine=note.machine,
-            jobs=note.jobs,
+            jobs=note.jobs if jobs is None else min(jobs, note.most_jobs),
             peak_bytes=peak_bytes,
             largest_process_bytes=largest_bytes,
             wall_s=round(run.end.wall_s if run.end else now_s - run.since_s, 3),
@@ -145,21 +396,184 @@ class Sentinel:
             serial_bytes=tally.serial_bytes if tally.most_compilers > 1 else None,
         )
 
+    def _remember(self, records: list[Record]) -> None:
+        self.report.recorded += len(records)
+        if self._history is not None and records:
+            self._history.add(records, self._began_s)
+
     def _counters(self) -> tuple[int, int]:
         """How often the kernel has killed in this container, and slowed it down at memory.high."""
         events = self._sensor.events()
         return events.get("oom_kill", 0), events.get("high", 0)
 
-    def _publish(self, now_s: float) -> None:
-        """Tell the server when something has changed, and once in a while that nothing has."""
-        states = {
-            run.note.tid: TaskState(run.usage.current_bytes, run.tally.peak_bytes) for run in self._watched.values()
-        }
-        if states == self._published and (not states or now_s - self._published_at_s < STATE_AGE_S / 3):
+    # -- what is left by others --------------------------------------------------------------------------------------
+
+    def _take_over(self) -> None:
+        """Go on where a sentinel of this build was killed; learn from a build that was killed as a whole."""
+        left = self._state.left()
+        if left is None:
             return
+        try:
+            if left["build"] == self._orders.build:
+                for task in left["tasks"].values():
+                    self._adopt(task)
+            elif left["used_bytes"] >= KILLED_SHARE * left["limit_bytes"]:
+                heaviest = max(left["tasks"].values(), key=lambda task: task["current_bytes"], default=None)
+                if heaviest is not None:
+                    self._remember([_lost(heaviest, left["build"])])
+        except (KeyError, TypeError, ValueError):
+            self.report.warnings.append("what the last build left in its state cannot be used")
+        self._state.clear()
+
+    def _adopt(self, task: dict[str, Any]) -> None:
+        """Watch on a task that another sentinel has watched."""
+        note = TaskNote(**{name: task[name] for name in TaskNote.__dataclass_fields__})
+        if find_leader(note.pid) != Leader(note.pid, note.start_ticks):
+            return
+        kills, throttles = self._counters()
+        run = Watched(note, time.monotonic(), task["since"], task["place"], kills, throttles)
+        run.tally.peak_bytes = task["peak_bytes"]
+        self._places = max(self._places, run.place)
+        self._watch(run, TaskGrant(note.tid, run.place, note.jobs, task["granted_bytes"], task["job_bytes"]))
+        self._reflex.adopt(note.tid, task["tokens"] or 0)
+
+    # -- what is told ------------------------------------------------------------------------------------------------
+
+    def _log(self, event: str, run: Watched | None, **fields: Any) -> None:
+        line = {"event": event, "time": round(time.time(), 3)}
+        if run is not None:
+            line.update(recipe=run.note.recipe, task=run.note.task)
+        if self._reading is not None:
+            line["used_bytes"] = self._reading.used_bytes
+        line.update(fields)
+        self._events.append(line)
+        if event != "hold":  # that is in the server's own log
+            self._readings.write(**line)
+
+    def _keep_reading(self, now_s: float) -> None:
+        if self._reading is None or not self._watched or not self._readings.is_due(now_s):
+            return
+        largest = sorted(self._watched.values(), key=lambda run: -run.usage.current_bytes)[: self.LISTED]
+        self._readings.keep(
+            now_s,
+            time=round(time.time(), 3),
+            used_bytes=self._used_bytes(),
+            limit_bytes=self._reading.limit_bytes,
+            reserve_bytes=self._policy.reserve_of(self._reading.bound_bytes),
+            tasks=[
+                [
+                    run.note.recipe,
+                    run.note.task,
+                    run.usage.current_bytes,
+                    len(run.usage.compilers),
+                    self._reflex.stopped(run.note.tid),
+                    self._reflex.tokens(run.note.tid),
+                ]
+                for run in largest
+            ],
+        )
+
+    def _used_bytes(self) -> int:
+        """What is used, corrected by what processes tell sooner than the kernel's sums."""
+        reading = self._reading
+        return reading.used_bytes + reading.left_bytes - self._reflex.left_bytes if reading is not None else 0
+
+    def _publish(self, now_s: float, is_last: bool = False) -> None:
+        """Tell the server when something has changed, and once in a while that nothing has."""
+        tasks = {run.note.tid: self._state_of(run) for run in self._watched.values()}
+        held = [
+            {"recipe": hold.recipe, "task": hold.task, "reason": hold.reason, "since": round(since, 3)}
+            for hold, since in list(self._held.values())[: 2 * self.LISTED]
+        ]
+        turns = {run.mark: run.wait.attempt for run in self._watched.values() if run.wait is not None and run.has_turn}
+        news = (tasks, held, turns)
+        if not is_last and news == self._published and (not tasks or now_s - self._published_at_s < FRESHEN_S):
+            return
+        reading, moment = self._reading, self._reflex.moment
+        bound = reading.bound_bytes if reading else 0
+        reserve = self._policy.reserve_of(bound)
+        alone = next((run for run in self._watched.values() if run.wait is not None and run.wait.alone), None)
         with contextlib.suppress(OSError):
-            self._notes.publish(states, now_s)
-        self._published, self._published_at_s = states, now_s
+            self._state.publish(
+                {
+                    "time_s": round(now_s, 3),
+                    "time": round(time.time(), 3),
+                    "build": self._orders.build,
+                    "pid": os.getpid(),
+                    "limit_bytes": bound,
+                    "limit_source": reading.limit_source if reading else "",
+                    "used_bytes": self._used_bytes(),
+                    "reserve_bytes": reserve,
+                    "cpus": reading.cpus if reading else 0,
+                    "mode": "enforce" if self._orders.acts else "observe",
+                    "marks": {
+                        "withdraw_bytes": bound - reserve,
+                        "stop_bytes": bound - (moment.stop_bytes if moment else 0),
+                        "kill_bytes": bound - (moment.kill_bytes if moment else 0),
+                    },
+                    "tasks": tasks,
+                    "held": held,
+                    "stopped": sum(task["stopped"] for task in tasks.values()),
+                    "alone": str(alone) if alone else "",
+                    "turns": turns,
+                    "counts": {
+                        "granted": self._counts["granted"],
+                        "held": self._counts["held"],
+                        "stopped": self.report.stopped,
+                        "killed": self.report.killed,
+                        "retried": self.report.retried,
+                        "oom_kills": max(0, self._counters()[0] - self._oom_kills_before),
+                    },
+                    "events": list(self._events),
+                }
+            )
+        self._published, self._published_at_s = news, now_s
+
+    def _state_of(self, run: Watched) -> dict[str, Any]:
+        """One task, with all that another sentinel would need to go on."""
+        stopped = self._reflex.stopped(run.note.tid)
+        return {
+            **vars(run.note),
+            "state": "retrying" if run.waits else "stopped" if stopped else "running",
+            "place": run.place,
+            "since": round(run.began, 3),
+            "current_bytes": run.usage.current_bytes,
+            "peak_bytes": run.tally.peak_bytes,
+            "granted_bytes": run.granted_bytes,
+            "job_bytes": self._reflex.job_bytes(run.note.tid),
+            "tokens": self._reflex.tokens(run.note.tid),
+            "compilers": len(run.usage.compilers),
+            "stopped": stopped,
+        }
+
+
+def _history(orders: Orders, warnings: list[str]) -> Any:
+    """Where records go; None where none are kept, or a Python without SQLite runs this."""
+    if not orders.history:
+        return None
+    try:
+        from memguard.history import History
+    except ImportError as error:
+        warnings.append(f"nothing is remembered of this build: {error}")
+        return None
+    return History(Path(orders.history), orders.history_max_bytes, warn=warnings.append)
+
+
+def _lost(task: dict[str, Any], build: str) -> Record:
+    """What is remembered of the heaviest task of a build that was killed as a whole."""
+    return Record(
+        build=build,
+        recipe=task["recipe"],
+        version=task["version"],
+        task=task["task"],
+        machine=task["machine"],
+        jobs=task["jobs"],
+        peak_bytes=task["peak_bytes"],
+        largest_process_bytes=0,
+        wall_s=0.0,
+        cpu_s=0.0,
+        outcome=Outcome.MEMORY_KILL,
+    )
 
 
 def _is_gone(leader: Leader, is_thorough: bool) -> bool:
@@ -181,18 +595,37 @@ def _is_gone(leader: Leader, is_thorough: bool) -> bool:
 
 
 def run(orders: Orders, notes: int, server: int) -> Report:
-    """Watch until the pipe `server` ends, then finish; the next look comes INTERVAL_S after the last one began."""
+    """Watch until the pipe `server` ends, then finish; the next look comes soon enough for what memory does."""
     sentinel = Sentinel(orders, Listener(notes))
+    trigger = PressureTrigger(sentinel.pressure_source())
+    poller = select.poll()
+    poller.register(server, select.POLLIN)
+    if trigger.file is not None:
+        poller.register(trigger.file, select.POLLPRI)
+    said = b""
+    pressed_s = float("-inf")
     try:
-        due_s = time.monotonic()
         while True:
-            due_s = max(due_s + INTERVAL_S, time.monotonic())
-            sentinel.step()
-            readable, _, _ = select.select([server], [], [], max(0.0, due_s - time.monotonic()))
-            if readable and not os.read(server, 4096):
+            due_s = time.monotonic()
+            sentinel.step(is_pressed=due_s - pressed_s < PRESSED_S)
+            due_s += sentinel.next_look_s
+            is_over = False
+            for file, events in poller.poll(1000 * max(0.0, due_s - time.monotonic())):
+                if file == server:
+                    heard = os.read(server, 4096)
+                    said, is_over = said + heard, not heard
+                else:
+                    if trigger.took_place(events):
+                        pressed_s = time.monotonic()
+                    if trigger.file is None:
+                        poller.unregister(file)
+            if is_over:
                 break
+        sentinel.finish(is_farewell=FAREWELL in said)
     finally:
-        sentinel.finish()
+        trigger.close()
+        sentinel.close()
+        Notes(Path(orders.directory)).clear()
     return sentinel.report
 
 

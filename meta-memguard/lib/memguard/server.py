@@ -9,7 +9,9 @@ See also: scheduler.py, which asks the Guard; worker.py, which runs inside the t
 from __future__ import annotations
 
 import atexit
+import contextlib
 import importlib
+import math
 import os
 import time
 import traceback
@@ -24,8 +26,9 @@ from memguard.guard import Guard
 from memguard.handover import Handover
 from memguard.knobs import jobs_in
 from memguard.model import Mode, Policy, Sample, Task
-from memguard.notes import Notes, Orders
+from memguard.notes import Note, Notes, Orders
 from memguard.sense import Sensor
+from memguard.state import StateFile
 from memguard.units import format_bytes
 from memguard.watch import Watch
 
@@ -43,6 +46,11 @@ _history: History | None = None
 _tasks: dict[str, Task] = {}
 _has_stepped_aside = False
 _is_lent = False
+_orders: Orders | None = None
+_restarts = 0
+
+# A sentinel that dies is started again so often in one build.
+RESTARTS_MOST = 3
 
 
 def handle(event: Any, d: DataSmart) -> None:
@@ -104,18 +112,71 @@ def forget() -> None:
 
 def _start_watch(d: DataSmart) -> None:
     """The sentinel of this build, where something is to be remembered; without it the build goes on all the same."""
-    global _watch
-    policy = _guard.policy if _guard is not None else None
-    if _watch is not None or policy is None or not policy.directory or _history is None:
+    global _watch, _orders, _restarts
+    guard = _guard
+    if _watch is not None or guard is None or not guard.policy.directory:
         return
-    build = time.strftime("%Y%m%d%H%M%S") + f"-{os.getpid()}"
-    orders = Orders(
-        str(Path(policy.directory).absolute()), build, policy.history, policy.history_max_bytes, policy.limit_bytes
+    policy = guard.policy
+    directory = Path(policy.directory).absolute()
+    wanted = jobs_in(d.getVar("PARALLEL_MAKE") or "") or 0
+    _restarts = 0
+    _orders = Orders(
+        directory=str(directory),
+        build=time.strftime("%Y%m%d%H%M%S") + f"-{os.getpid()}",
+        history=policy.history,
+        history_max_bytes=policy.history_max_bytes,
+        limit_bytes=policy.limit_bytes,
+        reserve_bytes=policy.reserve_bytes,
+        reserve_share=policy.reserve_share,
+        pressure_command=policy.pressure_command,
+        acts=policy.mode is Mode.ENFORCE,
+        slots=max(wanted, math.ceil(guard.reading.cpus)),
+        log=str(directory / "readings" / guard.log.name) if guard.log is not None else "",
     )
     try:
-        _watch = Watch(orders)
+        _watch = Watch(_orders)
     except OSError as error:
-        bb.warn(f"memguard: nothing is learned in this build, the sentinel cannot be started: {error}")
+        bb.warn(f"memguard: running tasks are not watched in this build, the sentinel cannot be started: {error}")
+
+
+def _look_after_watch(d: DataSmart) -> None:
+    """Start a sentinel that has died again: it goes on where that one was; its watchman has woken what was stopped."""
+    global _watch, _restarts
+    if _watch is None or _orders is None or not _watch.has_died:
+        return
+    fault = _watch.end().get("fault", "it ended")
+    _watch = None
+    bb.warn(f"memguard: the sentinel failed; {_write_fault(d, str(fault))}")
+    if _restarts >= RESTARTS_MOST:
+        return
+    _restarts += 1
+    try:
+        _watch = Watch(_orders)
+    except OSError as error:
+        bb.warn(f"memguard: the sentinel cannot be started again: {error}")
+
+
+def _tell_of_killed_build(directory: Path) -> None:
+    """Say that the last build here was killed, and what it was doing; the sentinel learns from it."""
+    left = StateFile(directory).left()
+    if left is None:
+        return
+    try:
+        tasks = sorted(left["tasks"].values(), key=lambda task: -task["current_bytes"])
+        heaviest = f"{tasks[0]['recipe']} {tasks[0]['task']} with {format_bytes(tasks[0]['current_bytes'])}"
+        bb.warn(
+            f"memguard: the last build here was killed when {format_bytes(left['used_bytes'])} of "
+            f"{format_bytes(left['limit_bytes'])} were used; the heaviest of its {len(tasks)} tasks was {heaviest}"
+        )
+    except (KeyError, TypeError, IndexError):
+        bb.warn("memguard: the last build here was killed")
+
+
+def _tell(note: Note) -> None:
+    """Tell the sentinel; without one, or where it is too busy, the build goes on."""
+    if _watch is not None and _orders is not None:
+        with contextlib.suppress(OSError):
+            Notes(Path(_orders.directory)).send(note)
 
 
 def _end_watch() -> dict[str, Any]:
@@ -136,10 +197,13 @@ def _tell_watch(report: dict[str, Any], d: DataSmart) -> None:
         bb.warn(f"memguard: the sentinel failed, so not all was learned; {_write_fault(d, str(report['fault']))}")
     for warning in report.get("warnings", ()):
         bb.warn(f"memguard: {warning}")
+    done = [f"{report[name]} {words}" for name, words in _DONE.items() if report.get(name)]
+    if done:
+        bb.note(f"memguard: {', '.join(done)} to keep below the limit")
     heaviest = [f"{task} {format_bytes(peak_bytes)}" for task, peak_bytes in report.get("heaviest", ())]
     if heaviest:
         bb.note(f"memguard: heaviest: {', '.join(heaviest)}")
-    if report.get("recorded"):
+    if report.get("recorded") and d.getVar("MEMGUARD_HISTORY"):
         bb.note(f"memguard: {report['recorded']} tasks remembered in {d.getVar('MEMGUARD_HISTORY')}")
 
 
@@ -227,14 +291,15 @@ def _begin(event: Any, d: DataSmart) -> None:
     policy = settings.read(d.getVar, d.keys())
     directory = Path(policy.directory) if policy.directory else None
     handover = Handover(directory) if directory else None
-    if handover:
+    if directory and handover:
         handover.clear()
+        _tell_of_killed_build(directory)
     events = EventLog(directory / "events" if directory else None)
     sensor = _sensor = Sensor(limit_bytes=policy.limit_bytes)
     atexit.unregister(_forget_at_exit)
     atexit.register(_forget_at_exit, os.getpid())
-    notes = Notes(directory) if directory else None
-    _guard = Guard(policy, sensor, events, handover, notes, say=_said(bb.note), warn=_said(bb.warn))
+    state = StateFile(directory) if directory else None
+    _guard = Guard(policy, sensor, events, handover, state, _tell, say=_said(bb.note), warn=_said(bb.warn))
     _history = _open_history(policy)
     bb.note(f"memguard: {_guard.start_line()}")
     grouped = sensor.oom_group_source()
@@ -271,9 +336,11 @@ def _complete(event: Any, d: DataSmart) -> None:
     if directory:
         # A sentinel that was killed has left its files.
         Notes(Path(directory)).clear()
+        StateFile(Path(directory)).clear()
 
 
 def _sample(event: Any, d: DataSmart) -> None:
+    _look_after_watch(d)
     if _guard is not None:
         _guard.sample()
 
@@ -296,6 +363,9 @@ def _task_failed(event: Any, d: DataSmart) -> None:
 def _said(say: Callable[[str], None]) -> Callable[[str], None]:
     return lambda text: say(f"memguard: {text}")
 
+
+# What the sentinel's report counts, in words.
+_DONE = {"stopped": "jobs stopped", "killed": "killed", "retried": "tasks run again"}
 
 _STEPS: dict[str, Callable[[Any, Any], None]] = {
     "BuildStarted": _begin,

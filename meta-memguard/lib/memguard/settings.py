@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from typing import Callable
 
 from memguard.model import Footprint, Mode, Policy, Reading
@@ -31,6 +32,11 @@ VARIABLES = (
     "MEMGUARD_HISTORY",
     "MEMGUARD_HISTORY_MAX",
     "MEMGUARD_FOOTPRINT",
+    "MEMGUARD_RETRIES",
+    "MEMGUARD_RETRY_TASKS",
+    "MEMGUARD_NO_KILL",
+    "MEMGUARD_PRESSURE_CMD",
+    "MEMGUARD_JOBSERVER",
 )
 
 
@@ -54,6 +60,9 @@ def read(get: Callable[[str], str | None], names: Iterable[str] = ()) -> Policy:
     if for_all:
         why = "a footprint is that of one recipe, MEMGUARD_FOOTPRINT:pn-NAME"
         raise SettingsError("MEMGUARD_FOOTPRINT", for_all, why, OVERRIDE_EXAMPLE, f"{OVERRIDE_PREFIX}llvm-native")
+    jobserver = (get("MEMGUARD_JOBSERVER") or "").strip()
+    if jobserver not in ("", "auto", "off"):
+        raise SettingsError("MEMGUARD_JOBSERVER", jobserver, "neither auto nor off", "auto")
     min_jobs, min_jobs_share = _min_jobs((get("MEMGUARD_MIN_JOBS") or "").strip())
     return Policy(
         mode=_mode((get("MEMGUARD_MODE") or "").strip()),
@@ -65,6 +74,10 @@ def read(get: Callable[[str], str | None], names: Iterable[str] = ()) -> Policy:
         directory=get("MEMGUARD_DIR") or "",
         history=_history((get("MEMGUARD_HISTORY") or "").strip()),
         history_max_bytes=_history_max((get("MEMGUARD_HISTORY_MAX") or "").strip()),
+        retries=_retries((get("MEMGUARD_RETRIES") or "").strip()),
+        retry_tasks=_tasks("MEMGUARD_RETRY_TASKS", get("MEMGUARD_RETRY_TASKS") or "", Policy.retry_tasks),
+        no_kill=_tasks("MEMGUARD_NO_KILL", get("MEMGUARD_NO_KILL") or "", Policy.no_kill),
+        pressure_command=(get("MEMGUARD_PRESSURE_CMD") or "").strip(),
         overrides={
             name[len(OVERRIDE_PREFIX) :]: _override(name, get(name) or "")
             for name in sorted(names)
@@ -140,11 +153,63 @@ def _override(variable: str, value: str) -> dict[str, Footprint]:
         raise SettingsError(variable, value, str(error), OVERRIDE_EXAMPLE) from None
 
 
+def _retries(value: str) -> int:
+    if not value:
+        return Policy.retries
+    if not re.fullmatch(r"[0-9]", value):
+        raise SettingsError("MEMGUARD_RETRIES", value, "not a number from 0 to 9", "2")
+    return int(value)
+
+
+def _tasks(variable: str, value: str, default: tuple[str, ...]) -> tuple[str, ...]:
+    """The names and shell patterns in a list of tasks."""
+    for name in value.split():
+        if not re.fullmatch(r"(do_|[*?\[])[\w*?\[\]!-]*", name):
+            why = f"{name!r} names no task, nor does any that it stands for begin with do_"
+            raise SettingsError(variable, value.strip(), why, " ".join(default[:2]))
+    return tuple(value.split()) or default
+
+
+def names_task(patterns: Iterable[str], task: str) -> bool:
+    """Whether one of the names or shell patterns of MEMGUARD_RETRY_TASKS or MEMGUARD_NO_KILL means `task`."""
+    return any(fnmatchcase(task, pattern) for pattern in patterns)
+
+
+def retries_of(task: str, get: Callable[[str], str | None]) -> int:
+    """How often `task` of the recipe whose variables `get` returns may run again with fewer jobs; 0: never.
+
+    Raises SettingsError for a variable that cannot be used, which here may be the recipe's own.
+    """
+    tasks = _tasks("MEMGUARD_RETRY_TASKS", get("MEMGUARD_RETRY_TASKS") or "", Policy.retry_tasks)
+    if not names_task(tasks, task) or task.endswith("_setscene"):
+        return 0
+    return _retries((get("MEMGUARD_RETRIES") or "").strip())
+
+
+def may_be_killed(task: str, get: Callable[[str], str | None]) -> bool:
+    """Whether a compiler of `task` may be killed: the task runs again then, and nobody says that it must not be.
+
+    Raises SettingsError for a variable that cannot be used, which here may be the recipe's own.
+    """
+    spared = _tasks("MEMGUARD_NO_KILL", get("MEMGUARD_NO_KILL") or "", Policy.no_kill)
+    return may_act(get) and retries_of(task, get) > 0 and not names_task(spared, task)
+
+
+def may_act(get: Callable[[str], str | None]) -> bool:
+    """Whether memguard may do more to a task than watch it."""
+    return (get("MEMGUARD_MODE") or "").strip() in ("", Mode.ENFORCE.value)
+
+
 def is_off(get: Callable[[str], str | None]) -> bool:
     """Whether the configuration switches memguard off."""
     return (get("MEMGUARD_MODE") or "").strip() == Mode.OFF.value
 
 
+def is_jobserver_off(get: Callable[[str], str | None]) -> bool:
+    """Whether a recipe shall have no pool of jobs; `get` reads the recipe's variables. In doubt it has none."""
+    return (get("MEMGUARD_JOBSERVER") or "auto").strip() != "auto"
+
+
 def override_names(names: Iterable[str]) -> list[str]:
-    """Those of `names` that are footprints for single recipes."""
-    return [name for name in names if name.startswith(OVERRIDE_PREFIX)]
+    """Those of `names` that are settings for single recipes."""
+    return [name for name in names if name.startswith((OVERRIDE_PREFIX, "MEMGUARD_JOBSERVER:pn-"))]

@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from memguard.notes import Notes, Orders
+from memguard.notes import FAREWELL, Notes, Orders
 
 # Pruning a full history takes some seconds.
 PATIENCE_S = 30.0
@@ -57,12 +57,17 @@ class Watch:
         """Its process."""
         return self._process.pid
 
+    @property
+    def has_died(self) -> bool:
+        """Whether it has ended by itself."""
+        return os.getpid() == self._pid and self._process.poll() is not None
+
     def end(self) -> dict[str, Any]:
         """End it and return what it says (see sentinel.Report); "fault" tells in words why it says nothing else."""
         if os.getpid() != self._pid:
             return {}  # a forked child: the sentinel is its parent's
         try:
-            said, _ = self._process.communicate(timeout=PATIENCE_S)
+            said, _ = self._process.communicate(FAREWELL, timeout=PATIENCE_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.communicate()

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import bb
 
-from memguard import settings
+from memguard import rerun, settings
 from memguard.handover import Handover
 from memguard.knobs import KNOBS, Knob, jobs_in, lower, variables_of
 from memguard.model import Outcome
 from memguard.notes import Notes, TaskEnd, TaskNote
+from memguard.pooling import join_pool, leave_pool
 from memguard.procs import MARK, find_leader
 
 if TYPE_CHECKING:
@@ -36,8 +37,7 @@ def handle(event: Any, d: DataSmart) -> None:
         return
     try:
         if isinstance(event, bb.build.TaskStarted):
-            jobs = _apply_grant(event, Path(directory), d)
-            _begin(event, Path(directory), jobs, d)
+            _start(event, Path(directory), d)
         else:
             _end(Path(directory), Outcome.OK if isinstance(event, bb.build.TaskSucceeded) else Outcome.FAILED)
     except OSError as error:
@@ -46,22 +46,34 @@ def handle(event: Any, d: DataSmart) -> None:
         bb.warn(f"memguard: the grant for {event.task} cannot be used, it runs with all its jobs: {error!r}")
 
 
+def _start(event: Any, directory: Path, d: DataSmart) -> None:
+    """Let the task obey its grant, take its jobs from a pool where it can, be measured, and run again after a kill."""
+    asked = _own_jobs(event.task, d) or 1
+    granted = _apply_grant(event, directory, d)
+    jobs = min(asked, granted or asked)
+    _begin(event, directory, jobs, asked, d)
+    rerun.arm(event, directory, jobs, lambda fewer: _lower(fewer, d), d)
+
+
 def _apply_grant(event: Any, directory: Path, d: DataSmart) -> int | None:
     """Lower the knobs to what the server has granted; the jobs granted, None where it was all that is wanted."""
     jobs = Handover(directory).take(f"{event._fn}:{event.task}")
     if jobs is not None:
-        changed = [change for knob in KNOBS for change in _turn_down(knob, jobs, d)]
+        changed = _lower(jobs, d)
         bb.note(f"memguard: {jobs} jobs fit now: {', '.join(changed) or 'nothing to lower'}")
     return jobs
 
 
-def _begin(event: Any, directory: Path, jobs: int | None, d: DataSmart) -> None:
+def _begin(event: Any, directory: Path, jobs: int, asked: int, d: DataSmart) -> None:
     """Tell the sentinel of this task, and mark what it starts, for processes that leave its session."""
     global _began
     leader = find_leader(os.getpid())
-    if leader is None or not d.getVar("MEMGUARD_HISTORY"):
+    notes = Notes(directory)
+    if leader is None or not notes.is_heard():
         return
-    own = next((jobs_in(value) for name in variables_of(event.task) if (value := d.getVar(name))), None)
+    acts = rerun.may_act(d)
+    pool = join_pool(event, d, asked, directory) if acts else None
+    is_fakeroot = bb.utils.to_boolean(d.getVarFlag(event.task, "fakeroot", False))
     note = TaskNote(
         pid=leader.pid,
         start_ticks=leader.start_ticks,
@@ -70,11 +82,16 @@ def _begin(event: Any, directory: Path, jobs: int | None, d: DataSmart) -> None:
         version=d.getVar("PV") or "",
         task=event.task,
         machine=d.getVar("PACKAGE_ARCH") or d.getVar("MACHINE") or "",
-        jobs=min(own or jobs or 1, jobs or own or 1),
+        jobs=jobs,
+        most_jobs=asked,
+        pool=pool or "",
+        may_kill=acts and not is_fakeroot and settings.may_be_killed(event.task, d.getVar),
     )
-    if Notes(directory).begin(note):
+    if notes.send(note):
         os.environ[MARK] = leader.mark
         _began = note, time.monotonic()
+    elif pool is not None:
+        leave_pool(d)  # nobody would give it tokens
 
 
 def _end(directory: Path, outcome: Outcome) -> None:
@@ -86,7 +103,17 @@ def _end(directory: Path, outcome: Outcome) -> None:
     cpu_s = own.ru_utime + own.ru_stime + waited.ru_utime + waited.ru_stime
     wall_s = round(time.monotonic() - since_s, 3)
     end = TaskEnd(note.pid, note.start_ticks, outcome, wall_s, round(cpu_s, 3), waited.ru_maxrss * 1024)
-    Notes(directory).end(end)
+    Notes(directory).send(end)
+
+
+def _own_jobs(task: str, d: DataSmart) -> int | None:
+    """The jobs that the recipe's own variables say, as they are now."""
+    return next((jobs_in(value) for name in variables_of(task) if (value := d.getVar(name))), None)
+
+
+def _lower(jobs: int, d: DataSmart) -> list[str]:
+    """Lower every knob to `jobs`; what was changed, in words."""
+    return [change for knob in KNOBS for change in _turn_down(knob, jobs, d)]
 
 
 def _turn_down(knob: Knob, jobs: int, d: DataSmart) -> list[str]:

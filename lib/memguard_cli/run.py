@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: MIT
+"""`memguard run`: any command under the same pool and reflex as the tasks of a build.
+
+Runs in: outside BitBake.
+Covers: arguments, the summary, and the data for machines.
+Does not cover: the loop (supervise), the cgroup (enclosure).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from memguard.model import Policy
+from memguard.units import format_bytes, parse_bytes, parse_share
+from memguard_cli.enclosure import Enclosure, NoEnclosure
+from memguard_cli.screen import printable
+from memguard_cli.supervise import Account, Supervisor, Wish
+
+LEAST_LIMIT_BYTES = 16 * 1024**2
+# What goes on from what is built already when it is run again.
+_CONTINUING = frozenset({"make", "gmake", "ninja", "ninja-build", "samu", "cargo", "cmake", "meson", "bazel", "scons"})
+_CONTINUES = 2
+
+
+def _size(name: str, example: str, least: int = 1) -> Any:
+    def parse(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+        if value is None:
+            return None
+        try:
+            size = parse_bytes(value)
+        except ValueError:
+            raise click.UsageError(f"{name} {value}: not a size; a good value is {name} {example}") from None
+        if size < least:
+            why = f"less than {format_bytes(least)}"
+            raise click.UsageError(f"{name} {value}: {why}; a good value is {name} {example}")
+        return size
+
+    return parse
+
+
+@click.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
+@click.option("--limit", callback=_size("--limit", "4G", LEAST_LIMIT_BYTES), help="Memory the command may use.")
+@click.option("--jobs", type=click.IntRange(1, 4096), help="Most jobs at once; default: as many as CPUs.")
+@click.option("--job-size", callback=_size("--job-size", "600M"), help="What one job is thought to take at first.")
+@click.option("--reserve", help="Memory kept free: a size, or a share of the limit (10%).")
+@click.option("--retries", type=click.IntRange(0, 100), help="Runs again after a job was lost for memory.")
+@click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write what it took to FILE.")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def run(
+    limit: int | None,
+    jobs: int | None,
+    job_size: int | None,
+    reserve: str | None,
+    retries: int | None,
+    file: Path | None,
+    command: tuple[str, ...],
+) -> int:
+    """Run COMMAND with as many jobs as fit into memory, second by second.
+
+    make, ninja (1.13 or newer), cargo and what they start take their jobs from a pool that shrinks as memory gets short
+    and grows again; compilers are stopped, and in need killed, before the kernel kills. Give no -j to COMMAND: it would
+    switch the pool off. With --limit, as root or where a cgroup is delegated, the limit is enforced as well; without,
+    it is the container's own.
+
+    \b
+    Examples:
+      memguard run -- make
+      memguard run --limit 4G --jobs 16 -- ninja -C build
+      memguard run --limit 4G --json run.json -- sh -c 'make && cargo build'
+
+    The exit status is COMMAND's, 128 and the signal's number where a signal ended it; 2 for a wrong argument, 127 where
+    there is no such command.
+    """
+    if not command:
+        raise click.UsageError("no command is given; a good call is: memguard run --limit 4G -- make")
+    if file is not None and not file.absolute().parent.is_dir():
+        raise click.UsageError(f"--json {file}: its directory does not exist; a good value is --json run.json")
+    found = shutil.which(command[0])
+    if found is None:
+        why = f"{printable(command[0])}: no such command; a good call is: memguard run -- make"
+        click.echo(f"memguard: {why}", err=True)
+        return 127
+    enclosure = _enclose(limit)
+    if retries is None:
+        retries = _CONTINUES if Path(found).name in _CONTINUING else 0
+    wish = Wish(command, limit, jobs, job_size, _policy(reserve), retries)
+    account = Supervisor(wish, enclosure, os.environ).run()
+    sys.stdout.flush()
+    for line in _summary(account):
+        click.echo(f"memguard: {line}", err=True)
+    if file is not None:
+        file.write_text(json.dumps({"command": list(command), **asdict(account)}, indent=2) + "\n", encoding="utf-8")
+    return account.exit_status
+
+
+def _policy(reserve: str | None) -> Policy:
+    if reserve is None:
+        return Policy()
+    share = parse_share(reserve)
+    if share is not None and share < 1:
+        return Policy(reserve_share=share)
+    try:
+        return Policy(reserve_bytes=parse_bytes(reserve))
+    except ValueError:
+        raise click.UsageError(f"--reserve {reserve}: not a size or share; a good value is --reserve 10%") from None
+
+
+def _enclose(limit: int | None) -> Enclosure | None:
+    """A cgroup that enforces the limit, where one can be made; else a word on why not."""
+    if limit is None:
+        return None
+    try:
+        return Enclosure(limit)
+    except NoEnclosure as reason:
+        click.echo(f"memguard: the limit is watched but not enforced ({reason})", err=True)
+        return None
+
+
+def _summary(account: Account) -> list[str]:
+    """What it took, in three lines."""
+    share = 100 * account.peak_bytes // max(1, account.limit_bytes)
+    tokens = "no pool" if account.tokens_min is None else f"{account.tokens_min + 1} to {account.tokens_max + 1} jobs"
+    return [
+        f"peak {format_bytes(account.peak_bytes)} of {format_bytes(account.limit_bytes)} ({share} %, "
+        f"{account.limit_source}), {account.oom_kills} killed by the kernel for memory",
+        f"{tokens} of {account.jobs} allowed; stopped {account.stopped} jobs, woke {account.woken}, "
+        f"killed {account.killed}, retried {account.retried} times",
+        f"{account.wall_s:.1f} s, exit status {account.exit_status}",
+    ]

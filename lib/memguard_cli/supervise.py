@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: MIT
+"""Runs one command under the reflex: a pool of tokens, and stops and kills of single jobs as memory gets short.
+
+Runs in: outside BitBake.
+Covers: the loop, signals that are passed on, a second run of a build tool that lost a job; what it all took.
+Does not cover: arguments and what is printed (run), cgroups (enclosure), deciding (memguard.regulate).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import ceil
+from pathlib import Path
+from types import FrameType
+
+from memguard.jobserver import make_pool
+from memguard.model import Policy, Reading
+from memguard.pressure import PressureTrigger
+from memguard.procs import Leader, ProcessTable, Usage, find_leader
+from memguard.reflex import Acted, Reflex, Ward
+from memguard.regulate import Act
+from memguard.sense import Sensor
+from memguard.signals import Target, send
+from memguard_cli.enclosure import Enclosure, Janitor
+from memguard_cli.tools import look_up
+
+# So often processes are looked at even where memory is far from its limit: jobs are measured meanwhile.
+MEASURE_S = 1 / 3
+# Pressure that was told counts for so long.
+PRESSED_S = 1.0
+# What may be passed on to the command.
+PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+# Signals by which somebody wants the command to end.
+_ENDING = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
+_COMMAND = "command"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the user asked for.
+
+    limit_bytes: the limit to keep, None for the container's own.
+    jobs:        the most jobs at once, None for as many as there are CPUs.
+    job_bytes:   what one job is thought to take, None to find out.
+    retries:     how often the command is run again after it has lost a job for memory.
+    """
+
+    command: tuple[str, ...]
+    limit_bytes: int | None = None
+    jobs: int | None = None
+    job_bytes: int | None = None
+    policy: Policy = field(default_factory=Policy)
+    retries: int = 0
+
+
+@dataclass
+class Account:
+    """What the run took. Tokens do not count the one job that the command has without any."""
+
+    peak_bytes: int = 0
+    limit_bytes: int = 0
+    limit_source: str = ""
+    oom_kills: int = 0
+    stopped: int = 0
+    woken: int = 0
+    killed: int = 0
+    retried: int = 0
+    tokens_min: int | None = None
+    tokens_max: int = 0
+    jobs: int = 0
+    wall_s: float = 0.0
+    exit_status: int = 0
+
+
+class Supervisor:
+    """One command under supervision."""
+
+    def __init__(self, wish: Wish, enclosure: Enclosure | None, environment: Mapping[str, str]) -> None:
+        self.account = Account()
+        self._wish = wish
+        self._enclosure = enclosure
+        self._environment = environment
+        self._process: subprocess.Popen[bytes] | None = None
+        self._leader: Leader | None = None
+        self._is_ending = False
+        self._jobs = wish.jobs or max(1, ceil(Sensor().read().cpus))
+        self.account.jobs = self._jobs
+
+    def run(self) -> Account:
+        """Run the command to its end. Raises OSError where it cannot be started."""
+        began_s = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="memguard-run-", ignore_cleanup_errors=True) as scratch:
+            janitor = Janitor(Path(scratch), self._enclosure)
+            try:
+                with self._signals_passed_on():
+                    self.account.exit_status = self._attempts(Path(scratch))
+            finally:
+                janitor.close()
+        self.account.wall_s = round(time.monotonic() - began_s, 3)
+        return self.account
+
+    def _attempts(self, scratch: Path) -> int:
+        """Run the command, and again with fewer jobs while it fails for memory; its exit status."""
+        for attempt in range(self._wish.retries + 1):
+            lost = self.account.killed + self.account.oom_kills
+            jobs = 1 if attempt and attempt == self._wish.retries else max(1, self._jobs >> attempt)
+            status = self._attempt(scratch / f"pool-{attempt}", jobs)
+            if status == 0 or self._is_ending or self.account.killed + self.account.oom_kills == lost:
+                break
+            if attempt < self._wish.retries:
+                self.account.retried += 1
+        return status
+
+    def _attempt(self, pool: Path, jobs: int) -> int:
+        make_pool(str(pool))
+        sides = (os.open(pool, os.O_RDONLY | os.O_NONBLOCK), os.open(pool, os.O_WRONLY))
+        os.set_blocking(sides[0], True)
+        try:
+            self._process = subprocess.Popen(
+                self._wish.command,
+                env={**self._environment, **client_words(str(pool), sides, jobs, self._wish.command)},
+                pass_fds=sides,
+                start_new_session=True,
+                preexec_fn=self._enclosure.enter if self._enclosure else None,
+            )
+        finally:
+            for side in sides:
+                os.close(side)
+        leader = find_leader(self._process.pid)
+        if leader is None:
+            return _status(self._process.wait())
+        self._leader = leader
+        return self._watch(self._process, leader, str(pool), jobs)
+
+    def _watch(self, process: subprocess.Popen[bytes], leader: Leader, pool: str, jobs: int) -> int:
+        """Look and act until the command has ended."""
+        sensor = Sensor(process=str(process.pid))
+        table = ProcessTable()
+        reflex = Reflex(jobs, table.members)
+        trigger = PressureTrigger(sensor.pressure_source())
+        ended = _PidFile(process.pid)
+        kills_before, pressed_s = sensor.oom_kills() or 0, float("-inf")
+        try:
+            reflex.begin(_COMMAND, Ward(leader, 1, jobs, self._wish.job_bytes, pool=pool))
+            poller = select.poll()
+            poller.register(ended.file, select.POLLIN)
+            if trigger.file is not None:
+                poller.register(trigger.file, select.POLLPRI)
+            while process.poll() is None:
+                now_s = time.monotonic()
+                usage = table.scan({_COMMAND: leader})[_COMMAND]
+                reading = self._read(sensor, usage)
+                reserve = self._wish.policy.reserve_of(reading.bound_bytes)
+                acted = reflex.look(now_s, reading, reserve, {_COMMAND: usage}, now_s - pressed_s < PRESSED_S)
+                self._note(reading, reflex, acted)
+                wait_s = max(0.0, now_s + min(reflex.next_look_s, MEASURE_S) - time.monotonic())
+                for file, events in poller.poll(wait_s * 1000):
+                    if file != ended.file and trigger.took_place(events):
+                        pressed_s = time.monotonic()
+                    if file != ended.file and trigger.file is None:
+                        poller.unregister(file)
+            if self._is_ending:
+                for member in table.members(leader):
+                    send(Target(*member), signal.SIGKILL)
+        finally:
+            self.account.oom_kills += max(0, (sensor.oom_kills() or 0) - kills_before)
+            reflex.close()
+            trigger.close()
+            ended.close()
+            table.close()
+            sensor.close()
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        return _status(process.returncode)
+
+    def _read(self, sensor: Sensor, usage: Usage) -> Reading:
+        """The container, or what the command takes under a limit that nobody enforces."""
+        reading = sensor.read()
+        limit = self._wish.limit_bytes
+        if limit is None or self._enclosure is not None:
+            return reading
+        room = min(limit - usage.current_bytes, reading.left_bytes)
+        return replace(
+            reading,
+            limit_bytes=min(limit, reading.bound_bytes),
+            limit_source="--limit, which is watched but not enforced",
+            used_bytes=usage.current_bytes,
+            shmem_bytes=0,
+            room_bytes=room,
+            charged_bytes=None,
+        )
+
+    def _note(self, reading: Reading, reflex: Reflex, acted: Sequence[Acted]) -> None:
+        account = self.account
+        account.limit_bytes, account.limit_source = reading.bound_bytes, reading.limit_source
+        used = reading.used_bytes + reading.left_bytes - reflex.left_bytes
+        account.peak_bytes = max(account.peak_bytes, used)
+        for done in acted:
+            account.stopped += done.action.act is Act.STOP
+            account.woken += done.action.act is Act.WAKE
+            account.killed += done.action.act is Act.KILL
+        tokens = reflex.tokens(_COMMAND)
+        if tokens is not None:
+            account.tokens_max = max(account.tokens_max, tokens)
+            account.tokens_min = tokens if account.tokens_min is None else min(account.tokens_min, tokens)
+
+    @contextlib.contextmanager
+    def _signals_passed_on(self) -> Iterator[None]:
+        """Let the command have what this process is sent."""
+
+        def pass_on(number: int, frame: FrameType | None) -> None:
+            self._is_ending = self._is_ending or number in _ENDING
+            if self._process is not None and self._process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, number)
+                    if number in _ENDING:
+                        os.killpg(self._process.pid, signal.SIGCONT)
+
+        before = {number: signal.signal(number, pass_on) for number in PASSED_ON}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def client_words(pool: str, sides: tuple[int, int], jobs: int, command: Sequence[str]) -> dict[str, str]:
+    """The environment by which make, ninja and cargo find the pool.
+
+    GNU make before 4.4 knows inherited descriptors only and aborts where it is told of a FIFO, ninja knows FIFOs only;
+    so where the make that would be met is old, the FIFO is told to cargo, and to a ninja that is the command itself.
+    """
+    fifo, pipe = f"--jobserver-auth=fifo:{pool}", f"--jobserver-auth={sides[0]},{sides[1]}"
+    make = next(tool for tool in look_up() if tool.name == "make")
+    is_ninja = Path(command[0]).name in ("ninja", "ninja-build", "samu")
+    knows_fifo = make.version is None or make.feedback.endswith("FIFO") or is_ninja
+    return {
+        "MAKEFLAGS": f" -j{jobs} {fifo if knows_fifo else pipe}",
+        "CARGO_MAKEFLAGS": f"-j{jobs} {fifo}",
+    }
+
+
+class _PidFile:
+    """A descriptor that can be read once the process has ended; a pipe that says nothing where there are none."""
+
+    def __init__(self, pid: int) -> None:
+        self._other = -1
+        try:
+            self.file = os.pidfd_open(pid)
+        except (AttributeError, OSError):
+            self.file, self._other = os.pipe()
+
+    def close(self) -> None:
+        os.close(self.file)
+        if self._other >= 0:
+            os.close(self._other)
+
+
+def _status(returncode: int) -> int:
+    """A shell's exit status: 128 and the signal's number for a command that was killed."""
+    return 128 - returncode if returncode < 0 else returncode

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: MIT
+"""Which task that lost a job for memory may run again now.
+
+Runs in: the sentinel; pure.
+Covers: the order and the moment of retries.
+Does not cover: how a task notices that it lost a job, and runs again (retry).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+# From one turn to the next: what the last one takes must be seen first.
+PAUSE_S = 2.0
+# Who waits longer goes on although it may not fit, if nothing else works: something outside of the build is to blame.
+PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A task that waits to run again.
+
+    place:      the oldest task has the smallest.
+    need_bytes: what it is expected to take then.
+    alone:      it runs when no other works, and none may start beside it.
+    waits_s:    how long it has waited.
+    """
+
+    tid: str
+    place: int
+    need_bytes: int
+    alone: bool
+    waits_s: float
+
+
+def next_turn(
+    waiting: Sequence[Waiting], free_bytes: int, others_work: bool, is_any_alone: bool, since_turn_s: float
+) -> str | None:
+    """The tid of the task whose turn it is, None for nobody: the oldest, once what it needs fits.
+
+    free_bytes:   what is left until the limit, less the reserve.
+    others_work:  whether any task works that does not wait.
+    is_any_alone: whether one of these runs alone.
+    """
+    if not waiting or is_any_alone or (others_work and since_turn_s < PAUSE_S):
+        return None
+    first = min(waiting, key=lambda task: task.place)
+    fits = first.need_bytes <= free_bytes
+    if others_work:
+        return first.tid if fits and not first.alone else None
+    return first.tid if fits or first.waits_s >= PATIENCE_S else None

@@ -1,0 +1,3 @@
+# SPDX-License-Identifier: MIT
+# As again-make, without cleandirs.
+require again.inc
