@@ -223,7 +223,6 @@ def _act(logs: Logs, running: list[_Running], time_s: float, used: int, chance: 
     if chance.random() < 0.2:
         act("kill", time_s + 0.3, bytes=500 * MIB, used_bytes=used)
         act("retry", time_s + 0.6, jobs=max(1, newest.jobs // 2), attempt=2)
-        newest.outcome = "failed" if chance.random() < 0.1 else "ok"
     else:
         act("wake", time_s + 4, bytes=400 * MIB, used_bytes=used)
 
