@@ -18,8 +18,10 @@ import click
 from memguard_cli.doctor import doctor
 from memguard_cli.history import history
 from memguard_cli.predict import predict
+from memguard_cli.report import report
 from memguard_cli.run import run as run_command
 from memguard_cli.screen import printable
+from memguard_cli.top import top
 
 
 class _ReaderLeft(Exception):
@@ -40,7 +42,7 @@ def memguard() -> None:
     """Yocto builds that do not die of memory."""
 
 
-for command in (doctor, history, predict, run_command):
+for command in (doctor, history, predict, report, run_command, top):
     memguard.add_command(command)
 
 
