@@ -49,7 +49,7 @@ EDGES = {
     "retries": "",
     "kills": "leftovers model regulate signals",
     "sentinel": (
-        "history kills model notes pressure pressure_command procs readings reflex regulate retries sense state"
+        "history kills model notes pressure pressure_command procs readings reflex regulate retries sense signals state"
     ),
     "pressure_command": "",
     "failure_rules": "",
@@ -63,7 +63,7 @@ EDGES = {
     "server": "events guard handover history knobs model notes sense settings state units watch",
     "scheduler": "guard knobs model predict server",
     "pooling": "clients jobserver knobs procs settings",
-    "worker": "handover knobs model notes pooling procs rerun settings",
+    "worker": "handover knobs model notes pooling procs rerun settings signals",
 }
 ADAPTERS = {"server", "scheduler", "pooling", "worker", "rerun"}
 PURE = (

@@ -19,8 +19,10 @@ from memguard_cli.doctor import doctor
 from memguard_cli.explain import explain
 from memguard_cli.history import history
 from memguard_cli.predict import predict
+from memguard_cli.report import report
 from memguard_cli.run import run as run_command
 from memguard_cli.screen import printable
+from memguard_cli.top import top
 
 
 class _ReaderLeft(Exception):
@@ -41,7 +43,7 @@ def memguard() -> None:
     """Yocto builds that do not die of memory."""
 
 
-for command in (doctor, explain, history, predict, run_command):
+for command in (doctor, explain, history, predict, report, run_command, top):
     memguard.add_command(command)
 
 

@@ -22,6 +22,7 @@ from memguard.model import Outcome
 from memguard.notes import Notes, TaskEnd, TaskNote
 from memguard.pooling import join_pool, leave_pool
 from memguard.procs import MARK, find_leader
+from memguard.signals import offer_to_kernel
 
 if TYPE_CHECKING:
     from bb.data_smart import DataSmart
@@ -72,6 +73,8 @@ def _begin(event: Any, directory: Path, jobs: int, asked: int, d: DataSmart) -> 
     if leader is None or not notes.is_heard():
         return
     acts = rerun.may_act(d)
+    if acts:
+        offer_to_kernel(leader.pid, 0.0)  # the sentinel knows how heavy the task is
     pool = join_pool(event, d, asked, directory) if acts else None
     is_fakeroot = bb.utils.to_boolean(d.getVarFlag(event.task, "fakeroot", False))
     note = TaskNote(
