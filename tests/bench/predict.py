@@ -84,6 +84,9 @@ def main(arguments: list[str]) -> int:
     for series in measured:
         for start in range(len(series.runs)):
             judge(scores, "measured", series, start)
+    for series in measured if len(measured) > 1 else ():
+        for start in range(len(series.runs)):
+            judge(scores, f"measured: {series.name.strip()}", series, start)
     for name in CLASSES:
         for series in generate(name, options.recipes, max(BUILDS) + 1, options.seed, BUILDS):
             judge(scores, name, series, 0)
