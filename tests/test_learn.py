@@ -390,13 +390,19 @@ def test_more_jobs_that_took_no_more_tell_the_most() -> None:
         (run(2100, 8, outcome=Outcome.THROTTLED), "it was throttled"),
         (run(2100, 8, outcome=Outcome.MEMORY_KILL), "it was killed"),
         (run(2100, 8, outcome=Outcome.FAILED), "it failed"),
-        (run(2100, 8, serial_mib=2100), "its serial part was its peak"),
     ],
     ids=lambda value: value.replace(" ", "-") if isinstance(value, str) else "",
 )
 def test_what_tells_no_most(last: Sample, why: str) -> None:
     """Runs with more jobs tell no most where they took more, or might have."""
     assert most_mib([*FEW_UNITS[:2], last]) is None, why
+
+
+def test_a_giant_that_meets_one_small_job_tells_the_most() -> None:
+    """Where one giant is the peak of many jobs, it is not taken for the size of each, though it once met another."""
+    met = run(637, 2, 1, job_mib=490, serial_mib=320)
+    samples = [run(588, 1, 2, serial_mib=588), met, run(589, 4, 0, job_mib=206, serial_mib=589)]
+    assert 637 < peak_mib(samples, 64) < 900
 
 
 def test_a_job_must_be_known_to_tell_the_most() -> None:

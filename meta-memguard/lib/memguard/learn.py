@@ -212,21 +212,25 @@ def _fit_knee(runs: Sequence[_Run], prior: Footprint) -> _Fit:
     least_weight = KNEE_LEAST_WEIGHT * max([run.weight for run in runs])
     # Of each job count the largest run: lighter ones had less to do, and do not tell what many jobs would have taken.
     largest: dict[int, _Run] = {}
+    parallel = set()
     for run in runs:
-        if run.weight > least_weight and not run.is_serial and not run.is_other_major:
+        if run.weight > least_weight and not run.is_other_major:
             largest[run.jobs] = run  # they are sorted
+            if not run.is_serial:
+                parallel.add(run.jobs)
     last = max(largest, default=0)
     for jobs in largest:
         if jobs * KNEE_STEP > last:
             break
         knee, beyond = largest[jobs], [run for count, run in largest.items() if count > jobs]
-        if not 0 < KNEE_WORK_SHARE * knee.work <= largest[last].work:
+        if jobs not in parallel or not 0 < KNEE_WORK_SHARE * knee.work <= largest[last].work:
             continue
         fit = _fit([run for run in runs if run.jobs <= jobs or run.is_serial], prior)
         growth = fit.per_job * (last - jobs)
         has_stopped = max([run.peak for run in beyond]) - knee.peak <= KNEE_GROWN_SHARE * growth
         if has_stopped and fit.job_from != "prior" and growth >= KNEE_LEAST_GROWTH * knee.peak:
-            most = _mean([(run.peak, run.weight) for run in runs if run.jobs > jobs and not run.is_serial])
+            most = _mean([(run.peak, run.weight) for run in runs if run.jobs > jobs])
+            most = max(most, fit.base + fit.per_job * jobs)  # fewer jobs never take more
             return fit._replace(serial=_serial_part(runs), most=most)
     return _fit(runs, prior)
 
