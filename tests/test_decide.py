@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from memguard.decide import Situation, admit, admit_alone
-from memguard.model import Footprint, Policy, Reading, Task
+from memguard.model import Footprint, Grant, Policy, Reading, Task
 from memguard.units import GIB, MIB
 
 NO_RESERVE = Policy(reserve_bytes=0)
@@ -169,6 +169,14 @@ def test_a_serial_peak_holds_whatever_the_jobs(wanted: int) -> None:
     heavy = task(base=64 * MIB, per_job=10 * MIB, serial=6 * GIB, wanted=wanted)
     assert not admit(heavy, situation(running={"a": 3 * GIB})).starts
     assert admit(heavy, situation(running={"a": 2 * GIB})).starts
+
+
+def test_where_the_most_fits_all_jobs_do() -> None:
+    """A recipe of few units is not shrunk for jobs that it has no work for; where its most does not fit, it is."""
+    few = replace(task(per_job=GIB, wanted=16), footprint=Footprint(0, GIB, 0, "test", 4 * GIB))
+    assert admit(few, situation(running={"a": 4 * GIB})).grant == Grant(16, 4 * GIB)
+    assert admit(few, situation(running={"a": 5 * GIB})).grant is None
+    assert admit(replace(few, wanted_jobs=8), situation(running={"a": 5 * GIB})).grant == Grant(3, 3 * GIB)
 
 
 def test_memory_outgrown_by_running_tasks_counts() -> None:

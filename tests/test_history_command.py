@@ -509,7 +509,10 @@ def test_an_interrupted_import_says_130(place: Path) -> None:
 
 # -- predict -----------------------------------------------------------------------------------------------------------
 
-PROMISED = {"peak_bytes", "base_bytes", "per_job_bytes", "serial_bytes", "samples", "confidence", "source"}
+PROMISED = {
+    *("peak_bytes", "base_bytes", "per_job_bytes", "serial_bytes", "most_bytes"),
+    *("samples", "confidence", "source"),
+}
 
 
 def test_without_a_history_the_prior_is_told(place: Path) -> None:
@@ -546,6 +549,23 @@ def test_a_prediction_is_the_builds(place: Path) -> None:
         assert found["confidence"] == pytest.approx(learned.confidence, abs=1e-4)
         assert found["is_new_version"] == (version == "2.0")
     assert tell("predict", "llvm-native", "--json", cwd=place)["pv"] == "1.3.1"
+
+
+def test_where_more_jobs_took_no_more_it_is_told(place: Path) -> None:
+    """The most is a number and a word then; else it is null."""
+    job, serial = 512 * MIB, 600 * MIB
+    runs = [
+        replace(RUN, build=f"b{jobs}", jobs=jobs, peak_bytes=peak * MIB, per_job_bytes=job, serial_bytes=serial)
+        for jobs, peak in ((2, 1100), (4, 2100), (8, 2100))
+    ]
+    path = remember(place, *runs[:2])
+    assert tell("predict", RUN.recipe, "--json", cwd=place)["most_bytes"] is None
+    assert "at most" not in memguard("predict", RUN.recipe, cwd=place).stdout
+    assert remember(place, runs[2]) == path
+    found = tell("predict", RUN.recipe, "--jobs", "64", "--json", cwd=place)
+    assert found["peak_bytes"] == found["most_bytes"] == found["peaks_bytes"]["8"]
+    told = " ".join(memguard("predict", RUN.recipe, cwd=place).stdout.split())
+    assert "at most more jobs took no more, and did as much work" in told
 
 
 def test_a_kill_and_buildstats_raise(place: Path) -> None:

@@ -13,7 +13,7 @@ from memguard.model import Footprint, Policy, Reading, Task
 from memguard.units import GIB, MIB
 
 SIZES = st.integers(min_value=0, max_value=64 * GIB)
-FOOTPRINTS = st.builds(Footprint, SIZES, SIZES, SIZES, st.just("test"))
+FOOTPRINTS = st.builds(Footprint, SIZES, SIZES, SIZES, st.just("test"), st.none() | SIZES)
 
 READING = Reading(
     limit_bytes=8 * GIB,
@@ -36,6 +36,25 @@ def test_jobs_within_a_room_fit_it(footprint: Footprint, room: int, wanted: int)
         assert footprint.peak_bytes(jobs) <= room
     if jobs < wanted:
         assert footprint.peak_bytes(jobs + 1) > room
+
+
+@given(FOOTPRINTS, st.integers(1, 512))
+def test_more_jobs_never_take_less_and_never_more_than_the_most(footprint: Footprint, jobs: int) -> None:
+    """A peak rises with the jobs, up to the most where there is one; a larger serial part stands all the same."""
+    assert footprint.peak_bytes(jobs) <= footprint.peak_bytes(jobs + 1)
+    line = replace(footprint, most_bytes=None)
+    if footprint.most_bytes is None:
+        assert footprint.peak_bytes(jobs) == line.peak_bytes(jobs)
+    else:
+        most = max(footprint.most_bytes, footprint.serial_bytes)
+        assert footprint.peak_bytes(jobs) == min(line.peak_bytes(jobs), most)
+
+
+def test_jobs_beyond_the_most_cost_nothing() -> None:
+    """Where the most fits, all wanted jobs do; below it the line says how many."""
+    footprint = Footprint(100 * MIB, 500 * MIB, 0, "test", 2100 * MIB)
+    assert footprint.jobs_within(2100 * MIB, 64) == 64
+    assert footprint.jobs_within(2100 * MIB - 1, 64) == 3
 
 
 def test_serial_peak_is_not_lowered_by_jobs() -> None:

@@ -163,6 +163,9 @@ def test_override_fills_in_what_is_not_said() -> None:
     assert parse_override(" do_compile:serial=3G ") == {
         "do_compile": Footprint(64 * MIB, 0, 3 * GIB, "MEMGUARD_FOOTPRINT")
     }
+    assert parse_override("do_compile:per_job=1G,most=4G") == {
+        "do_compile": Footprint(64 * MIB, GIB, 0, "MEMGUARD_FOOTPRINT", 4 * GIB)
+    }
 
 
 @pytest.mark.parametrize(

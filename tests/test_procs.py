@@ -336,7 +336,7 @@ def test_zombies_and_kernel_threads_hold_nothing(tmp_path: Path) -> None:
     table = ProcessTable(tmp_path, clock=lambda: 10.0)
     assert table.scan({0: Leader(7, 100)})[0].processes == 1
     write_process(tmp_path, 7, 7, pages="0 0 0 0 0 0 0")
-    assert table.scan({0: Leader(7, 100)})[0] == Usage()
+    assert table.scan({0: Leader(7, 100)})[0] == Usage(workers=2)
 
 
 @given(st.dictionaries(st.sampled_from(["stat", "statm", "status", "environ", "cmdline", "smaps_rollup"]), st.binary()))
@@ -415,7 +415,14 @@ def test_few_files_are_enough(program: Path) -> None:
 def compilers(*sizes: int) -> Usage:
     """A moment with compilers of these sizes beside 10 bytes of others."""
     found = tuple(Compiler(pid, 1, "cc1", size, 1.0) for pid, size in enumerate(sizes))
-    return Usage(sum(sizes) + 10, len(sizes) + 1, found, max(sizes, default=10), "cc1", float(len(sizes)))
+    return Usage(
+        current_bytes=sum(sizes) + 10,
+        processes=len(sizes) + 1,
+        compilers=found,
+        largest_process_bytes=max(sizes, default=10),
+        largest_process="cc1",
+        cpu_s=float(len(sizes)),
+    )
 
 
 def test_a_tally_of_nothing() -> None:

@@ -230,11 +230,13 @@ def as_data(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def _sizes(footprint: Footprint) -> dict[str, int]:
+def _sizes(footprint: Footprint) -> dict[str, int | None]:
+    """most_bytes is None where peaks grow with the jobs, as far as is known."""
     return {
         "base_bytes": footprint.base_bytes,
         "per_job_bytes": footprint.per_job_bytes,
         "serial_bytes": footprint.serial_bytes,
+        "most_bytes": footprint.most_bytes,
     }
 
 
@@ -293,6 +295,8 @@ def _facts(prediction: Prediction) -> Iterator[tuple[str, str]]:
         spread = f"past runs spread by {_share(learned.spread)}"
         if learned.is_new_version:
             spread += f", and none was of version {prediction.version.partition('.')[0]}"
+        if learned.footprint.most_bytes is not None:
+            yield "at most", "more jobs took no more, and did as much work"
         yield "margin", f"{_share(learned.margin)} above the middle of the runs: {spread}"
     if learned.bounds:
         yield "raised", _raised(prediction)
@@ -315,7 +319,9 @@ _A_JOB = {
 
 def _formula(footprint: Footprint) -> str:
     text = f"{format_bytes(footprint.base_bytes)} + {format_bytes(footprint.per_job_bytes)} a job"
-    return f"{text}, at least {format_bytes(footprint.serial_bytes)}" if footprint.serial_bytes else text
+    if footprint.serial_bytes:
+        text += f", at least {format_bytes(footprint.serial_bytes)}"
+    return text if footprint.most_bytes is None else f"{text}, at most {format_bytes(footprint.most_bytes)}"
 
 
 def _source(prediction: Prediction) -> str:

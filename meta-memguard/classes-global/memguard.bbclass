@@ -18,7 +18,8 @@
 #     MEMGUARD_HISTORY = "${SSTATE_DIR}/../memguard-history.db"
 #                                     where it is remembered what tasks took, for this build and others
 #     MEMGUARD_FOOTPRINT:pn-mybrowser = "do_compile:base=200M,per_job=2600M,serial=8G"
-#                                     what you know of a recipe: peak = base + per_job x jobs, at least serial
+#                                     what you know of a recipe: peak = base + per_job x jobs, at least serial,
+#                                     and with most=SIZE never more than that
 #
 # A small process beside the BitBake server, the sentinel, measures what every task takes, and the history remembers it:
 # from the second build on, predictions rest on what was seen. It ends with the server.

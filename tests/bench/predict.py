@@ -4,8 +4,8 @@
 Data: generated recipes (bench/recipes.py), and measured samples as JSON lines, one per run of a task. A task is
 exceeded when it would have taken more than predicted. Over-reservation is (predicted - real) / real; its mean is over
 the tasks that were not exceeded. The product (share exceeded + 1 %) x over-reservation makes one number of the two;
-less is better. Of measured series, every run of 0, 1, 3 and 10 builds predicts the build that follows it; of generated
-ones, their first builds do.
+less is better. "oracle" knows all of a generated recipe but how the dice fall: it shows what can be had. Of measured
+series, every run of 0, 1, 3 and 10 builds predicts the build that follows it; of generated ones, their first builds do.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from .candidates import BASELINES, METHODS
 from .recipes import CLASSES, HELD_OUT, Run, Series, generate
 
 BUILDS = (0, 1, 3, 10)
+ORACLE = "oracle"
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "samples"
 TARGET_BUILDS, TARGET_EXCEEDED, TARGET_OVER = 3, 0.02, 0.30
 
@@ -83,8 +84,11 @@ def main(arguments: list[str]) -> int:
     for series in measured:
         for start in range(len(series.runs)):
             judge(scores, "measured", series, start)
+    for series in measured if len(measured) > 1 else ():
+        for start in range(len(series.runs)):
+            judge(scores, f"measured: {series.name.strip()}", series, start)
     for name in CLASSES:
-        for series in generate(name, options.recipes, max(BUILDS) + 1, options.seed):
+        for series in generate(name, options.recipes, max(BUILDS) + 1, options.seed, BUILDS):
             judge(scores, name, series, 0)
     _add_up(scores, "all generated", list(CLASSES))
     print(f"seed {options.seed}, {options.recipes} recipes of each class; no parameter was chosen on {HELD_OUT!r}")
@@ -104,6 +108,8 @@ def judge(scores: Scores, data: str, series: Series, start: int) -> None:
         target = series.runs[start + builds]
         if target.true_bytes is None:
             continue
+        if target.oracle_bytes is not None:
+            scores.setdefault((data, builds, ORACLE), Score()).add(target.oracle_bytes, target.true_bytes)
         past = [Sample(run.record, builds - 1 - age) for age, run in enumerate(series.runs[start : start + builds])]
         for name, method in METHODS.items():
             predict = method(past, series.prior, target.record.version)
@@ -115,7 +121,7 @@ def judge(scores: Scores, data: str, series: Series, start: int) -> None:
 def _add_up(scores: Scores, data: str, parts: list[str]) -> None:
     """Put the sum of the scores of `parts` under the name `data`."""
     for builds in BUILDS:
-        for method in METHODS:
+        for method in (*METHODS, ORACLE):
             found = [scores[part, builds, method] for part in parts if (part, builds, method) in scores]
             if found:
                 tasks, exceeded = sum(score.tasks for score in found), sum(score.exceeded for score in found)
@@ -126,7 +132,9 @@ def table(scores: Scores, data: str) -> Iterator[str]:
     """One line per method, with three columns for each number of builds, and what is to be said of the target."""
     yield f"{'':22}" + "".join(f"after {builds} builds".center(26) for builds in BUILDS)
     yield f"{'':22}" + "".join(f"{'exceeded':>9} {'over':>7} {'product':>8}" for _ in BUILDS)
-    for method in METHODS:
+    for method in (*METHODS, ORACLE):
+        if (data, TARGET_BUILDS, method) not in scores:
+            continue
         cells = []
         for builds in BUILDS:
             score = scores.get((data, builds, method))

@@ -10,13 +10,18 @@ The parameters were chosen from sources before any method was measured, and are 
 - versions: the same task in two releases differs by a log-normal spread of 0.26, half of them by less than 7 %.
 - grants: some machines always give all jobs; others give what fits, powers of two here.
 - outcomes: one run in ten does not end well; what is measured of it is less than it would have taken.
+- CPU time goes with the work: a light build takes as much less of it as of memory, and it varies by 10 %.
+
+Of some builds it is told what an oracle would reserve, who knows all that drives the recipe and its version, and not
+how the dice fall: whether this build is light, its noise, how far a new version is from the last. It reserves what one
+such build in fifty exceeds; nobody who does not know more can reserve less and be exceeded as seldom.
 """
 
 from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from memguard.model import Footprint, Outcome, Record
@@ -25,14 +30,20 @@ from memguard.units import MIB
 
 KINDS_OF_BUILD = (frozenset({"cmake"}), frozenset({"autotools"}), frozenset({"cargo"}), frozenset({"go"}))
 UNITS = 60
+ORACLE_DRAWS = 100
+ORACLE_ABOVE = 2  # of so many draws lie at or above what it reserves, so one more exceeds it with 2 in 101
 
 
 @dataclass(frozen=True)
 class Run:
-    """One build of a recipe: what was recorded, and what it takes undisturbed (None where that is not known)."""
+    """One build of a recipe: what was recorded, what it takes undisturbed, and what an oracle would have reserved.
+
+    The last two are None where that is not known.
+    """
 
     record: Record
     true_bytes: int | None
+    oracle_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +106,14 @@ def _fleet(dice: random.Random) -> Truth:
     return Truth(dice.uniform(64, 256), mean, mean * dice.uniform(1, 8), units=units)
 
 
-# "fleet" is no formula: a make that runs units of its own sizes one after another, with a link at its end.
+def _few(dice: random.Random) -> Truth:
+    mean = _size(dice)
+    units = tuple(mean * dice.lognormvariate(-0.125, 0.5) for _ in range(dice.randint(2, 12)))
+    return Truth(dice.uniform(64, 256), mean, mean * dice.uniform(1, 2.5), units=units)
+
+
+# "fleet" is no formula: a make that runs units of its own sizes one after another, with a link at its end. "few" is
+# the same of 2 to 12 units, often fewer than there are jobs.
 # No parameter of the method was chosen by looking at it, nor on seeds below 101.
 CLASSES: dict[str, Callable[[random.Random], Truth]] = {
     "linear": _linear,
@@ -104,18 +122,24 @@ CLASSES: dict[str, Callable[[random.Random], Truth]] = {
     "drifting": _drifting,
     "bimodal": _bimodal,
     "fleet": _fleet,
+    "few": _few,
 }
 
 HELD_OUT = "fleet"
 
 
-def generate(name: str, count: int, builds: int, seed: int) -> Iterator[Series]:
-    """`count` series of the class `name`, each of `builds` builds; the same for the same seed."""
+def generate(name: str, count: int, builds: int, seed: int, oracle_builds: Collection[int] = ()) -> Iterator[Series]:
+    """`count` series of the class `name`, each of `builds` builds; the same for the same seed.
+
+    oracle_builds: those of which it is told what the oracle would have reserved.
+    """
     for number in range(count):
         dice = random.Random(f"{seed} {name} {number}")
         truth = CLASSES[name](dice)
         prior = _prior(truth, dice)
-        yield Series(f"{name}-{number}", prior, tuple(_builds(truth, builds, dice)))
+        # Another dice, so that what is thrown beside changes no recipe.
+        beside = random.Random(f"beside {seed} {name} {number}")
+        yield Series(f"{name}-{number}", prior, tuple(_builds(truth, builds, dice, beside, oracle_builds)))
 
 
 def _prior(truth: Truth, dice: random.Random) -> Footprint:
@@ -127,7 +151,9 @@ def _prior(truth: Truth, dice: random.Random) -> Footprint:
     return Footprint(64 * MIB, int(per_job * MIB), int(serial * MIB), "known")
 
 
-def _builds(truth: Truth, builds: int, dice: random.Random) -> Iterator[Run]:
+def _builds(
+    truth: Truth, builds: int, dice: random.Random, beside: random.Random, oracle_builds: Collection[int]
+) -> Iterator[Run]:
     most = dice.choice((4, 8, 16))
     is_always_the_same = dice.random() < 0.4
     grants = [jobs for jobs in (1, 2, 4, 8, 16) if jobs <= most]
@@ -135,12 +161,15 @@ def _builds(truth: Truth, builds: int, dice: random.Random) -> Iterator[Run]:
     median_share = dice.uniform(0.75, 1.0)
     version, scale = [1, 0], 1.0
     for build in range(builds):
+        last_scale, step = scale, 0.0
         if dice.random() < truth.upgrades:
             is_major = dice.random() < 1 / 3
             version = [version[0] + 1, 0] if is_major else [version[0], version[1] + 1]
-            scale *= dice.lognormvariate(0, 0.26 if is_major else 0.03)
+            step = 0.26 if is_major else 0.03
+            scale *= dice.lognormvariate(0, step)
         jobs = most if is_always_the_same or dice.random() < 0.5 else dice.choice(grants)
-        size = scale * (truth.light_share if dice.random() < truth.light_chance else 1.0)
+        share = truth.light_share if dice.random() < truth.light_chance else 1.0
+        size = scale * share
         true, largest, serial = _run(truth, jobs, dice)
         if dice.random() < truth.outliers:
             true *= dice.uniform(1.3, 1.8)
@@ -157,12 +186,25 @@ def _builds(truth: Truth, builds: int, dice: random.Random) -> Iterator[Run]:
             peak_bytes=peak,
             largest_process_bytes=min(peak, int(size * largest * MIB)),
             wall_s=60.0,
-            cpu_s=60.0 * jobs,
+            cpu_s=60.0 * share * beside.lognormvariate(0, 0.1),
             outcome=outcome,
             per_job_bytes=int(per_job * MIB) if tells_processes and jobs > 1 else None,
             serial_bytes=min(peak, int(size * serial * MIB)) if tells_processes else None,
         )
-        yield Run(record, int(size * true * MIB))
+        oracle = _ask_oracle(truth, last_scale, step, jobs, beside) if build in oracle_builds else None
+        yield Run(record, int(size * true * MIB), oracle)
+
+
+def _ask_oracle(truth: Truth, scale: float, step: float, jobs: int, dice: random.Random) -> int:
+    """What one build in fifty exceeds, of a version that is a spread of `step` from one of size `scale`."""
+    draws = []
+    for _ in range(ORACLE_DRAWS):
+        share = truth.light_share if dice.random() < truth.light_chance else 1.0
+        peak, _, _ = _run(truth, jobs, dice)
+        if dice.random() < truth.outliers:
+            peak *= dice.uniform(1.3, 1.8)
+        draws.append(scale * dice.lognormvariate(0, step) * share * peak)
+    return int(sorted(draws)[-ORACLE_ABOVE] * MIB)
 
 
 def _run(truth: Truth, jobs: int, dice: random.Random) -> tuple[float, float, float]:

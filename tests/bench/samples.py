@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Measures what the heavy recipes of the test distribution take at several job counts, for `scripts/bench predict`.
+"""Measures what recipes of the test distribution take at several job counts, for `scripts/bench predict`.
 
 Real BitBake, real compilers, memguard only observing, one task at a time; the samples are what its history holds then.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -19,12 +20,15 @@ from testbed.bitbake import locate
 from testbed.builddir import META_TEST
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-LAYERS = [META_TEST, REPOSITORY / "tests" / "bitbake" / "meta-heavy", REPOSITORY / "meta-memguard"]
+BITBAKE_LAYERS = META_TEST.parent
+LAYERS = [META_TEST, BITBAKE_LAYERS / "meta-heavy", BITBAKE_LAYERS / "meta-samples", REPOSITORY / "meta-memguard"]
+RECIPES = ("heavy-make", "heavy-cmake", "many-units", "link-time", "one-giant", "rust-crates")
 CONF = """\
 INHERIT += "memguard"
 MEMGUARD_MODE = "observe"
 BB_NUMBER_THREADS = "1"
 PARALLEL_MAKE = "-j {jobs}"
+RUST_BIN = "{rust_bin}"
 """
 
 
@@ -33,17 +37,20 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench samples", description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path, metavar="FILE", help="JSON lines, one sample each; is written anew")
     parser.add_argument("--jobs", default="1,2,4,8", help="job counts, in turn (default: 1,2,4,8)")
-    parser.add_argument("--recipes", default="heavy-make,heavy-cmake", help="what to build, one after the other")
+    parser.add_argument("--recipes", default=",".join(RECIPES), help="what to build, one after the other")
     parser.add_argument("--repeats", type=int, default=3, help="builds at each of them (default: 3)")
     options = parser.parse_args(arguments)
     bitbake = locate()
     recipes = options.recipes.split(",")
     counts = [int(count) for count in options.jobs.split(",")]
+    rust_bin = _find_rust()
+    if "rust-crates" in recipes and not rust_bin:
+        parser.error("rust-crates needs cargo and rustc; without them: --recipes many-units,link-time,one-giant")
     scratch = Path(tempfile.mkdtemp(prefix="memguard-bench-"))
     try:
         for repeat in range(options.repeats):
             for jobs in counts:
-                build = builddir.make(scratch / "build", LAYERS, CONF.format(jobs=jobs))
+                build = builddir.make(scratch / "build", LAYERS, CONF.format(jobs=jobs, rust_bin=rust_bin))
                 shutil.rmtree(build / "tmp", ignore_errors=True)
                 result = builddir.run(bitbake, build, *recipes, timeout=1800)
                 if result.returncode:
@@ -56,6 +63,16 @@ def main(arguments: list[str]) -> int:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return 0
+
+
+def _find_rust() -> str:
+    """The directory of the real cargo and rustc, "" where there is none: builds have a HOME that rustup knows not."""
+    try:
+        words = ("rustc", "--print", "sysroot")
+        root = Path(subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip())
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return str(root / "bin") if (root / "bin" / "cargo").exists() else ""
 
 
 def _samples(file: Path, recipes: list[str]) -> list[str]:

@@ -48,6 +48,17 @@ BASE_SHARE = 0.2
 JOB_SHARE = 0.5
 # A run whose serial part took this share of its peak says of its jobs only that they took no more.
 SERIAL_SHARE = 0.9
+# More jobs took no more where, from a number of jobs to at least so many times as many, ...
+KNEE_STEP = 1.5
+# ... the jobs in between should have added this share of the peak at least, ...
+KNEE_LEAST_GROWTH = 0.35
+# ... and added no more than this share of what they should, ...
+KNEE_GROWN_SHARE = 0.25
+# ... while no less was done: a build that has next to nothing to do takes less CPU time. It varies by a quarter with
+# what else the machine does.
+KNEE_WORK_SHARE = 0.7
+# Runs that count less than this share of the one that counts most say nothing of it.
+KNEE_LEAST_WEIGHT = 0.25
 # What a run that was killed for memory would have taken, at least. The Kubernetes vertical autoscaler's numbers
 # (OOMBumpUpRatio and OOMMinBumpUp in its recommender).
 KILL_RATIO = 1.2
@@ -75,7 +86,7 @@ class Learned:
     spread:         how far runs lie from the fit, as a share; mixed with the usual spread while runs are few.
     margin:         what was added to the fit, as a share, before any raise.
     job_from:       where the size of one job is from: "runs" (peaks at several job counts), "processes", "prior".
-    raised:         what runs that did not end well multiplied the prediction by; 1.0 for nothing.
+    raised:         what runs that did not end well multiplied the prediction for their jobs by; 1.0 for nothing.
     is_new_version: no run that ended well was of this major version.
     """
 
@@ -92,7 +103,10 @@ class Learned:
 
 
 class _Run(NamedTuple):
-    """What the fit sees of a run that ended well; serial and job are 0 where they were not seen. In bytes."""
+    """What the fit sees of a run that ended well; serial and job are 0 where they were not seen. In bytes.
+
+    work: CPU seconds, 0 where they were not seen.
+    """
 
     jobs: int
     peak: int
@@ -100,15 +114,22 @@ class _Run(NamedTuple):
     job: int
     weight: float
     is_serial: bool
+    is_other_major: bool
+    work: float
 
 
 class _Fit(NamedTuple):
-    """The middle of what runs took, without any margin. In bytes."""
+    """The middle of what runs took, without any margin. In bytes; most is None where peaks grew with the jobs."""
 
     base: float
     per_job: float
     serial: float
     job_from: str
+    most: float | None = None
+
+    def peak(self, jobs: int) -> float:
+        peak = self.base + self.per_job * jobs
+        return max(peak if self.most is None else min(peak, self.most), self.serial)
 
 
 def learn(samples: Sequence[Sample], prior: Footprint, version: str) -> Learned:
@@ -133,9 +154,9 @@ def _learn_from(samples: Sequence[Sample], prior: Footprint, version: str) -> Le
     is_new_major = max(shares.values()) < 1
     runs = sorted([_weigh(sample, shares[sample.record.version]) for sample in samples])
     evidence = sum([run.weight for run in runs])
-    base, per_job, serial, job_from = _fit(runs, prior)
+    fit = _fit_knee(runs, prior)
 
-    ratios = [(run.peak / max(base + per_job * run.jobs, serial), run.weight) for run in runs]
+    ratios = [(run.peak / fit.peak(run.jobs), run.weight) for run in runs]
     squares = sum([weight * (ratio - 1) ** 2 for ratio, weight in ratios])
     variance = (USUAL_SPREAD_RUNS * USUAL_SPREAD**2 + squares) / (USUAL_SPREAD_RUNS + evidence)
     news = NEW_MAJOR_SPREAD if is_new_major else NEW_VERSION_SPREAD if version and version not in shares else 0.0
@@ -146,13 +167,19 @@ def _learn_from(samples: Sequence[Sample], prior: Footprint, version: str) -> Le
     top = _quantile(ratios, QUANTILE)
     factor = min(max(1 + margin, top * (1 + usual / 2)), top * (1 + usual))
     return Learned(
-        Footprint(ceil(base * factor), ceil(per_job * factor), max(ceil(serial * factor), LEAST_BYTES), "history"),
+        Footprint(
+            ceil(fit.base * factor),
+            ceil(fit.per_job * factor),
+            max(ceil(fit.serial * factor), LEAST_BYTES),
+            "history",
+            None if fit.most is None else ceil(fit.most * factor),
+        ),
         samples=len(samples),
         confidence=evidence / (evidence + 1),
         jobs=tuple(sorted({run.jobs for run in runs})),
         spread=sqrt(variance),
         margin=factor - 1,
-        job_from=job_from,
+        job_from=fit.job_from,
         is_new_version=is_new_major,
     )
 
@@ -174,7 +201,38 @@ def _weigh(sample: Sample, share: float) -> _Run:
     if not 0 <= serial <= peak:
         serial = peak if serial > 0 else 0
     weight = WEIGHTS[min(max(0, sample.age_builds), len(WEIGHTS) - 1)] * share
-    return _Run(_jobs(record.jobs), peak, serial, _cut(job) if job else 0, weight, serial >= SERIAL_SHARE * peak)
+    is_serial = serial >= SERIAL_SHARE * peak
+    return _Run(_jobs(record.jobs), peak, serial, _cut(job) if job else 0, weight, is_serial, share < 1, record.cpu_s)
+
+
+def _fit_knee(runs: Sequence[_Run], prior: Footprint) -> _Fit:
+    """The fit; where more jobs took no more, a line through the runs up to there and a most for the others."""
+    if runs[0].jobs == runs[-1].jobs:
+        return _fit(runs, prior)
+    least_weight = KNEE_LEAST_WEIGHT * max([run.weight for run in runs])
+    # Of each job count the largest run: lighter ones had less to do, and do not tell what many jobs would have taken.
+    largest: dict[int, _Run] = {}
+    parallel = set()
+    for run in runs:
+        if run.weight > least_weight and not run.is_other_major:
+            largest[run.jobs] = run  # they are sorted
+            if not run.is_serial:
+                parallel.add(run.jobs)
+    last = max(largest, default=0)
+    for jobs in largest:
+        if jobs * KNEE_STEP > last:
+            break
+        knee, beyond = largest[jobs], [run for count, run in largest.items() if count > jobs]
+        if jobs not in parallel or not 0 < KNEE_WORK_SHARE * knee.work <= largest[last].work:
+            continue
+        fit = _fit([run for run in runs if run.jobs <= jobs or run.is_serial], prior)
+        growth = fit.per_job * (last - jobs)
+        has_stopped = max([run.peak for run in beyond]) - knee.peak <= KNEE_GROWN_SHARE * growth
+        if has_stopped and fit.job_from != "prior" and growth >= KNEE_LEAST_GROWTH * knee.peak:
+            most = _mean([(run.peak, run.weight) for run in runs if run.jobs > jobs])
+            most = max(most, fit.base + fit.per_job * jobs)  # fewer jobs never take more
+            return fit._replace(serial=_serial_part(runs), most=most)
+    return _fit(runs, prior)
 
 
 def _fit(runs: Sequence[_Run], prior: Footprint) -> _Fit:
@@ -184,7 +242,7 @@ def _fit(runs: Sequence[_Run], prior: Footprint) -> _Fit:
     prior's moved to the peaks seen. Runs whose serial part was their peak take no part in it; they bound it.
     """
     parallel = [run for run in runs if not run.is_serial]
-    serial = _mean([(run.serial, run.weight) for run in runs if run.serial and (run.jobs == 1 or runs[0].jobs > 1)])
+    serial = _serial_part(runs)
     seen = _mean([(run.job, run.weight) for run in runs if run.job])
     if seen:
         job, job_spread, job_from = seen * PEAK_TO_MEDIAN, SEEN_JOB_SPREAD, "processes"
@@ -220,31 +278,43 @@ def _fit(runs: Sequence[_Run], prior: Footprint) -> _Fit:
     return _Fit(max(0.0, peak - per_job * jobs), per_job, serial, job_from)
 
 
+def _serial_part(runs: Sequence[_Run]) -> float:
+    """What was seen of it; by runs with one job where there are such, since of many jobs less is ever alone."""
+    return _mean([(run.serial, run.weight) for run in runs if run.serial and (run.jobs == 1 or runs[0].jobs > 1)])
+
+
 def _raise(learned: Learned, ill: Sequence[Sample], well: Sequence[Sample]) -> Learned:
     """`learned`, made to cover what runs that did not end well would have taken at least; never less than before."""
     newest: dict[int, int] = {}
     for sample in well:
         jobs = _jobs(sample.record.jobs)
         newest[jobs] = min(newest.get(jobs, sample.age_builds), sample.age_builds)
-    footprint, raised = learned.footprint, 1.0
-    jobs, least = 1, 0.0
+    needed = []
     for sample in ill:
         age, these = sample.age_builds, _jobs(sample.record.jobs)
         if age >= BOUND_BUILDS and any(other < age and count >= these for count, other in newest.items()):
             continue
-        needs = _least(sample)
-        by = needs / max(1, footprint.peak_bytes(these))
-        if by > raised:
-            raised, jobs, least = by, these, needs
-    if raised > 1:
-        footprint = Footprint(
-            ceil(footprint.base_bytes * raised),
-            ceil(footprint.per_job_bytes * raised),
-            ceil(footprint.serial_bytes * raised),
-            "history",
-        )
-        if footprint.peak_bytes(jobs) < least:  # of a prior of nothing there is nothing to multiply
-            footprint = replace(footprint, serial_bytes=ceil(least))
+        needed.append((these, _least(sample)))
+    footprint = learned.footprint
+    raised = max([1.0, *[needs / max(1, footprint.peak_bytes(these)) for these, needs in needed]])
+    if raised == 1:
+        return replace(learned, bounds=len(ill))
+    most_bytes = footprint.most_bytes
+    if most_bytes is not None:
+        # What was thought to be the most is not; the line may be right all the same.
+        most_bytes = max([most_bytes, *[ceil(needs) for _, needs in needed]])
+        footprint = replace(footprint, most_bytes=most_bytes)
+    by, jobs, least = max([(needs / max(1, footprint.peak_bytes(these)), these, needs) for these, needs in needed])
+    by = max(1.0, by)
+    footprint = Footprint(
+        ceil(footprint.base_bytes * by),
+        ceil(footprint.per_job_bytes * by),
+        ceil(footprint.serial_bytes * by),
+        "history",
+        None if most_bytes is None else ceil(most_bytes * by),
+    )
+    if footprint.peak_bytes(jobs) < least:  # of a prior of nothing there is nothing to multiply
+        footprint = replace(footprint, serial_bytes=ceil(least))
     return replace(learned, footprint=footprint, bounds=len(ill), raised=raised)
 
 

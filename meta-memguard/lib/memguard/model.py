@@ -72,6 +72,8 @@ class Reading:
 class Footprint:
     """Peak memory of one task as a function of its jobs: base + per_job x jobs, at least serial. In bytes.
 
+    most_bytes: what more jobs do not take it beyond, since it has no more work for them; None where no such is known.
+                A serial part that is larger stands all the same.
     origin: where it comes from, for explanations: "MEMGUARD_FOOTPRINT", "history", "known", or the kind of recipe.
     """
 
@@ -79,15 +81,20 @@ class Footprint:
     per_job_bytes: int
     serial_bytes: int
     origin: str
+    most_bytes: int | None = None
 
     def peak_bytes(self, jobs: int) -> int:
         """Expected peak with `jobs` jobs."""
-        return max(self.base_bytes + self.per_job_bytes * jobs, self.serial_bytes)
+        peak_bytes = self.base_bytes + self.per_job_bytes * jobs
+        if self.most_bytes is not None and peak_bytes > self.most_bytes:
+            peak_bytes = self.most_bytes
+        return max(peak_bytes, self.serial_bytes)
 
     def jobs_within(self, room_bytes: int, wanted_jobs: int) -> int:
         """The most jobs, up to `wanted_jobs`, whose peak fits into `room_bytes`; 0 when not even one does."""
         if self.peak_bytes(wanted_jobs) <= room_bytes:
             return wanted_jobs
+        # So what is the most does not fit either, and jobs that do are on the line.
         if self.serial_bytes > room_bytes or self.per_job_bytes <= 0:
             return 0
         return max(0, min(wanted_jobs, (room_bytes - self.base_bytes) // self.per_job_bytes))

@@ -108,6 +108,8 @@ def read_table(path: Path = TABLE) -> list[Known]:
 def parse_override(text: str) -> dict[str, Footprint]:
     """Footprints by task out of a MEMGUARD_FOOTPRINT value, e.g. "do_compile:base=200M,per_job=2600M,serial=8G".
 
+    most=SIZE, too, is what it never takes more than, however many jobs it has.
+
     Raises ValueError that says which word is wrong.
     """
     footprints = {}
@@ -116,10 +118,12 @@ def parse_override(text: str) -> dict[str, Footprint]:
         values = {"base": 64 * MIB, "per_job": 0, "serial": 0}
         for setting in settings.split(","):
             name, equals, size = setting.partition("=")
-            if not colon or not task.startswith("do_") or not equals or name not in values:
-                raise ValueError(f"{word!r} is not do_TASK:base=SIZE,per_job=SIZE,serial=SIZE")
+            if not colon or not task.startswith("do_") or not equals or name not in (*values, "most"):
+                raise ValueError(f"{word!r} is not do_TASK:base=SIZE,per_job=SIZE,serial=SIZE,most=SIZE")
             values[name] = parse_bytes(size)
-        footprints[task] = Footprint(values["base"], values["per_job"], values["serial"], "MEMGUARD_FOOTPRINT")
+        footprints[task] = Footprint(
+            values["base"], values["per_job"], values["serial"], "MEMGUARD_FOOTPRINT", values.get("most")
+        )
     return footprints
 
 

@@ -618,10 +618,12 @@ class ProcessTable:
         if process.start_ticks not in (-1, start_ticks):
             self._note_gone(process)
             return
+        # Sums are worked out again only where something has changed: most processes wait for others.
+        before = (process.parent, process.faults, process.cpu_ticks, process.image, process.comm)
+        if process.tree is not None and before != (parent, faults, cpu_ticks, image, comm):
+            process.tree.is_changed = True
         process.parent, process.session, process.start_ticks = parent, session, start_ticks
         process.faults, process.cpu_ticks = faults, cpu_ticks
-        if process.tree is not None:
-            process.tree.is_changed = True
         if image != process.image:
             if process.image:
                 process.forget_image()
