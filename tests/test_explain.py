@@ -205,6 +205,7 @@ def test_a_real_build_whose_task_the_kernel_killed(bitbake: BitBake, tmp_path: P
     """BitBake in a real memory cgroup: a task is killed for memory, another fails for its own reason; both are told."""
     conf = """\
 INHERIT += "memguard"
+MEMGUARD_RETRIES = "0"
 TINY_COMMAND:pn-tiny-01 = "${TOPDIR}/eat"
 TINY_COMMAND:pn-tiny-02 = "echo 'x.c:1:1: error: expected x'; false"
 """
