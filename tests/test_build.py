@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import shutil
 import subprocess
@@ -25,6 +24,7 @@ from testbed.bitbake import BitBake, environment
 from testbed.builddir import META_TEST, Result
 from testbed.container import NoContainer, container
 from testbed.events import read_events
+from testbed.sentinels import sentinels
 
 META_MEMGUARD = Path(__file__).resolve().parents[1] / "meta-memguard"
 GIB = 1024**3
@@ -447,17 +447,6 @@ def test_a_build_learns_what_its_tasks_took(bitbake: BitBake, tmp_path: Path, in
     assert grant["origin"] == "history"
     assert record.peak_bytes < grant["bytes"] < 2 * record.peak_bytes
     assert len({record.build for record in remembered(tmp_path)["tiny-02"]}) == 2
-
-
-def sentinels(directory: Path) -> list[psutil.Process]:
-    """The sentinels that watch a build directory now."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            words = " ".join(process.cmdline())
-            if "memguard.sentinel" in words and str(directory) in words:
-                found.append(process)
-    return found
 
 
 @pytest.mark.parametrize("victim", ["sentinel", "server"])

@@ -4,22 +4,26 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 
 from testbed import builddir
 from testbed.bitbake import BitBake
 from testbed.builddir import META_TEST, Result
 from testbed.container import NoContainer, container
+from testbed.sentinels import sentinels
 
 TESTS = Path(__file__).resolve().parent
 META_AGAIN = TESTS / "bitbake" / "meta-again"
 META_MEMGUARD = TESTS.parent / "meta-memguard"
 
 ON = 'INHERIT += "memguard"\n'
+NUMBERS = ON + 'MEMGUARD_JOBSERVER = "off"\n'
 OBJECTS = [f"{name}.o" for name in "abcdefgh"]
 
 
@@ -51,6 +55,11 @@ def log_of(directory: Path, recipe: str) -> list[str]:
     return [line.partition(" ")[2] for line in lines if line.startswith(f"{recipe} ")]
 
 
+def jobs_of(directory: Path, recipe: str) -> list[str]:
+    """The runs of a recipe's tasks, in order, with the jobs that each was told."""
+    return [line for line in log_of(directory, recipe) if line.startswith(("compile ", "install "))]
+
+
 def task_log(directory: Path, recipe: str, task: str) -> str:
     """BitBake's log of a task."""
     return (directory / "tmp" / "work" / recipe / "1.0" / "temp" / f"log.{task}").read_text()
@@ -61,7 +70,10 @@ def warnings_of(result: Result) -> list[str]:
     return re.findall(r"^WARNING: (.*)$", result.output, re.MULTILINE)
 
 
-def test_tasks_whose_compilers_were_killed_succeed_with_fewer_jobs(bitbake: BitBake, tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_pools", [False, True], ids=["numbers", "pools"])
+def test_tasks_whose_compilers_were_killed_succeed_with_fewer_jobs(
+    bitbake: BitBake, tmp_path: Path, has_pools: bool
+) -> None:
     """Each task runs again with half as many jobs on top of what is there; one warning each, no error, exit status 0.
 
     Of the objects only those are made anew that were not finished; half ones are removed; the log tells all of it.
@@ -73,7 +85,7 @@ def test_tasks_whose_compilers_were_killed_succeed_with_fewer_jobs(bitbake: BitB
         "again-install": {"f.o": "sentinel"},
         "again-ignored": {"g.o": "sentinel"},
     }
-    result = build(bitbake, tmp_path, ON, plan, *plan)
+    result = build(bitbake, tmp_path, ON if has_pools else NUMBERS, plan, *plan)
     assert result.returncode == 0, result.output
     assert "ERROR" not in result.output
     told = Counter(re.match(r"(?:\S+ do_\w+: )?memguard: (\S+) ", line)[1] for line in warnings_of(result))
@@ -90,7 +102,13 @@ def test_tasks_whose_compilers_were_killed_succeed_with_fewer_jobs(bitbake: BitB
         program = made.pop("program")
         assert program == (2 if recipe == "again-killed" else 1)
         assert made == {name: 1 for name in OBJECTS if name != killed}
-    jobs = {recipe: [line for line in log_of(tmp_path, recipe) if " -j " in line] for recipe in plan}
+    jobs = {recipe: jobs_of(tmp_path, recipe) for recipe in plan}
+    if has_pools:
+        runs = {recipe: [line.split()[0] for line in lines] for recipe, lines in jobs.items()}
+        assert runs["again-make"] == ["compile"] * 2 + ["install"]
+        assert runs["again-killed"] == ["compile"] * 4 + ["install"]
+        assert "jobs come from a pool" in task_log(tmp_path, "again-make", "do_compile")
+        return
     assert jobs["again-make"] == ["compile -j 4", "compile -j 2", "install -j 4"]
     assert jobs["again-killed"] == ["compile -j 4", "compile -j 2", "compile -j 1", "compile -j 1", "install -j 4"]
     assert jobs["again-python"] == ["compile -j 4", "compile -j 2", "install -j 4"]
@@ -164,9 +182,9 @@ MEMGUARD_RETRIES:pn-again-killed = "0"
 MEMGUARD_RETRY_TASKS:pn-again-install = "do_compile"
 MEMGUARD_RETRIES:pn-again-ignored = "1"
 """
-    result = build(bitbake, tmp_path, ON + conf, plan, "-k", *plan)
+    result = build(bitbake, tmp_path, NUMBERS + conf, plan, "-k", *plan)
     assert result.returncode == 1
-    jobs = {recipe: [line for line in log_of(tmp_path, recipe) if " -j " in line] for recipe in plan}
+    jobs = {recipe: jobs_of(tmp_path, recipe) for recipe in plan}
     assert jobs["again-make"] == ["compile -j 2", "compile -j 1", "compile -j 1"]
     assert jobs["again-killed"] == ["compile -j 2"]
     assert jobs["again-install"] == ["compile -j 2", "install -j 2 0"]
@@ -193,7 +211,7 @@ def test_who_only_observes_repeats_nothing(bitbake: BitBake, tmp_path: Path, con
     result = build(bitbake, tmp_path, ON + conf, {"again-make": {"c.o": "kill"}}, "again-make")
     assert result.returncode == 1
     assert "ERROR: again-make-1.0-r0 do_compile: " in result.output
-    assert [line for line in log_of(tmp_path, "again-make") if " -j " in line] == ["compile -j 4"]
+    assert jobs_of(tmp_path, "again-make") == ["compile -j 4"]
     assert not [line for line in warnings_of(result) if "do_compile" in line]
 
 
@@ -201,15 +219,36 @@ def test_who_only_observes_repeats_nothing(bitbake: BitBake, tmp_path: Path, con
 def test_a_task_survives_kills_by_the_kernel(bitbake: BitBake, tmp_path: Path) -> None:
     """Compilers that the kernel kills at a real limit cost their task jobs, not its life: with one job all of it fits.
 
-    What was predicted is far too little. No object that was finished is made again.
+    What was predicted is far too little, and a sentinel that is stopped prevents nothing and gives no turns. No object
+    that was finished is made again.
     """
-    conf = ON + 'MEMGUARD_FOOTPRINT:pn-again-kernel = "do_compile:base=16M,per_job=16M"\n'
+    conf = NUMBERS + 'MEMGUARD_FOOTPRINT:pn-again-kernel = "do_compile:base=16M,per_job=16M"\n'
+    has_ended = threading.Event()
+
+    def stop_sentinel() -> None:
+        stopped: list[psutil.Process] = []
+        while not has_ended.wait(0.05):
+            log = (tmp_path / "again.log").read_text() if (tmp_path / "again.log").exists() else ""
+            if "compile" in log and not stopped:
+                stopped = sentinels(tmp_path)
+                for process in stopped:
+                    process.suspend()
+            if "install" in log:
+                break
+        for process in stopped:
+            process.resume()
+
+    stopper = threading.Thread(target=stop_sentinel)
+    stopper.start()
     try:
         with container(1 << 30, "memguard-rerun") as box:
             result = build(bitbake, tmp_path, conf, {}, "again-kernel", prefix=box.prefix)
             kills = box.oom_kills
     except NoContainer as missing:
         pytest.skip(str(missing))
+    finally:
+        has_ended.set()
+        stopper.join()
     assert kills >= 1
     assert result.returncode == 0, result.output
     assert "ERROR" not in result.output

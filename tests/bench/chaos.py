@@ -99,6 +99,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seeds", type=int, default=100, help="how many disturbed builds of each")
     parser.add_argument("--first", type=int, default=1, help="the first seed: a build is repeated by its number")
     parser.add_argument("--no-stock", action="store_true", help="build with memguard only")
+    parser.add_argument("--logs", metavar="DIRECTORY", type=Path, help="keep the logs of builds where something failed")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write what every build did as JSON, too")
     options = parser.parse_args(arguments)
     scratch = Path(tempfile.mkdtemp(prefix="memguard-chaos-"))
@@ -113,7 +114,7 @@ def main(arguments: list[str]) -> int:
         expected = _reference(bitbake, scratch / "reference")
         for seed in range(options.first, options.first + options.seeds):
             for name in ("memguard",) if options.no_stock else ("memguard", "stock"):
-                outcome = _build(bitbake, scratch / name, seed, name, expected)
+                outcome = _build(bitbake, scratch / name, seed, name, expected, options.logs)
                 outcomes.append(outcome)
                 print(_line(outcome), flush=True)
     except (NoContainer, BitBakeMissing) as missing:
@@ -187,7 +188,9 @@ def _outputs(directory: Path) -> dict[str, str]:
     return {str(path.relative_to(work)): hashlib.sha256(path.read_bytes()).hexdigest() for path in objects}
 
 
-def _build(bitbake: BitBake, directory: Path, seed: int, name: str, expected: dict[str, str]) -> Outcome:
+def _build(
+    bitbake: BitBake, directory: Path, seed: int, name: str, expected: dict[str, str], logs: Path | None
+) -> Outcome:
     """One disturbed build, in a directory whose parse cache stays."""
     dice = random.Random(seed)
     chosen = [disturbance for disturbance in DISTURBANCES if dice.random() < 0.5]
@@ -207,6 +210,8 @@ def _build(bitbake: BitBake, directory: Path, seed: int, name: str, expected: di
             finally:
                 chaos.end()
             outcome.kernel_kills, outcome.missed_kills = box.oom_kills, chaos.missed_kills
+        kept = [path for path in ours.rglob("*.jsonl") if path.is_file()]
+        records = {path.parent.name + ".jsonl": path.read_bytes() for path in kept}
     shutil.rmtree(ours, ignore_errors=True)
     outcome.succeeded = result.returncode == 0
     outcome.wall_s = round(result.wall_s, 1)
@@ -221,7 +226,21 @@ def _build(bitbake: BitBake, directory: Path, seed: int, name: str, expected: di
     else:
         errors = [line for line in result.output.splitlines() if line.startswith("ERROR") or "killed after" in line]
         outcome.error = " | ".join(errors[:2])[:300]
+    if logs is not None and name == "memguard" and not outcome.holds:
+        _keep(logs / f"seed-{seed}", directory, result.output, chaos.story, records)
     return outcome
+
+
+def _keep(kept: Path, directory: Path, output: str, story: list[str], records: dict[str, bytes]) -> None:
+    """Keep what tells why something did not hold: BitBake's output, what was done to it, our logs, and the tasks'."""
+    kept.mkdir(parents=True, exist_ok=True)
+    (kept / "output.txt").write_text(output, encoding="utf-8")
+    (kept / "story.txt").write_text("\n".join(story) + "\n", encoding="utf-8")
+    for name, content in records.items():
+        (kept / name).write_bytes(content)
+    for log in directory.glob("tmp/work/*/*/temp/log.do_*"):
+        if not log.is_symlink():
+            shutil.copy(log, kept / f"{log.parents[2].name}-{log.name}")
 
 
 def _count(log: Path) -> tuple[int, int, int]:
@@ -259,6 +278,8 @@ class Chaos(threading.Thread):
     def __init__(self, box: Container, directory: Path, chosen: list[str], dice: random.Random) -> None:
         super().__init__(daemon=True)
         self.missed_kills = 0
+        # What was done and seen, with the time of day, for whoever must find out why something failed.
+        self.story: list[str] = []
         self._box = box
         self._directory = directory
         self._ended = threading.Event()
@@ -289,6 +310,8 @@ class Chaos(threading.Thread):
             reserve_bytes = Policy().reserve_of(self._limit_bytes)
             is_short = self._limit_bytes - self._box.used_bytes < reserve_bytes // 2
             now_kills = self._box.oom_kills
+            if now_kills > kills:
+                self._note(f"{now_kills - kills} kernel kills at {format_bytes(self._box.used_bytes)}")
             if now_kills > kills and short_since_s is not None and now_s - short_since_s >= REFLEX_S:
                 self.missed_kills += now_kills - kills
             kills = now_kills
@@ -297,8 +320,12 @@ class Chaos(threading.Thread):
                 if now_s - started_s >= due_s:
                     del self._due_s[name]
                     pause_s = getattr(self, f"_strike_{name}")()
+                    self._note(f"{name}, again in {pause_s:.1f} s")
                     if pause_s:
                         self._due_s[name] = now_s - started_s + pause_s
+
+    def _note(self, what: str) -> None:
+        self.story.append(f"{time.time():.2f} {what}, limit {format_bytes(self._limit_bytes)}")
 
     def _strike_neighbour(self) -> float:
         """Take, or free, memory inside the container."""

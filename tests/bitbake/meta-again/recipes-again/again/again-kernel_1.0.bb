@@ -12,5 +12,5 @@ do_compile() {
 }
 
 do_install() {
-    :
+    echo "${PN} install ${PARALLEL_MAKE}" >> ${AGAIN_LOG}
 }
