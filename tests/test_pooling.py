@@ -108,15 +108,17 @@ def new_make() -> Path:
 def test_make_takes_a_tasks_jobs_from_its_pool(bitbake: BitBake, place: Place) -> None:
     """The system's make, by whichever form it knows, runs more jobs than its recipe asks for; others are as ever.
 
-    A recipe that wants one job, one that says MAKEFLAGS, one that is opted out and one whose pool nobody serves.
+    The first asks for eight, of which its grant has left one. The others: one that wants one job, one that sets
+    MAKEFLAGS, one that is opted out, one whose pool nobody serves, and one that may run no more than one.
     """
     write_makefile(place.directory / "src", place.jobs.command(300), 36)
-    for name in ("one", "flags", "off", "refused"):
+    for name in ("one", "flags", "off", "refused", "single"):
         (place.directory / name).mkdir()
         command = f"{place.jobs.program} {place.directory}/{name}/jobs.log 100"
         write_makefile(place.directory / name, command, 8)
     conf = """
 TINY_COMMAND:pn-tiny-01 = "make -C ${TOPDIR}/src ${PARALLEL_MAKE}; env > ${TOPDIR}/env"
+PARALLEL_MAKE:pn-tiny-01 = "-j 1"
 TINY_COMMAND:pn-tiny-02 = "make -C ${TOPDIR}/one ${PARALLEL_MAKE}"
 PARALLEL_MAKE:pn-tiny-02 = ""
 TINY_COMMAND:pn-tiny-03 = "MAKEFLAGS= make -C ${TOPDIR}/flags ${PARALLEL_MAKE}"
@@ -124,10 +126,12 @@ TINY_COMMAND:pn-tiny-04 = "make -C ${TOPDIR}/off ${PARALLEL_MAKE}"
 MEMGUARD_JOBSERVER:pn-tiny-04 = "off"
 TINY_COMMAND:pn-tiny-05 = "make -C ${TOPDIR}/refused ${PARALLEL_MAKE}"
 POOL_REFUSED:pn-tiny-05 = "1"
+TINY_COMMAND:pn-tiny-06 = "make -C ${TOPDIR}/single ${PARALLEL_MAKE}"
+POOL_JOBS:pn-tiny-06 = "1"
 export CMAKE_BUILD_PARALLEL_LEVEL = "7"
 BB_NUMBER_THREADS = "1"
 """
-    recipes = [f"tiny-0{number}" for number in range(1, 6)]
+    recipes = [f"tiny-0{number}" for number in range(1, 7)]
     regulator = place.build(bitbake, conf, 5, *recipes)
     assert regulator.held == 5
     assert place.jobs.most() == 6
@@ -136,7 +140,7 @@ BB_NUMBER_THREADS = "1"
     environment = (place.directory / "env").read_text()
     assert "MAKEFLAGS= -j8 --jobserver-auth=" in environment
     assert "CMAKE_BUILD_PARALLEL_LEVEL" not in environment
-    for name, recipe, most in (("one", 2, 1), ("flags", 3, 2), ("off", 4, 2), ("refused", 5, 2)):
+    for name, recipe, most in (("one", 2, 1), ("flags", 3, 2), ("off", 4, 2), ("refused", 5, 2), ("single", 6, 2)):
         place.jobs.log = place.directory / name / "jobs.log"
         assert place.jobs.most() == most, name
         assert ("jobs come from a pool" in place.said(f"tiny-0{recipe}")) == (name == "refused")

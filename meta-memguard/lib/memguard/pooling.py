@@ -65,7 +65,7 @@ _joined: _Joined | None = None
 def join_pool(event: Any, d: DataSmart, jobs: int | None, directory: Path, tokens: int = 0) -> str | None:
     """Give the task that starts a pool, where it can have one; the FIFO's path, None where it keeps its number of jobs.
 
-    jobs:   the most that it may run at once, None for what it asks for.
+    jobs:   what it asks for, however few its grant lets it begin with; None for what its variables say now.
     tokens: put in at once; whoever regulates the pool must be told. The rest of them is the sentinel's.
 
     Raises OSError where the FIFO cannot be made.
@@ -77,7 +77,7 @@ def join_pool(event: Any, d: DataSmart, jobs: int | None, directory: Path, token
     if leader is None:
         return None
     leave_pool(d)
-    facts = read_facts(event.task, d, Tools(Path(directory) / "tools"))
+    facts = read_facts(event.task, d, Tools(Path(directory) / "tools"), jobs)
     choice = choose(facts)
     if choice.form is Form.NONE:
         bb.debug(1, f"memguard: {event.task} has no pool of jobs: {choice.reason}")
@@ -86,7 +86,7 @@ def join_pool(event: Any, d: DataSmart, jobs: int | None, directory: Path, token
     make_pool(path)
     _joined = _Joined(path)
     try:
-        told = _tell(_joined, choice, jobs or facts.jobs or 1, tokens, d)
+        told = _tell(_joined, choice, facts.jobs or 1, tokens, d)
     except BaseException:
         leave_pool(d)
         raise
@@ -122,15 +122,18 @@ def leave_pool(d: DataSmart) -> None:
         os.close(descriptor)
 
 
-def read_facts(task: str, d: DataSmart, tools: Tools) -> Facts:
-    """What is known of a task. Its shell functions are read without the numbers of jobs that a pool replaces."""
+def read_facts(task: str, d: DataSmart, tools: Tools, jobs: int | None = None) -> Facts:
+    """What is known of a task, which asks for `jobs` where its variables have been lowered meanwhile.
+
+    Its shell functions are read without the numbers of jobs that a pool replaces.
+    """
     own = ("PARALLEL_MAKEINST", "PARALLEL_MAKE") if task.startswith("do_install") else ("PARALLEL_MAKE",)
     wish = next((value for name in own if (value := d.getVar(name)) is not None), "")
     sight = Facts(
         is_off=settings.is_jobserver_off(d.getVar),
         is_shell=not bb.utils.to_boolean(d.getVarFlag(task, "python", False)),
         is_fakeroot=bb.utils.to_boolean(d.getVarFlag(task, "fakeroot", False)),
-        jobs=jobs_in(wish),
+        jobs=jobs_in(wish) and (jobs or jobs_in(wish)),
     )
     if object_at_sight(sight):
         return sight
