@@ -28,6 +28,7 @@ from memguard_cli.build_record import (
 )
 from testbed.build_logs import BEGAN_S, STAMP, Logs, make
 
+REAL = Path(__file__).resolve().parent / "fixtures" / "builds" / "stopped"
 START = {
     "event": "build_start",
     "mode": "enforce",
@@ -360,3 +361,27 @@ def test_lines_without_end_are_passed_over(tmp_path: Path) -> None:
     with path.open("a", encoding="utf-8") as file:
         file.write('{"event": "' + "x" * (3 * MIB) + '"}\n' + json.dumps({"time": BEGAN_S, **task("start")}) + "\n")
     assert [run.recipe for run in read(path).runs] == ["zlib"]
+
+
+def test_a_real_builds_logs() -> None:
+    """The logs of a real build under a real limit are read whole, and say what happened and what to do."""
+    (log,) = logs_of(REAL)
+    found = read(log)
+    assert found.remarks == ()
+    assert found.end is not None
+    assert (found.limit_bytes, found.mode) == (2362228736, "enforce")
+    assert {run.outcome for run in found.runs if run.granted_bytes} == {"ok"}
+    heaviest = [run.name for run in found.heaviest(3)]
+    assert sorted(heaviest) == ["heavy-cmake do_compile", "heavy-make do_compile", "heavy-serial do_compile"]
+    assert found.count("stop") == found.count("wake") > 10
+    stopped = [run for run in found.runs if run.stops]
+    assert {run.recipe for run in stopped} == {"heavy-make", "heavy-cmake"}
+    assert all(run.began_s and stop.begin_s >= run.began_s for run in stopped for stop in run.stops)
+    assert found.peak_bytes is not None
+    assert 2 * GIB < found.peak_bytes < 2362228736
+    advice = {said.code: said for said in advise(found)}
+    lines = advice["own-footprint-off"].lines.splitlines()
+    assert [line.partition(" = ")[0] for line in lines] == [
+        "MEMGUARD_FOOTPRINT:pn-heavy-make",
+        "MEMGUARD_FOOTPRINT:pn-heavy-cmake",
+    ]

@@ -157,7 +157,7 @@ def test_a_build_is_seen_until_its_end(build: Path) -> None:
             "mode enforce  8 CPUs",
             "13.4 GiB of 16.0 GiB used (83 %)",
             "below all marks",
-            "w withdraw 14.1 GiB  s stop 14.7 GiB  k kill 15.4 GiB",
+            "w withdraw 14.08 GiB  s stop 14.72 GiB  k kill 15.36 GiB",
             "6 tasks running",
             "stopped 3/8",
             "retrying",
@@ -329,10 +329,11 @@ def test_every_event_has_its_sentence() -> None:
         "hold": "hold zlib do_compile: why",
         "release": "release zlib do_compile after 0 s: why",
         "grant": "start zlib do_compile with ? of ? jobs: why",
-        "retry": "retry zlib do_compile: why",
+        "retry": "zlib do_compile waits to run again: why",
         "withdraw": "withdraw jobs from zlib do_compile: why",
-        "stop": "stop a process of zlib do_compile: why",
-        "wake": "wake a process of zlib do_compile: why",
+        "stop": "stop all of zlib do_compile: why",
+        "wake": "wake all of zlib do_compile: why",
+        "extend": "let zlib do_compile have ? jobs",
         "moon": "moon zlib do_compile: why",
     }
     for event, sentence in events.items():

@@ -99,7 +99,8 @@ def _killed_tasks(record: BuildRecord) -> Iterator[Advice]:
         "retry.",
         "Tell memguard what they take, so that they start with fewer jobs or later. Where the history outlives the "
         "build it has learned this already, and no line is needed.",
-        _footprint_lines(killed),
+        # A small task was killed for what others took.
+        _footprint_lines(run for run in killed if (run.peak_bytes or 0) >= WORTH_BYTES),
     )
 
 
@@ -229,7 +230,7 @@ def _larger_limit(record: BuildRecord) -> Iterator[Advice]:
         f"For {100 * waited_s / record.wall_s:.0f} % of the build's time at least one task waited for memory "
         f"({record.held_s / 60:.1f} min over all tasks)."
     )
-    remedy = f"By what was predicted, nothing would have waited with a limit of about {_round_up(most)}"
+    remedy = f"By what tasks took, nothing would have waited with a limit of about {_round_up(most)}"
     if limit < half and _round_up(half) != _round_up(most):
         remedy += f", and half as long with {_round_up(half)}"
     yield Advice("larger-limit", finding, f"{remedy} (it was {format_bytes(limit)}).")
@@ -297,8 +298,8 @@ def limits_needed(record: BuildRecord) -> list[tuple[int, float]]:
     """For each held task the limit that would have spared it, with the seconds it was held; the smallest limit first.
 
     That is what would have run with it, had nothing been held: each task from when it was asked for, as long as it ran,
-    on as many threads as were seen in use, at its prediction with all its jobs; beside what was used at the start, and
-    the reserve.
+    on as many threads as were seen in use, at what it took, scaled to all its jobs; beside what was used at the start,
+    and the reserve.
     """
     runs = [run for run in record.runs if run.began_s is not None and run.granted_bytes is not None]
     threads = _most_at_once(record, runs)
@@ -328,9 +329,10 @@ def _length_s(record: BuildRecord, run: TaskRun) -> float:
 
 
 def _wanted_bytes(run: TaskRun) -> int:
-    """What it was expected to take with all the jobs it wanted."""
-    granted = run.granted_bytes or 0
-    return granted * run.wanted_jobs // run.jobs if run.is_shrunk and run.jobs and run.wanted_jobs else granted
+    """What it would have taken with all the jobs it wanted: by what was measured, else by what was predicted."""
+    size = int(run.peak_bytes * MARGIN) if run.peak_bytes else run.granted_bytes or 0
+    has_fewer = run.jobs and run.wanted_jobs and run.jobs < run.wanted_jobs
+    return size * (run.wanted_jobs or 1) // (run.jobs or 1) if has_fewer else size
 
 
 def _with_reserve(record: BuildRecord, size: int) -> int:
@@ -354,7 +356,7 @@ def _footprint_lines(runs: Iterable[TaskRun]) -> str:
     recipes: dict[str, dict[str, str]] = {}
     for run in runs:
         peak_bytes = run.peak_bytes or 0
-        if peak_bytes >= WORTH_BYTES and _RECIPE.fullmatch(run.recipe) and _TASK.fullmatch(run.task):
+        if peak_bytes and _RECIPE.fullmatch(run.recipe) and _TASK.fullmatch(run.task):
             if len(recipes) == _NAMED and run.recipe not in recipes:
                 break
             jobs = run.jobs or 1

@@ -33,7 +33,7 @@ _LONGEST_LINE_BYTES = MIB
 _LAST_BYTES = 4096  # the last event of a log takes less
 _MOST = 1 << 60  # bytes or seconds; more is a damaged log
 _ACTS = ("withdraw", "stop", "wake", "kill", "retry")
-_EVENTS = ("build_start", "hold", "release", "grant", "start", "end", "build_end")
+_EVENTS = ("build_start", "hold", "release", "grant", "extend", "start", "end", "build_end")
 
 
 class NoRecord(Exception):
@@ -81,6 +81,7 @@ class TaskRun:
     holds, stops:  when it was held, and when processes of it were stopped.
     would_hold:    in observe mode, why it would have been held; else "".
     granted_bytes: its predicted footprint with `jobs` jobs, by `origin`.
+    jobs:          the most it was granted; with `is_shrunk` it began with fewer than it wanted.
     """
 
     recipe: str
@@ -93,6 +94,7 @@ class TaskRun:
     stops: tuple[Span, ...] = ()
     acts: tuple[Act, ...] = ()
     would_hold: str = ""
+    is_shrunk: bool = False
     jobs: int | None = None
     wanted_jobs: int | None = None
     granted_bytes: int | None = None
@@ -120,10 +122,6 @@ class TaskRun:
         """When it is first heard of."""
         times = [span.begin_s for span in self.holds[:1]] + ([self.began_s] if self.began_s is not None else [])
         return min(times, default=0.0)
-
-    @property
-    def is_shrunk(self) -> bool:
-        return self.jobs is not None and self.wanted_jobs is not None and self.jobs < self.wanted_jobs
 
     def count(self, kind: str) -> int:
         """How often an act of this kind was done to it."""
@@ -422,6 +420,7 @@ class _Run:
     stops: list[Span] = field(default_factory=list)
     acts: list[Act] = field(default_factory=list)
     would_hold: str = ""
+    is_shrunk: bool = False
     jobs: int | None = None
     wanted_jobs: int | None = None
     granted_bytes: int | None = None
@@ -449,6 +448,7 @@ class _Run:
             tuple(self.stops),
             tuple(self.acts),
             self.would_hold,
+            self.is_shrunk,
             self.jobs,
             self.wanted_jobs,
             self.granted_bytes,
@@ -523,6 +523,9 @@ class _Builder:
         elif name == "grant":
             run.jobs, run.wanted_jobs = _whole(event.get("jobs")), _whole(event.get("wanted_jobs"))
             run.granted_bytes, run.origin, run.reason = _whole(event.get("bytes")), _text(event.get("origin")), reason
+            run.is_shrunk = None not in (run.jobs, run.wanted_jobs) and (run.jobs or 0) < (run.wanted_jobs or 0)
+        elif name == "extend":
+            run.jobs, run.granted_bytes = _whole(event.get("jobs")), _whole(event.get("bytes"))
         elif name == "start":
             run.began_s = time_s
         elif name == "end":
@@ -570,9 +573,15 @@ class _Builder:
         run.jobs = _whole(event.get("jobs")) if run.jobs is None else run.jobs
         if run.granted_bytes is None:
             run.granted_bytes = _whole(event.get("granted_bytes"))
-        # The sentinel knows what the kernel did to a task, the server whether it ended well in the end.
+        # The sentinel knows what was done to a task, the server whether it ended well in the end. A task that was
+        # stopped is throttled, too; that is told by its stops.
         outcome = _text(event.get("outcome"))
-        if not run.outcome or outcome == "throttled" or (run.outcome == "failed" and outcome == "memory-kill"):
+        is_slowed = (
+            outcome == "throttled" and run.outcome in ("", "ok") and not any(act.kind == "stop" for act in run.acts)
+        )
+        if outcome == "throttled" and not is_slowed:
+            outcome = "ok"
+        if not run.outcome or is_slowed or (run.outcome == "failed" and outcome == "memory-kill"):
             run.outcome = outcome
 
     def _take_act(self, kind: str, time_s: float, event: dict[str, Any]) -> None:
@@ -595,9 +604,11 @@ class _Builder:
         if kind == "stop":
             run.stop = run.stop or (time_s, reason)
             run.stopped[pid or 0] = None
-        elif kind in ("wake", "kill", "retry"):
+        elif kind == "retry" or (kind == "wake" and pid is None):
+            run.end_stop(time_s)
+        elif kind in ("wake", "kill"):
             run.stopped.pop(pid or 0, None)
-            if not run.stopped or kind == "retry" or pid is None:
+            if not run.stopped:
                 run.end_stop(time_s)
 
     def _at(self, recipe: str, task: str, time_s: float) -> int:

@@ -47,13 +47,17 @@ def sentence(event: dict[str, Any]) -> str:
         return f"{task} has ended: {_text(event.get('outcome')) or 'unknown'}"
     if name == "retry":
         jobs = f" with {_count(event, 'jobs')} jobs" if "jobs" in event else ""
-        return f"retry {task}{jobs}{because}"
+        return f"{task} waits to run again{jobs}{because}"
     if name == "withdraw":
-        return f"withdraw jobs from {task}{because}"
+        tokens = f": {_count(event, 'tokens_before')} to {_count(event, 'tokens')} tokens" if "tokens" in event else ""
+        return f"withdraw jobs from {task}{tokens}{because}"
+    if name == "extend":
+        return f"let {task} have {_count(event, 'jobs')} jobs"
     if name in ("stop", "wake", "kill"):
         program = _text(event.get("program"))
         size = f" ({_size(event, 'bytes')})" if "bytes" in event else ""
-        return f"{name} {program or 'a process'}{size} of {task}{because}"
+        of = f"{program or 'a process'}{size} of " if program or "pid" in event else "all of "
+        return f"{name} {of}{task}{because}"
     return f"{name} {task}{because}".strip()
 
 

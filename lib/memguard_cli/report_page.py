@@ -31,6 +31,8 @@ from memguard_cli.top_screen import duration
 MOST_MOMENTS, MOST_ROWS = 1000, 60
 # Colours that people with any kind of sight tell apart; all other tasks are grey.
 COLOURED = 7
+# Of the peak; what takes less is a line of a few pixels.
+SEEN_SHARE = 0.03
 HEAVIEST, HELD = 25, 25
 # A prediction that was passed by less than what runs of one task differ by anyway is a good one.
 WORTH_TELLING = 1.1
@@ -234,12 +236,13 @@ def data(record: BuildRecord) -> dict[str, Any]:
 
 
 def _coloured(record: BuildRecord) -> list[int]:
-    """The places of the tasks that have a colour of their own: those that took most, as far as readings saw it."""
+    """The places of the tasks that have a colour of their own: those that took most, if it would be seen at all."""
     most: dict[int, int] = {}
     for moment in record.moments:
         for place, size in moment.tasks:
             most[place] = max(most.get(place, 0), size)
-    return sorted(most, key=lambda place: -most[place])[:COLOURED]
+    seen = [place for place in most if most[place] >= SEEN_SHARE * (record.peak_bytes or 0)]
+    return sorted(seen, key=lambda place: -most[place])[:COLOURED]
 
 
 def _in(unit: int, size_bytes: int | None) -> int:

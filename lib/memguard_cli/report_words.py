@@ -101,7 +101,7 @@ def figures(record: BuildRecord) -> list[tuple[str, str, str]]:
     facts.append(("shrunk", f"{shrunk:,}", "with fewer jobs" if shrunk else "all with their jobs"))
     stopped_s = sum(run.stopped_s for run in record.runs)
     facts.append(("stopped", f"{record.count('stop'):,}", duration(stopped_s) + " in all" if stopped_s else "none"))
-    facts.append(("killed", f"{record.count('kill'):,}", f"{count(record.count('retry'), 'task')} retried"))
+    facts.append(("killed", f"{record.count('kill'):,}", f"{record.count('retry') or 'no'} retries"))
     kills = record.end.oom_kills if record.end else None
     facts.append(
         ("kernel killed", *(("-", "not known") if kills is None else (f"{kills:,}", "by the OOM killer"))),
@@ -130,7 +130,8 @@ def jobs(run: TaskRun) -> str:
     """Jobs it had, of those it wanted."""
     if run.jobs is None:
         return "-"
-    return f"{run.jobs} of {run.wanted_jobs}" if run.is_shrunk else str(run.jobs)
+    has_fewer = run.wanted_jobs is not None and run.jobs < run.wanted_jobs
+    return f"{run.jobs} of {run.wanted_jobs}" if has_fewer else str(run.jobs)
 
 
 def outcome(run: TaskRun) -> str:

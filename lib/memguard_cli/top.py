@@ -78,7 +78,7 @@ def _current(directory: Path) -> State:
         state = _read_twice(directory)
     except NoState:
         raise click.UsageError(
-            f"no build is running in {directory}; --wait waits for one, and memguard report tells of the last"
+            f"no build is running in {_place(directory)}; --wait waits for one, and memguard report tells of the last"
         ) from None
     except BadState as error:
         raise click.UsageError(str(error)) from None
@@ -107,8 +107,13 @@ def _refuse_dead(directory: Path, state: State) -> NoReturn:
     if heaviest is not None:
         last = f"the heaviest task was {heaviest.name} with {format_bytes(heaviest.current_bytes)}, and {memory}"
     raise click.UsageError(
-        f"the build in {directory} was killed {ago}: its sentinel (process {state.pid}) is gone; {last}"
+        f"the build in {_place(directory)} was killed {ago}: its sentinel (process {state.pid}) is gone; {last}"
     )
+
+
+def _place(directory: Path) -> Path:
+    """What a person calls the build in a MEMGUARD_DIR: its build directory."""
+    return directory.parent if directory.name == memguard_directory.NAME else directory
 
 
 def _await(directory: Path, console: Console) -> State:
@@ -123,7 +128,7 @@ def _await(directory: Path, console: Console) -> State:
             if state.has_writer(state_file.now_s()):
                 return state
         if not is_told:
-            console.print(plain(f"waiting for a build in {directory}"), soft_wrap=True)
+            console.print(plain(f"waiting for a build in {_place(directory)}"), soft_wrap=True)
             is_told = True
         time.sleep(_LOOK_S)
 
@@ -134,7 +139,7 @@ class _View:
     def __init__(self, directory: Path, console: Console) -> None:
         self._directory = directory
         self._console = console
-        self._title = f"memguard  {directory.parent if directory.name == memguard_directory.NAME else directory}"
+        self._title = f"memguard  {_place(directory)}"
         self._began_s = _began_s(directory)
         self._has_blocks = not console.options.ascii_only
 
@@ -216,13 +221,13 @@ def _began_s(directory: Path) -> float | None:
 
 def _farewell(directory: Path, state: State) -> str:
     """What is said when the build has ended."""
-    end = None
+    end, place = None, _place(directory)
     with contextlib.suppress(OSError, IndexError):
         end = build_record.end_of(build_record.logs_of(directory)[-1])
     if end is None:
-        return printable(f"The build in {directory} has ended. More: memguard report {directory}")
+        return printable(f"The build in {place} has ended. More: memguard report {place}")
     peak = "" if end.peak_bytes is None else f", at most {format_bytes(end.peak_bytes)}"
     limit = end.limit_bytes if end.limit_bytes is not None else state.limit_bytes
     peak += f" of {format_bytes(limit)} used" if peak and limit is not None else " used" if peak else ""
     wall = "" if end.wall_s is None else f" after {top_screen.duration(end.wall_s)}"
-    return printable(f"The build in {directory} has ended{wall}{peak}. More: memguard report {directory}")
+    return printable(f"The build in {place} has ended{wall}{peak}. More: memguard report {place}")

@@ -15,7 +15,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from memguard.units import format_bytes
+from memguard.units import GIB, format_bytes
 from memguard_cli import event_words
 from memguard_cli.screen import count, make_table, plain, printable
 from memguard_cli.state_file import HeldNow, State, TaskNow
@@ -74,7 +74,9 @@ def status(state: State) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: "42 s", "12 min", "3 h 05 min"."""
+    """Seconds for people: "0.3 s", "42 s", "12 min", "3 h 05 min"."""
+    if 0 < seconds < 0.95:
+        return f"{max(0.1, seconds):.1f} s"
     whole = max(0, round(seconds))
     if whole < 100:
         return f"{whole} s"
@@ -134,7 +136,9 @@ def _used(state: State) -> str:
     used = format_bytes(state.used_bytes)
     if state.limit_bytes is None:
         return f"{used} used, no limit visible"
-    return f"{used} of {format_bytes(state.limit_bytes)} used ({100 * state.used_bytes // max(1, state.limit_bytes)} %)"
+    whose = "the machine's " if state.limit_source == "MemTotal" else ""
+    share = 100 * state.used_bytes // max(1, state.limit_bytes)
+    return f"{used} of {whose}{format_bytes(state.limit_bytes)} used ({share} %)"
 
 
 def _standing(state: State) -> tuple[str, str]:
@@ -167,12 +171,17 @@ def _legend(state: State, width: int) -> Text:
     legend = Text()
     for name, level, style in _marks(state):
         legend.append(name[0], f"bold {style}")
-        legend.append(f" {name} {format_bytes(level)}  ", "dim")
+        legend.append(f" {name} {_level(level)}  ", "dim")
     if state.reserve_bytes is not None:
         legend.append(f" {format_bytes(state.reserve_bytes)} in reserve", "dim")
     legend.rstrip()
     legend.truncate(width, overflow="ellipsis")
     return legend
+
+
+def _level(level_bytes: int) -> str:
+    """A mark as text: in a small container they are less than 0.1 GiB apart."""
+    return format_bytes(level_bytes) if level_bytes < GIB else f"{level_bytes / GIB:.2f} GiB"
 
 
 def _columns(levels: list[int], scale: int, width: int) -> list[int]:
@@ -241,7 +250,8 @@ def _state(task: TaskNow) -> str:
 def _jobs(task: TaskNow) -> str:
     if task.jobs is None:
         return "-"
-    return str(task.jobs) if task.tokens is None else f"{task.tokens}/{task.jobs}"
+    # Each task has one job without a token.
+    return str(task.jobs) if task.tokens is None else f"{min(task.tokens + 1, task.jobs)}/{task.jobs}"
 
 
 def _task_bar(task: TaskNow, has_blocks: bool) -> Text:

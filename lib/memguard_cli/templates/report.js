@@ -20,6 +20,7 @@
   }
   function duration(tenths) {
     const s = Math.max(0, Math.round(tenths / 10));
+    if (tenths > 0 && tenths < 9.5) return (tenths / 10).toFixed(1) + " s";
     if (s < 100) return s + " s";
     const minutes = Math.round(s / 60);
     if (minutes < 100) return minutes + " min";
