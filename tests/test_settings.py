@@ -33,7 +33,14 @@ def test_nothing_set_is_the_default_policy() -> None:
 def test_every_variable_is_read() -> None:
     """Each variable lands in its field."""
     policy = read(
-        MODE="observe", LIMIT="12G", RESERVE="1G", MIN_JOBS="2", DIR="/b/m", HISTORY="/h.db", HISTORY_MAX="1G"
+        MODE="observe",
+        LIMIT="12G",
+        RESERVE="1G",
+        MIN_JOBS="2",
+        DIR="/b/m",
+        HISTORY="/h.db",
+        HISTORY_MAX="1G",
+        METRICS="/m.prom",
     )
     assert policy == Policy(
         mode=Mode.OBSERVE,
@@ -43,6 +50,7 @@ def test_every_variable_is_read() -> None:
         directory="/b/m",
         history="/h.db",
         history_max_bytes=GIB,
+        metrics="/m.prom",
     )
 
 
@@ -85,6 +93,8 @@ BAD = [
     ("HISTORY", "${SSTATE_DIR}/history.db", "/cache/memguard/history.db"),
     ("HISTORY_MAX", "lots", "64M"),
     ("HISTORY_MAX", "100K", "64M"),
+    ("METRICS", "memguard.prom", "/var/lib/prometheus/node-exporter/memguard.prom"),
+    ("METRICS", "/var/lib/memguard.txt", "/var/lib/prometheus/node-exporter/memguard.prom"),
     ("MIN_JOBS", "0", "25%"),
     ("MIN_JOBS", "0%", "25%"),
     ("MIN_JOBS", "101%", "25%"),

@@ -74,6 +74,9 @@ MEMGUARD_NO_KILL[doc] = "Tasks of which memguard kills no process, whatever memo
 MEMGUARD_PRESSURE_CMD ?= ""
 MEMGUARD_PRESSURE_CMD[doc] = "A command that is started before a process is killed, for example to ask the platform for a larger container. At most once a minute, for at most 10 s; it finds MEMGUARD_LIMIT_BYTES, MEMGUARD_USED_BYTES, MEMGUARD_RECIPE and MEMGUARD_TASK in its environment."
 
+MEMGUARD_METRICS ?= ""
+MEMGUARD_METRICS[doc] = "File for the textfile collector of Prometheus' node_exporter, written every few seconds, for example /var/lib/prometheus/node-exporter/memguard.prom. Empty: none."
+
 MEMGUARD_FOOTPRINT[doc] = "What is known of a recipe's memory, for example MEMGUARD_FOOTPRINT:pn-foo = 'do_compile:base=200M,per_job=2600M,serial=8G do_package:serial=3G'."
 
 BB_SCHEDULERS:append = " memguard.scheduler.MemguardScheduler memguard.scheduler.MemguardCompletionScheduler"

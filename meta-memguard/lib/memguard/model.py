@@ -149,6 +149,7 @@ class Policy:
     directory:     where events, grants and faults are written; "" to write none.
     history:       the database of what tasks took; "" to keep none.
     history_max_bytes: what that may grow to.
+    metrics:       the file for Prometheus' node_exporter; "" to write none.
     overrides:     the user's own footprints, by recipe and task.
     retries:       how often a task whose compiler was killed for memory runs again with fewer jobs, before it runs
                    once more with one job and alone; 0: never, not even that.
@@ -166,6 +167,7 @@ class Policy:
     directory: str = ""
     history: str = ""
     history_max_bytes: int = 64 * 1024**2
+    metrics: str = ""
     overrides: dict[str, dict[str, Footprint]] = field(default_factory=dict)
     retries: int = 2
     retry_tasks: tuple[str, ...] = ("do_compile", "do_compile_kernelmodules", "do_compile_ptest_base", "do_install")

@@ -31,6 +31,7 @@ VARIABLES = (
     "MEMGUARD_DIR",
     "MEMGUARD_HISTORY",
     "MEMGUARD_HISTORY_MAX",
+    "MEMGUARD_METRICS",
     "MEMGUARD_FOOTPRINT",
     "MEMGUARD_RETRIES",
     "MEMGUARD_RETRY_TASKS",
@@ -74,6 +75,7 @@ def read(get: Callable[[str], str | None], names: Iterable[str] = ()) -> Policy:
         retry_tasks=_tasks("MEMGUARD_RETRY_TASKS", get("MEMGUARD_RETRY_TASKS") or "", Policy.retry_tasks),
         no_kill=_tasks("MEMGUARD_NO_KILL", get("MEMGUARD_NO_KILL") or "", Policy.no_kill),
         pressure_command=(get("MEMGUARD_PRESSURE_CMD") or "").strip(),
+        metrics=_metrics((get("MEMGUARD_METRICS") or "").strip()),
         overrides={
             name[len(OVERRIDE_PREFIX) :]: _override(name, get(name) or "")
             for name in sorted(names)
@@ -119,6 +121,15 @@ def _history_max(value: str) -> int:
     if size < LEAST_HISTORY_BYTES:
         raise SettingsError("MEMGUARD_HISTORY_MAX", value, "too little for a build's records", "64M")
     return size
+
+
+def _metrics(value: str) -> str:
+    example = "/var/lib/prometheus/node-exporter/memguard.prom"
+    if value and not value.startswith("/"):
+        raise SettingsError("MEMGUARD_METRICS", value, "not an absolute path", example)
+    if value and not value.endswith(".prom"):
+        raise SettingsError("MEMGUARD_METRICS", value, "node_exporter reads files that end in .prom only", example)
+    return value
 
 
 def _size(variable: str, value: str, example: str) -> int | None:
