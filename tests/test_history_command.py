@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import shutil
@@ -16,7 +15,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 
@@ -27,13 +25,10 @@ from memguard.predict import Predictor, by_kind, read_table
 from memguard.units import KIB, MIB
 from memguard_cli import build_configuration
 from memguard_cli.history import summarise
-from memguard_cli.main import main
+from testbed.command import COMMAND, environment, memguard, refused
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BUILDSTATS = REPOSITORY / "tests" / "fixtures" / "buildstats"
-COMMAND = [sys.executable, "-m", "memguard_cli.main"]
-PYTHONPATH = os.pathsep.join(str(REPOSITORY / part) for part in ("meta-memguard/lib", "lib"))
-
 RUN = Record(
     build="b0",
     recipe="zlib",
@@ -49,38 +44,11 @@ RUN = Record(
 )
 
 
-def memguard(*words: str, cwd: Path, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
-    """Run the command in a clean environment and a directory, within this process, which spares importing it anew."""
-    out, err, before = io.StringIO(), io.StringIO(), Path.cwd()
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.dict(os.environ, environment(**env), clear=True))
-        stack.enter_context(mock.patch("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin.encode()))))
-        stack.enter_context(contextlib.redirect_stdout(out))
-        stack.enter_context(contextlib.redirect_stderr(err))
-        stack.callback(os.chdir, before)
-        os.chdir(cwd)
-        status = main(list(words))
-    return subprocess.CompletedProcess(words, status, out.getvalue(), err.getvalue())
-
-
-def environment(**env: str) -> dict[str, str]:
-    """The variables a command gets, and no others."""
-    return {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "COLUMNS": "80", "PYTHONPATH": PYTHONPATH, **env}
-
-
 def tell(*words: str, cwd: Path, **env: str) -> Any:
     """What the command prints as JSON."""
     done = memguard(*words, cwd=cwd, **env)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
-
-
-def refused(done: subprocess.CompletedProcess[str]) -> str:
-    """The one sentence of a command that could not do what it was told."""
-    assert done.returncode == 2, (done.stdout, done.stderr)
-    (sentence,) = done.stderr.splitlines()
-    assert sentence.startswith("memguard: ")
-    return sentence
 
 
 @pytest.fixture

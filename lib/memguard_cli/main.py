@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from memguard_cli.doctor import doctor
+from memguard_cli.export import export
 from memguard_cli.history import history
 from memguard_cli.predict import predict
 from memguard_cli.run import run as run_command
@@ -40,7 +41,13 @@ def memguard() -> None:
     """Yocto builds that do not die of memory."""
 
 
-for command in (doctor, history, predict, run_command):
+for command in (
+    doctor,
+    export,
+    history,
+    predict,
+    run_command,
+):
     memguard.add_command(command)
 
 
