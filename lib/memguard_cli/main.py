@@ -18,6 +18,7 @@ import click
 from memguard_cli.doctor import doctor
 from memguard_cli.export import export
 from memguard_cli.history import history
+from memguard_cli.history_fleet import pull, push
 from memguard_cli.predict import predict
 from memguard_cli.run import run as run_command
 from memguard_cli.screen import printable
@@ -49,6 +50,8 @@ for command in (
     run_command,
 ):
     memguard.add_command(command)
+for command in (pull, push):
+    history.add_command(command)
 
 
 def main(arguments: list[str] | None = None) -> int:
