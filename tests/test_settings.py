@@ -54,6 +54,31 @@ def test_every_variable_is_read() -> None:
     )
 
 
+def test_a_database_is_shared_and_a_file_beside_it_is_used() -> None:
+    """A URL names the fleet's database; the build itself keeps a file below MEMGUARD_DIR."""
+    policy = read(DIR="/b/m", HISTORY="postgresql://u:secret@db.example/memguard?sslmode=require")
+    assert policy.history == "/b/m/history.db"
+    assert policy.fleet == "postgresql://u:secret@db.example/memguard?sslmode=require"
+    assert "secret" not in repr(policy)
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"HISTORY": "mysql://u:secret@h/db", "DIR": "/b"}, "neither an absolute path nor postgresql://"),
+        ({"HISTORY": "postgresql://u:secret@h/db"}, "a database needs a MEMGUARD_DIR"),
+        ({"HISTORY": "postgresql://u:secret@h/db?password=secret", "DIR": "b"}, "a database needs a MEMGUARD_DIR"),
+    ],
+)
+def test_no_error_tells_a_password(values: dict[str, str], why: str) -> None:
+    """A URL that cannot be used is named without user, password and options."""
+    with pytest.raises(settings.SettingsError) as caught:
+        read(**values)
+    assert why in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert "h/db" in str(caught.value)
+
+
 def test_shares_are_read() -> None:
     """Reserve and fewest jobs may be shares."""
     policy = read(RESERVE="10%", MIN_JOBS="50%")

@@ -14,12 +14,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from memguard.settings import is_database, without_secrets
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SCHEMES = ("postgresql://", "postgres://", "postgresql+psycopg://")
 EXAMPLE = "postgresql://memguard@db.example/memguard"
 VERSION = 1
 # What a prediction asks for of one task is less than that (memguard.history.DEFAULT_LIMIT_PER_TASK).
@@ -58,11 +58,6 @@ _CREATE = (
 # Reads the catalogue itself: to_regclass() does not see what another transaction made while this one waited.
 _HAS_TABLES = """SELECT count(*) FROM pg_catalog.pg_tables
     WHERE tablename = 'memguard_schema' AND schemaname = ANY (current_schemas(false))"""
-
-
-def is_url(text: str) -> bool:
-    """Whether `text` means a database rather than a file."""
-    return text.strip().startswith(SCHEMES)
 
 
 @dataclass(frozen=True)
@@ -265,7 +260,7 @@ def _parse(text: str) -> URL:
         from sqlalchemy.exc import ArgumentError
     except ImportError:
         raise click.UsageError(_LACKING) from None
-    if not is_url(text):
+    if not is_database(text):
         raise click.UsageError(f"{without_secrets(text)!r} is no database that memguard knows; a good one is {EXAMPLE}")
     try:
         url = make_url(text.strip())
@@ -274,11 +269,6 @@ def _parse(text: str) -> URL:
     if not url.database:
         raise click.UsageError(f"{without_secrets(text)!r} names no database; a good one is {EXAMPLE}")
     return url.set(drivername="postgresql+psycopg")
-
-
-def without_secrets(text: str) -> str:
-    """A URL without user, password and options."""
-    return re.sub(r"://.*@", "://", text).partition("?")[0]
 
 
 def _name(url: URL) -> str:

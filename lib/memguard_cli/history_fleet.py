@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import click
 
+from memguard.settings import is_database
 from memguard_cli import build_configuration, history_file
 from memguard_cli.fleet_database import (
     DEFAULT_MAX_SAMPLES,
@@ -22,7 +23,6 @@ from memguard_cli.fleet_database import (
     FleetDatabase,
     Sent,
     builds_in,
-    is_url,
 )
 from memguard_cli.patience import SilenceError, run_with_patience
 from memguard_cli.screen import count, printable
@@ -130,6 +130,6 @@ def _find_url(given: str | None) -> str:
     build = build_configuration.find()
     if not named and build is not None:
         named = build.expand("MEMGUARD_HISTORY") or ""
-    if not is_url(named):
+    if not is_database(named):
         raise click.UsageError(f"neither URL nor MEMGUARD_HISTORY names a database; a good one is {EXAMPLE}")
     return named

@@ -57,7 +57,7 @@ MEMGUARD_DIR ?= "${TOPDIR}/memguard"
 MEMGUARD_DIR[doc] = "Directory for events, grants on their way to the tasks, and tracebacks. One for all multiconfigs."
 
 MEMGUARD_HISTORY ?= "${MEMGUARD_DIR}/history.db"
-MEMGUARD_HISTORY[doc] = "Database of what tasks took in earlier builds. Several builds may share it: point it to a place that outlives the container, next to SSTATE_DIR for example. Empty: nothing is remembered."
+MEMGUARD_HISTORY[doc] = "Database of what tasks took in earlier builds. Several builds may share it: point it to a place that outlives the container, next to SSTATE_DIR for example. postgresql://USER@HOST/DATABASE shares what is learned with a whole fleet, by the memguard command. Empty: nothing is remembered."
 
 MEMGUARD_HISTORY_MAX ?= "64M"
 MEMGUARD_HISTORY_MAX[doc] = "What MEMGUARD_HISTORY may grow to; the oldest records of the best-known tasks are forgotten first."

@@ -12,8 +12,11 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +24,7 @@ from pathlib import Path
 ROLE, PASSWORD = "memguard", "open/sesame?"
 # As it stands in a URL.
 QUOTED_PASSWORD = "open%2Fsesame%3F"
-_START_S = "60"
+_START_S = 60.0
 
 
 class PostgresMissing(Exception):
@@ -92,23 +95,55 @@ def running() -> Iterator[Postgres]:
         server._run("initdb", "-D", str(data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "-N")
         # The administrator comes in as such; the role needs its password, as it does on a real server.
         (data / "pg_hba.conf").write_text("local all postgres trust\nlocal all all scram-sha-256\n", encoding="utf-8")
-        options = f"-k {directory} -c listen_addresses= -c fsync=off -c shared_buffers=16MB"
-        server._run(
-            "pg_ctl", "-D", str(data), "-w", "-t", _START_S, "-l", str(directory / "log"), "-o", options, "start"
-        )
-        postmaster = int((data / "postmaster.pid").read_text(encoding="utf-8").split()[0])
+        options = ["-k", str(directory), "-c", "listen_addresses=", "-c", "fsync=off", "-c", "shared_buffers=16MB"]
+        # It ends with this process, however that ends; SIGQUIT is its immediate shutdown.
+        words = ["setpriv", "--pdeathsig", "QUIT", str(programs / "postgres"), "-D", str(data), *options]
+        with open(directory / "log", "wb") as log:
+            process = subprocess.Popen(words, user=user, cwd="/", env=_environment(), stdout=log, stderr=log)
         try:
+            _wait_until_ready(server, process)
             server.sql("postgres", f"CREATE ROLE {ROLE} LOGIN PASSWORD '{PASSWORD}'")
             yield server
         finally:
+            process.send_signal(signal.SIGQUIT)
             try:
-                server._run("pg_ctl", "-D", str(data), "-w", "-m", "immediate", "stop")
-            except AssertionError:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(postmaster, signal.SIGKILL)
-                raise
+                process.wait(_START_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def silent_server() -> Iterator[int]:
+    """A port that accepts and says nothing, as a server that hangs."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        accepted: list[socket.socket] = []
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    accepted.append(listening.accept()[0])
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            for connection in accepted:
+                connection.close()
+
+
+def _wait_until_ready(server: Postgres, process: subprocess.Popen[bytes]) -> None:
+    due_s = time.monotonic() + _START_S
+    words = [str(server.programs / "pg_isready"), "-q", "-h", str(server.directory)]
+    while subprocess.run(words, env=_environment()).returncode != 0:
+        if process.poll() is not None or time.monotonic() > due_s:
+            raise AssertionError((server.directory / "log").read_text(encoding="utf-8", errors="replace"))
+        time.sleep(0.1)
 
 
 def _environment() -> dict[str, str]:
