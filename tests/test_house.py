@@ -50,7 +50,7 @@ EDGES = {
     "retries": "",
     "kills": "leftovers model regulate signals",
     "sentinel": (
-        "history kills model notes pressure pressure_command procs readings reflex regulate retries sense state"
+        "history kills metrics model notes pressure pressure_command procs readings reflex regulate retries sense state"
     ),
     "pressure_command": "",
     "failures": "",
@@ -60,9 +60,7 @@ EDGES = {
     "rerun": "failures leftovers notes procs retry sense settings state turns",
     "watch": "notes",
     "guard": "decide events handover model notes sense state units",
-    "server": "events guard handover history knobs model notes sense settings state units watch",
-    "guard": "decide events handover model notes sense units",
-    "server": "events fleet guard handover history knobs model notes sense settings units watch",
+    "server": "events fleet guard handover history knobs model notes sense settings state units watch",
     "scheduler": "guard knobs model predict server",
     "worker": "handover knobs model notes procs rerun settings",
 }

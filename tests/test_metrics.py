@@ -16,8 +16,10 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from test_build import ON, build
 
 from memguard.metrics import COUNTER, INTERVAL_S, METRICS, MetricsFile, format_text, measure
+from testbed.bitbake import BitBake
 from testbed.scraped import STATE, parsed
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -147,6 +149,21 @@ def test_no_name_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     file.tell(STATE, 0.0)
     file.finish(0.0, {})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_build_writes_the_file(bitbake: BitBake, tmp_path: Path) -> None:
+    """A real build tells how it stands while it runs, and at its end that it has ended and what it counted."""
+    path = tmp_path / "memguard.prom"
+    seen = "TINY_COMMAND = \"timeout 120 sh -c 'until cp ${MEMGUARD_METRICS} ${TOPDIR}/seen; do sleep 1; done'\"\n"
+    built = build(bitbake, tmp_path / "build", f'{ON}{seen}MEMGUARD_METRICS = "{path}"\n', "tiny-01")
+    assert built.result.returncode == 0, built.result.output
+    during = parsed((tmp_path / "build" / "seen").read_text())
+    assert during["memguard_build_running"] == {"": 1}
+    assert during["memguard_used_bytes"][""] > 0
+    ended = parsed(path.read_text())
+    assert ended["memguard_build_running"] == {"": 0}
+    assert ended["memguard_tasks_granted_total"] == {"": len(built.of("grant"))}
+    assert ended["memguard_tasks_lost_total"] == {"": 0}
 
 
 # -- alerts and dashboard ----------------------------------------------------------------------------------------------

@@ -80,7 +80,7 @@ METRICS = (
     Metric(
         "memguard_tasks_lost_total",
         COUNTER,
-        "Tasks that failed for memory although they were retried.",
+        "Tasks that failed for memory, after all retries.",
         is_ending=True,
     ),
     Metric("memguard_compilers_stopped_total", COUNTER, "Compiler processes stopped for a while.", is_ending=True),

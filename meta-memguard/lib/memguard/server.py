@@ -125,7 +125,8 @@ def _start_watch(d: DataSmart) -> None:
     _restarts = 0
     _orders = Orders(
         directory=str(directory),
-        build=time.strftime("%Y%m%d%H%M%S") + f"-{os.getpid()}",
+        # Pods have the same few numbers of processes, and may start in the same second.
+        build=f"{time.strftime('%Y%m%d%H%M%S')}-{os.getpid()}-{os.urandom(4).hex()}",
         history=policy.history,
         history_max_bytes=policy.history_max_bytes,
         limit_bytes=policy.limit_bytes,
@@ -135,6 +136,7 @@ def _start_watch(d: DataSmart) -> None:
         acts=policy.mode is Mode.ENFORCE,
         slots=max(wanted, math.ceil(guard.reading.cpus)),
         log=str(directory / "readings" / guard.log.name) if guard.log is not None else "",
+        metrics=policy.metrics,
     )
     try:
         _watch = Watch(_orders)
@@ -229,10 +231,8 @@ def _tell_watch(report: dict[str, Any], d: DataSmart) -> None:
     heaviest = [f"{task} {format_bytes(peak_bytes)}" for task, peak_bytes in report.get("heaviest", ())]
     if heaviest:
         bb.note(f"memguard: heaviest: {', '.join(heaviest)}")
-    if report.get("recorded") and d.getVar("MEMGUARD_HISTORY"):
-        bb.note(f"memguard: {report['recorded']} tasks remembered in {d.getVar('MEMGUARD_HISTORY')}")
-    if report.get("recorded"):
-        history = settings.without_secrets(d.getVar("MEMGUARD_HISTORY") or "")
+    history = settings.without_secrets(d.getVar("MEMGUARD_HISTORY") or "")
+    if report.get("recorded") and history:
         bb.note(f"memguard: {report['recorded']} tasks remembered in {history}")
 
 
