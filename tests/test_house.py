@@ -25,6 +25,7 @@ EDGES = {
     "model": "",
     "knobs": "",
     "handover": "",
+    "clients": "",
     "events": "model",
     "fleet": "",
     "history": "model mounts units",
@@ -50,7 +51,8 @@ EDGES = {
     "retries": "",
     "kills": "leftovers model regulate signals",
     "sentinel": (
-        "history kills metrics model notes pressure pressure_command procs readings reflex regulate retries sense state"
+        "history kills metrics model notes pressure pressure_command procs readings reflex regulate retries sense "
+        "signals state"
     ),
     "pressure_command": "",
     "failures": "",
@@ -62,9 +64,10 @@ EDGES = {
     "guard": "decide events handover model notes sense state units",
     "server": "events fleet guard handover history knobs model notes sense settings state units watch",
     "scheduler": "guard knobs model predict server",
-    "worker": "handover knobs model notes procs rerun settings",
+    "pooling": "clients jobserver knobs procs settings",
+    "worker": "handover knobs model notes pooling procs rerun settings signals",
 }
-ADAPTERS = {"server", "scheduler", "worker", "rerun"}
+ADAPTERS = {"server", "scheduler", "pooling", "worker", "rerun"}
 PURE = ("units", "model", "decide", "jobsizes", "knobs", "learn", "mounts", "regulate", "retries", "retry")
 TYPED = (
     *PURE,
@@ -74,6 +77,7 @@ TYPED = (
     "cgroups",
     "sense",
     "handover",
+    "clients",
     "events",
     "fleet",
     "guard",

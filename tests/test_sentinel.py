@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -10,20 +11,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from memguard.history import History
-from memguard.model import Outcome, Record
-from memguard.notes import Listener, Notes, Orders, TaskEnd, TaskNote
+from memguard.model import Outcome, Reading, Record
+from memguard.notes import Listener, Notes, Orders, TaskEnd, TaskGrant, TaskHold, TaskNote, TaskWait
 from memguard.procs import find_leader
 from memguard.sense import Sensor
 from memguard.sentinel import Sentinel
 from memguard.state import State, StateFile
-from memguard.units import MIB
+from memguard.units import GIB, MIB
 from memguard.watch import Watch
+from testbed import memory
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 HOLD = "import sys, time; held = b'x' * (int(sys.argv[1]) << 20); print(flush=True); time.sleep(600)"
@@ -252,3 +255,196 @@ def test_a_history_that_cannot_be_is_one_warning(
         report = watch.end()
     assert len(report["warnings"]) == 1
     assert "history.db" in report["warnings"][0]
+
+
+class Box(Sensor):
+    """A container of 8 GiB with as much left as the test says."""
+
+    left_bytes = 4 * GIB
+
+    def read(self) -> Reading:
+        return Reading(8 * GIB, "memory.max", 8 * GIB - self.left_bytes, 0, self.left_bytes, None, None, 4)
+
+
+@pytest.fixture
+def box() -> Box:
+    """A sensor whose numbers the test sets."""
+    return Box()
+
+
+@pytest.fixture
+def compiler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], memory.MemoryTask]]:
+    """Starts tasks that have one compiler process of so many MiB each."""
+    program = memory.build(tmp_path_factory.getbasetemp())
+    with contextlib.ExitStack() as stack:
+
+        def start(mib: int) -> memory.MemoryTask:
+            words = f"spawn {{ name cc1plus anon {mib} wait }} wait"
+            started = stack.enter_context(memory.running(program, words))
+            started.wait_for(2)
+            return started
+
+        yield start
+
+
+def noted(task: memory.MemoryTask, recipe: str, may_kill: bool = True) -> TaskNote:
+    """The note that a task would write."""
+    tid = f"/{recipe}.bb:do_compile"
+    return TaskNote(*task.leader, tid, recipe, "1.0", "do_compile", "m", 4, 4, may_kill=may_kill)
+
+
+def compiler_of(task: memory.MemoryTask) -> psutil.Process:
+    """The one process that a task has started."""
+    (child,) = psutil.Process(task.leader.pid).children()
+    return child
+
+
+def test_the_newest_compiler_is_stopped_and_woken(
+    orders: Orders, listener: Listener, box: Box, compiler: Callable[[int], memory.MemoryTask]
+) -> None:
+    """Where memory is short the newest task's compiler stops, the oldest's never; both go on once there is room."""
+    acting = replace(orders, acts=True)
+    old, new = compiler(32), compiler(32)
+    sentinel, notes = Sentinel(acting, listener, sensor=box), Notes(Path(orders.directory))
+    for place, (task, recipe) in enumerate(((old, "heavy"), (new, "light")), 1):
+        notes.send(TaskGrant(f"/{recipe}.bb:do_compile", place, 4, 1 * GIB, 512 * MIB))
+        notes.send(noted(task, recipe, may_kill=False))
+    sentinel.step()
+    assert psutil.Process(old.leader.pid).status() == psutil.STATUS_SLEEPING
+    assert int(Path(f"/proc/{new.leader.pid}/oom_score_adj").read_text()) > 300
+    box.left_bytes = 100 * MIB
+    sentinel.step()
+    eventually(lambda: compiler_of(new).status() == psutil.STATUS_STOPPED)
+    assert compiler_of(old).status() == psutil.STATUS_SLEEPING
+    assert state_of(orders).stopped == 1
+    box.left_bytes = 6 * GIB
+    eventually(lambda: sentinel.step() or compiler_of(new).status() == psutil.STATUS_SLEEPING)
+    assert state_of(orders).stopped == 0
+    box.left_bytes = 100 * MIB
+    sentinel.step()
+    eventually(lambda: compiler_of(new).status() == psutil.STATUS_STOPPED)
+    sentinel.finish()
+    assert compiler_of(new).status() == psutil.STATUS_SLEEPING
+    assert sentinel.report.stopped == 2
+    assert sentinel.report.killed == 0
+
+
+def test_a_compiler_is_killed_noted_and_its_task_gets_a_turn(
+    orders: Orders, listener: Listener, box: Box, compiler: Callable[[int], memory.MemoryTask]
+) -> None:
+    """Near the limit, with nothing to stop, the compiler of a task that can run again dies, and the task is told.
+
+    It asks for a turn twice, as it may, and gets one when what it needs fits; the run that was killed is remembered.
+    """
+    task = compiler(48)
+    note = noted(task, "heavy")
+    mark = task.leader.mark
+    command = f"echo $MEMGUARD_RECIPE > {orders.directory}/asked"
+    log = f"{orders.directory}/readings/1.jsonl"
+    sentinel = Sentinel(replace(orders, acts=True, pressure_command=command, log=log), listener, sensor=box)
+    notes, victim = Notes(Path(orders.directory)), compiler_of(task)
+    notes.send(note)
+    sentinel.step()
+    box.left_bytes = 20 * MIB
+    sentinel.step()
+    eventually(lambda: victim.status() == psutil.STATUS_ZOMBIE)
+    (line,) = (Path(orders.directory) / "kills" / f"{mark}.jsonl").read_text().splitlines()
+    kill = json.loads(line)
+    assert (kill["pid"], kill["program"], kill["limit_bytes"]) == (victim.pid, "cc1plus", 8 * GIB)
+    assert kill["used_bytes"] >= 8 * GIB - 20 * MIB
+    wait = TaskWait(*task.leader, 2, True, 1, "cc1plus", "was killed", 1 * GIB, 1.0, 1.0, 48 * MIB)
+    for _ in range(2):
+        notes.send(wait)
+        sentinel.step()
+        assert StateFile(Path(orders.directory)).has_turn(mark, 1, time.monotonic()) is False
+        assert state_of(orders).alone == "heavy do_compile"
+    box.left_bytes = 6 * GIB
+    eventually(lambda: sentinel.step() or StateFile(Path(orders.directory)).has_turn(mark, 1, time.monotonic()))
+    notes.send(TaskEnd(*task.leader, Outcome.OK, 5.0, 5.0, 48 * MIB))
+    sentinel.step()
+    eventually(lambda: (Path(orders.directory) / "asked").exists())
+    sentinel.finish()
+    sentinel.close()
+    assert [record.outcome for record in recorded(orders)] == [Outcome.MEMORY_KILL, Outcome.OK]
+    events = [json.loads(line)["event"] for line in Path(log).read_text().splitlines()]
+    assert [event for event in events if event != "reading"] == ["kill", "retry", "task"]
+    assert sorted(path.name for path in Path(orders.directory).iterdir()) == ["asked", "readings", "tasks"]
+
+
+def test_who_must_not_be_killed_is_not(
+    orders: Orders, listener: Listener, box: Box, compiler: Callable[[int], memory.MemoryTask]
+) -> None:
+    """A task that cannot run again keeps its compiler, whatever is left."""
+    task = compiler(16)
+    sentinel = Sentinel(replace(orders, acts=True), listener, sensor=box)
+    Notes(Path(orders.directory)).send(noted(task, "heavy", may_kill=False))
+    box.left_bytes = 1 * MIB
+    for _ in range(3):
+        sentinel.step()
+    assert compiler_of(task).status() == psutil.STATUS_SLEEPING
+    sentinel.finish()
+
+
+def test_another_sentinel_goes_on_where_one_was_killed(
+    orders: Orders, box: Box, compiler: Callable[[int], memory.MemoryTask]
+) -> None:
+    """What kill -9 of a sentinel leaves is enough for the next: the task is watched on, and its peak is kept."""
+    task = compiler(32)
+    notes = Notes(Path(orders.directory))
+    file = notes.listen()
+    first = Sentinel(orders, Listener(file), sensor=box)
+    notes.send(noted(task, "heavy"))
+    first.step()
+    before = state_of(orders).tasks
+    os.close(file)
+    file = notes.listen()
+    second = Sentinel(orders, Listener(file), sensor=box)
+    second.step()
+    after = state_of(orders).tasks
+    assert after.keys() == before.keys()
+    assert all(after[tid].peak_bytes >= before[tid].peak_bytes for tid in before)
+    notes.send(TaskEnd(*task.leader, Outcome.OK, 5.0, 5.0, 32 * MIB))
+    second.step()
+    assert [record.outcome for record in recorded(orders)] == [Outcome.OK]
+    second.finish()
+    os.close(file)
+
+
+@pytest.mark.parametrize(("left_mib", "expected"), [(64, [Outcome.MEMORY_KILL]), (4096, [])])
+def test_a_build_that_was_killed_is_learned_from(
+    orders: Orders,
+    listener: Listener,
+    box: Box,
+    compiler: Callable[[int], memory.MemoryTask],
+    left_mib: int,
+    expected: list[Outcome],
+) -> None:
+    """What was left near the limit by a build that died remembers its heaviest task as killed; far from it, none."""
+    notes = Notes(Path(orders.directory))
+    first = Sentinel(replace(orders, history=""), listener, sensor=box)
+    for task, recipe in ((compiler(64), "heavy"), (compiler(8), "light")):
+        notes.send(noted(task, recipe))
+    box.left_bytes = left_mib * MIB
+    first.step()
+    second = Sentinel(replace(orders, build="b2"), listener, sensor=box)
+    assert [(record.recipe, record.outcome) for record in recorded(orders)] == [("heavy", kill) for kill in expected]
+    assert state_of(orders).tasks == {}
+    second.finish()
+
+
+def test_who_is_held_is_told(orders: Orders, listener: Listener, box: Box) -> None:
+    """The state names tasks that wait for memory, and why, until they wait no longer."""
+    notes, sentinel = Notes(Path(orders.directory)), Sentinel(orders, listener, sensor=box)
+    hold = TaskHold("/heavy.bb:do_compile", "heavy", "do_compile", "needs 4.0 GiB, 1.0 GiB fit")
+    notes.send(hold)
+    sentinel.step()
+    left = StateFile(Path(orders.directory)).left()
+    assert left is not None
+    assert [(held["recipe"], held["reason"]) for held in left["held"]] == [("heavy", hold.reason)]
+    assert (left["limit_bytes"], left["counts"]["held"]) == (8 * GIB, 1)
+    notes.send(replace(hold, reason=""))
+    sentinel.step()
+    left = StateFile(Path(orders.directory)).left()
+    assert left is not None
+    assert left["held"] == []
+    sentinel.finish()

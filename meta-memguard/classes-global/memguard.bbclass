@@ -77,6 +77,9 @@ MEMGUARD_PRESSURE_CMD[doc] = "A command that is started before a process is kill
 MEMGUARD_METRICS ?= ""
 MEMGUARD_METRICS[doc] = "File for the textfile collector of Prometheus' node_exporter, written every few seconds, for example /var/lib/prometheus/node-exporter/memguard.prom. Empty: none."
 
+MEMGUARD_JOBSERVER ?= "auto"
+MEMGUARD_JOBSERVER[doc] = "Whether tasks take their jobs from a pool that follows the memory while they run: auto (those whose make, ninja and cargo can) or off. MEMGUARD_JOBSERVER:pn-foo = 'off' for one recipe."
+
 MEMGUARD_FOOTPRINT[doc] = "What is known of a recipe's memory, for example MEMGUARD_FOOTPRINT:pn-foo = 'do_compile:base=200M,per_job=2600M,serial=8G do_package:serial=3G'."
 
 BB_SCHEDULERS:append = " memguard.scheduler.MemguardScheduler memguard.scheduler.MemguardCompletionScheduler"

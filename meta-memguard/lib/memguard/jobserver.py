@@ -19,6 +19,7 @@ import errno
 import fcntl
 import os
 import platform
+import shutil
 import stat
 import struct
 import termios
@@ -26,6 +27,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+# Where pools lie below MEMGUARD_DIR.
+FOLDER = "pools"
 # What make writes. Clients give back the byte they took, and count no kinds.
 TOKEN = b"+"
 # Linux's numbers; the fcntl module has them from Python 3.10 on.
@@ -41,6 +44,11 @@ def make_pool(path: str) -> None:
     """Make the FIFO of a pool, without tokens, for its owner alone. Raises OSError, also where `path` exists."""
     Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.mkfifo(path, 0o600)
+
+
+def clear_pools(directory: str) -> None:
+    """Remove the FIFOs that tasks of a killed build have left below MEMGUARD_DIR."""
+    shutil.rmtree(Path(directory) / FOLDER, ignore_errors=True)
 
 
 class Pool:

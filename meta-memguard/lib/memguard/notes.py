@@ -167,6 +167,14 @@ class Notes:
     def __init__(self, directory: Path) -> None:
         self._fifo = f"{directory}/tasks"
 
+    def is_heard(self) -> bool:
+        """Whether somebody listens."""
+        try:
+            os.close(os.open(self._fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+        except OSError:
+            return False
+        return True
+
     def send(self, note: Note) -> bool:
         """Tell; False where nobody listens, or cannot keep up. Raises OSError for a broken place."""
         line = json.dumps({"note": _NAMES[type(note)], **vars(note)}).encode("ascii") + b"\n"

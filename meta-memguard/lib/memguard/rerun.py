@@ -51,7 +51,7 @@ def arm(event: Any, directory: Path, jobs: int, turn_down: Callable[[int], None]
     turn_down: lowers its knobs to another number of jobs.
     """
     task, leader, build = event.task, find_leader(os.getpid()), bb.build
-    if leader is None or task.endswith("_setscene") or not settings.may_act(d.getVar) or not _is_our_scheduler(d):
+    if leader is None or task.endswith("_setscene") or not may_act(d):
         return
     attempts = retry.plan(jobs, settings.retries_of(task, d.getVar))
     exec_func = build.exec_func
@@ -71,8 +71,10 @@ def arm(event: Any, directory: Path, jobs: int, turn_down: Callable[[int], None]
     build.exec_func = run_again
 
 
-def _is_our_scheduler(d: DataSmart) -> bool:
+def may_act(d: DataSmart) -> bool:
     """Whether memguard does more than observe: a worker sees BB_SCHEDULER as the user has set it, if at all."""
+    if not settings.may_act(d.getVar):
+        return False
     chosen = d.getVar("BB_SCHEDULER") or ""
     return chosen in ("", "memguard", "memguard-completion") or (
         chosen == "completion" and bool(bb.data.inherits_class("rm_work", d))

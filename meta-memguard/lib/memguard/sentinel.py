@@ -38,6 +38,7 @@ from memguard.reflex import Acted, Reflex, Ward
 from memguard.regulate import Act, Job
 from memguard.retries import Waiting, next_turn
 from memguard.sense import Sensor
+from memguard.signals import offer_to_kernel
 from memguard.state import FRESHEN_S, StateFile
 
 # Three times a second: a compiler takes two to three seconds to half of its peak, and with 500 processes so many looks
@@ -156,6 +157,8 @@ class Sentinel:
     def step(self, is_pressed: bool = False) -> None:
         """Look at every task once: measure those that run, act, record those that have ended, tell the server."""
         now_s = time.monotonic()
+        with contextlib.suppress(OSError):
+            self._reading = self._sensor.read()
         self._take_notes(now_s)
         usages = self._processes.scan({leader: leader for leader in self._watched})
         for leader, usage in usages.items():
@@ -270,6 +273,8 @@ class Sentinel:
             may_stop=not note.task.startswith(NEVER_STOPPED),
             may_kill=note.may_kill,
         )
+        if self._orders.acts and self._reading is not None:
+            offer_to_kernel(note.pid, run.granted_bytes / max(1, self._reading.bound_bytes))
         if not self._reflex.begin(note.tid, ward):
             self.report.warnings.append(f"{run} has no pool, so it runs one job at a time: {note.pool}")
 
@@ -290,9 +295,7 @@ class Sentinel:
     # -- acting ------------------------------------------------------------------------------------------------------
 
     def _act(self, now_s: float, is_pressed: bool) -> None:
-        try:
-            self._reading = self._sensor.read()
-        except OSError:
+        if self._reading is None:
             return
         reserve = self._policy.reserve_of(self._reading.bound_bytes)
         usages = {run.note.tid: run.usage for run in self._watched.values()}

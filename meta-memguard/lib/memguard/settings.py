@@ -39,6 +39,7 @@ VARIABLES = (
     "MEMGUARD_RETRY_TASKS",
     "MEMGUARD_NO_KILL",
     "MEMGUARD_PRESSURE_CMD",
+    "MEMGUARD_JOBSERVER",
 )
 
 
@@ -64,6 +65,9 @@ def read(get: Callable[[str], str | None], names: Iterable[str] = ()) -> Policy:
         raise SettingsError("MEMGUARD_FOOTPRINT", for_all, why, OVERRIDE_EXAMPLE, f"{OVERRIDE_PREFIX}llvm-native")
     directory = get("MEMGUARD_DIR") or ""
     history, fleet = _history((get("MEMGUARD_HISTORY") or "").strip(), directory)
+    jobserver = (get("MEMGUARD_JOBSERVER") or "").strip()
+    if jobserver not in ("", "auto", "off"):
+        raise SettingsError("MEMGUARD_JOBSERVER", jobserver, "neither auto nor off", "auto")
     min_jobs, min_jobs_share = _min_jobs((get("MEMGUARD_MIN_JOBS") or "").strip())
     return Policy(
         mode=_mode((get("MEMGUARD_MODE") or "").strip()),
@@ -235,6 +239,11 @@ def is_off(get: Callable[[str], str | None]) -> bool:
     return (get("MEMGUARD_MODE") or "").strip() == Mode.OFF.value
 
 
+def is_jobserver_off(get: Callable[[str], str | None]) -> bool:
+    """Whether a recipe shall have no pool of jobs; `get` reads the recipe's variables. In doubt it has none."""
+    return (get("MEMGUARD_JOBSERVER") or "auto").strip() != "auto"
+
+
 def override_names(names: Iterable[str]) -> list[str]:
-    """Those of `names` that are footprints for single recipes."""
-    return [name for name in names if name.startswith(OVERRIDE_PREFIX)]
+    """Those of `names` that are settings for single recipes."""
+    return [name for name in names if name.startswith((OVERRIDE_PREFIX, "MEMGUARD_JOBSERVER:pn-"))]

@@ -20,7 +20,9 @@ from memguard.handover import Handover
 from memguard.knobs import KNOBS, Knob, jobs_in, lower, variables_of
 from memguard.model import Outcome
 from memguard.notes import Notes, TaskEnd, TaskNote
+from memguard.pooling import join_pool, leave_pool
 from memguard.procs import MARK, find_leader
+from memguard.signals import offer_to_kernel
 
 if TYPE_CHECKING:
     from bb.data_smart import DataSmart
@@ -36,15 +38,22 @@ def handle(event: Any, d: DataSmart) -> None:
         return
     try:
         if isinstance(event, bb.build.TaskStarted):
-            jobs = _apply_grant(event, Path(directory), d)
-            _begin(event, Path(directory), jobs, d)
-            rerun.arm(event, Path(directory), _own_jobs(event.task, d) or jobs or 1, lambda fewer: _lower(fewer, d), d)
+            _start(event, Path(directory), d)
         else:
             _end(Path(directory), Outcome.OK if isinstance(event, bb.build.TaskSucceeded) else Outcome.FAILED)
     except OSError as error:
         bb.note(f"memguard: {event.task} is not measured: {error}")
     except Exception as error:
         bb.warn(f"memguard: the grant for {event.task} cannot be used, it runs with all its jobs: {error!r}")
+
+
+def _start(event: Any, directory: Path, d: DataSmart) -> None:
+    """Let the task obey its grant, take its jobs from a pool where it can, be measured, and run again after a kill."""
+    asked = _own_jobs(event.task, d) or 1
+    granted = _apply_grant(event, directory, d)
+    jobs = min(asked, granted or asked)
+    _begin(event, directory, jobs, asked, d)
+    rerun.arm(event, directory, jobs, lambda fewer: _lower(fewer, d), d)
 
 
 def _apply_grant(event: Any, directory: Path, d: DataSmart) -> int | None:
@@ -56,13 +65,18 @@ def _apply_grant(event: Any, directory: Path, d: DataSmart) -> int | None:
     return jobs
 
 
-def _begin(event: Any, directory: Path, jobs: int | None, d: DataSmart) -> None:
+def _begin(event: Any, directory: Path, jobs: int, asked: int, d: DataSmart) -> None:
     """Tell the sentinel of this task, and mark what it starts, for processes that leave its session."""
     global _began
     leader = find_leader(os.getpid())
-    if leader is None:
+    notes = Notes(directory)
+    if leader is None or not notes.is_heard():
         return
-    own = _own_jobs(event.task, d)
+    acts = rerun.may_act(d)
+    if acts:
+        offer_to_kernel(leader.pid, 0.0)  # the sentinel knows how heavy the task is
+    pool = join_pool(event, d, asked, directory) if acts else None
+    is_fakeroot = bb.utils.to_boolean(d.getVarFlag(event.task, "fakeroot", False))
     note = TaskNote(
         pid=leader.pid,
         start_ticks=leader.start_ticks,
@@ -71,11 +85,16 @@ def _begin(event: Any, directory: Path, jobs: int | None, d: DataSmart) -> None:
         version=d.getVar("PV") or "",
         task=event.task,
         machine=d.getVar("PACKAGE_ARCH") or d.getVar("MACHINE") or "",
-        jobs=min(own or jobs or 1, jobs or own or 1),
+        jobs=jobs,
+        most_jobs=asked,
+        pool=pool or "",
+        may_kill=acts and not is_fakeroot and settings.may_be_killed(event.task, d.getVar),
     )
-    if Notes(directory).send(note):
+    if notes.send(note):
         os.environ[MARK] = leader.mark
         _began = note, time.monotonic()
+    elif pool is not None:
+        leave_pool(d)  # nobody would give it tokens
 
 
 def _end(directory: Path, outcome: Outcome) -> None:
