@@ -128,7 +128,7 @@ def test_who_connects_and_says_nothing_delays_nobody(tmp_path: Path) -> None:
 
 def look(build: Path) -> tuple[dict[str, float], str]:
     """The numbers without labels of one look, and what is wrong."""
-    found = StateSource(build / "memguard").look()
+    found = StateSource(build).look()
     return {value.metric: value.value for value in found.values if not value.label}, found.problem
 
 
@@ -143,11 +143,12 @@ def test_a_state_that_was_left_behind_is_a_killed_build(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ('{"version": 2, "tasks": {', "is cut off or no JSON"),
-        ("[" * 100_000, "is cut off or no JSON"),
-        ("[]", "says no version"),
-        ('{"version": true}', "says no version"),
-        ('{"version": 3, "used_bytes": 5}', "version 3 and was written by a newer memguard"),
+        ('{"version": 2, "tasks": {', "is half-written or damaged"),
+        ("[" * 100_000, "is half-written or damaged"),
+        ("[]", "is half-written or damaged"),
+        ('{"version": true}', "is half-written or damaged"),
+        ('{"version": 3, "used_bytes": 5}', "is of version 3, and this memguard reads version 2"),
+        ('{"version": 1}', "is of version 1, and this memguard reads version 2"),
     ],
 )
 def test_what_is_no_state_is_told_apart(tmp_path: Path, content: str, words: str) -> None:
@@ -163,9 +164,8 @@ def test_a_fifo_in_place_of_a_file_blocks_nobody(tmp_path: Path) -> None:
     (tmp_path / "memguard" / "events").mkdir(parents=True)
     os.mkfifo(tmp_path / "memguard" / "state.json")
     os.mkfifo(tmp_path / "memguard" / "events" / "1.jsonl")
-    values, problem = look(tmp_path)
+    _, problem = look(tmp_path)
     assert "state.json cannot be read" in problem
-    assert values["memguard_build_running"] == 0
 
 
 def test_logs_are_read_on_from_where_they_ended(tmp_path: Path) -> None:
@@ -197,14 +197,16 @@ def test_a_counter_the_kernel_does_not_tell_stays_away(tmp_path: Path) -> None:
 
 
 def test_memguard_dir_of_the_configuration_is_found(tmp_path: Path) -> None:
-    """A build directory that says where MEMGUARD_DIR is is believed; the directory itself is taken, too."""
-    from memguard_cli.export import find_directory
-
+    """A configuration that comes later, and says where MEMGUARD_DIR is, is believed; the directory itself will do."""
+    source = StateSource(tmp_path)
+    assert f"{tmp_path}/memguard is not there yet" in source.look().problem
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "local.conf").write_text('MEMGUARD_DIR = "${TOPDIR}/elsewhere"\n', encoding="utf-8")
-    assert find_directory(tmp_path) == tmp_path / "elsewhere"
-    (tmp_path / "elsewhere" / "events").mkdir(parents=True)
-    assert find_directory(tmp_path / "elsewhere") == tmp_path / "elsewhere"
+    assert f"{tmp_path}/elsewhere is not there yet" in source.look().problem
+    put_state(tmp_path).parent.rename(tmp_path / "elsewhere")
+    for found in (source.look(), StateSource(tmp_path / "elsewhere").look()):
+        assert found.problem == ""
+        assert found.values[0].value == 1
 
 
 @pytest.mark.parametrize(

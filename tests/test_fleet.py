@@ -19,8 +19,9 @@ from memguard.fleet import Fleet
 from memguard.history import History
 from memguard.units import MIB
 from testbed.bitbake import BitBake
-from testbed.command import RUN, memguard
+from testbed.command import memguard
 from testbed.postgresql import QUOTED_PASSWORD, Postgres, silent_server
+from testbed.records import RUN
 
 SECRET = "letmein2026"
 # A compile that lasts until the command has come to its end, as real ones do.

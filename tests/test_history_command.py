@@ -25,7 +25,8 @@ from memguard.predict import Predictor, by_kind, read_table
 from memguard.units import KIB, MIB
 from memguard_cli import build_configuration
 from memguard_cli.history import summarise
-from testbed.command import COMMAND, RUN, environment, memguard, refused
+from testbed.command import COMMAND, environment, memguard, refused
+from testbed.records import RUN
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BUILDSTATS = REPOSITORY / "tests" / "fixtures" / "buildstats"

@@ -20,8 +20,9 @@ from memguard.model import Record
 from memguard.settings import without_secrets
 from memguard.units import MIB
 from memguard_cli.fleet_database import FleetDatabase
-from testbed.command import COMMAND, RUN, environment, memguard, refused
+from testbed.command import COMMAND, environment, memguard, refused
 from testbed.postgresql import PASSWORD, QUOTED_PASSWORD, Postgres, silent_server
+from testbed.records import RUN
 
 
 @pytest.fixture

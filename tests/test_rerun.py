@@ -192,7 +192,7 @@ def test_who_only_observes_repeats_nothing(bitbake: BitBake, tmp_path: Path, con
     """In observe mode, and under a scheduler of the user's own, a killed compiler fails its task as in stock."""
     result = build(bitbake, tmp_path, ON + conf, {"again-make": {"c.o": "kill"}}, "again-make")
     assert result.returncode == 1
-    assert "do_compile: Execution of" in result.output
+    assert "ERROR: again-make-1.0-r0 do_compile: " in result.output
     assert [line for line in log_of(tmp_path, "again-make") if " -j " in line] == ["compile -j 4"]
     assert not [line for line in warnings_of(result) if "do_compile" in line]
 

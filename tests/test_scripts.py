@@ -134,6 +134,16 @@ def test_bench_sentinel_in_small() -> None:
     assert rows == [["64", kind, name] for kind in ("still", "forked", "churning") for name in ("sentinel", "psutil")]
 
 
+def test_bench_report_in_small() -> None:
+    """The bench of a report's page runs, and prints a plain table beside it."""
+    bench = script("bench", "report", "--sizes", "20", "--repeats", "1")
+    if bench.returncode == 2:
+        pytest.skip(bench.stderr.strip())
+    assert bench.returncode == 0, bench.stderr
+    assert re.search(r"report +[0-9.]+ MiB: drawn after \d+ ms .*interactive after \d+ ms", bench.stdout)
+    assert re.search(r"plain table +[0-9.]+ MiB: drawn after \d+ ms", bench.stdout)
+
+
 def test_bench_samples_in_small(tmp_path: Path) -> None:
     """Builds at two job counts give a sample each, in the form that predict reads."""
     bench = script(

@@ -11,11 +11,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import stat
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from memguard_cli import plain_file
 
 _CHUNK_BYTES = 1 << 20
 # A longer line is none that memguard wrote.
@@ -76,7 +77,7 @@ class _Log:
     def read_on(self, path: Path) -> None:
         """Count what has been written since the last call, or all of a log that is another one."""
         try:
-            with opened_plain(path) as file:
+            with plain_file.opened(path) as file:
                 found = os.fstat(file)
                 identity = (found.st_dev, found.st_ino)
                 if self._identity != identity or found.st_size < self._offset:
@@ -121,15 +122,3 @@ def _names(kind: Any, event: Mapping[str, Any]) -> list[str]:
 
 def _is_count(value: Any) -> bool:
     return type(value) is int and value >= 0
-
-
-@contextlib.contextmanager
-def opened_plain(path: Path) -> Any:
-    """A descriptor of a plain file; raises OSError for anything else, which could block whoever reads it."""
-    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise OSError(0, "no plain file", str(path))
-        yield file
-    finally:
-        os.close(file)

@@ -9,7 +9,6 @@ Does not cover: names and meaning of the metrics (memguard.metrics), counts out 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import signal
@@ -29,15 +28,14 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from memguard.metrics import COUNTER, METRICS, Value, measure
-from memguard_cli import build_configuration
-from memguard_cli.build_counts import BuildCounts, opened_plain
+from memguard_cli import memguard_directory, state_file
+from memguard_cli.build_counts import BuildCounts
 from memguard_cli.screen import printable
+from memguard_cli.state_file import BadState, NoState
 
 LISTEN = "127.0.0.1:9723"
 # The sentinel writes several times a second; one that has been stopped for so long is no longer there.
 STATE_AGE_S = 15.0
-KNOWN_VERSION = 2
-_LARGEST_STATE_BYTES = 16 << 20
 # Whoever connects and asks nothing is let go.
 _ASKING_S = 10.0
 
@@ -57,7 +55,8 @@ def export(listen: str, directory: Path | None) -> int:
     there, memguard_build_running is 0. /healthz says whether the state of the build can be read.
     """
     host, port = parse_listen(listen)
-    source = StateSource(find_directory(directory))
+    top = find_top(directory)
+    source = StateSource(top)
     registry = CollectorRegistry()
     registry.register(_Collector(source))
     try:
@@ -68,7 +67,7 @@ def export(listen: str, directory: Path | None) -> int:
     # One that is told to end, as containers are, has done its work.
     signal.signal(signal.SIGTERM, lambda number, frame: threading.Thread(target=server.shutdown).start())
     with server:
-        print(f"memguard: metrics of {printable(str(source.directory))} on {_url(server)}", flush=True)
+        print(f"memguard: metrics of {printable(str(top))} on {_url(server)}", flush=True)
         source.say(sys.stderr.write)
         server.serve_forever(poll_interval=0.2)
     return 0
@@ -82,19 +81,15 @@ def parse_listen(text: str) -> tuple[str, int]:
     return found["six"] or found["host"] or "", int(found["port"])
 
 
-def find_directory(given: Path | None) -> Path:
-    """MEMGUARD_DIR of a build directory, or `given` itself where it is one. Raises UsageError for what is a file."""
-    top = (given or Path(os.environ.get("BUILDDIR") or ".")).absolute()
+def find_top(given: Path | None) -> Path:
+    """The build directory to look at, which need not be there yet. Raises UsageError for what is no directory."""
+    top = given or Path(os.environ.get("MEMGUARD_DIR") or os.environ.get("BUILDDIR") or ".")
     try:
         if top.exists() and not top.is_dir():
             raise click.UsageError(f"{top} is no directory; a good one is the build directory, as /build")
-        if (top / "events").is_dir() or (top / "state.json").exists():
-            return top
     except OSError as error:
         raise click.UsageError(f"{top} cannot be read: {error.strerror}") from None
-    build = build_configuration.read(top)
-    named = build.expand("MEMGUARD_DIR") if build else None
-    return top / named if named else top / "memguard"
+    return top.absolute()
 
 
 @dataclass(frozen=True)
@@ -106,11 +101,13 @@ class Look:
 
 
 class StateSource:
-    """Reads what the build in one MEMGUARD_DIR says of itself."""
+    """Reads what the build in one build directory says of itself."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self._counts = BuildCounts(directory)
+    def __init__(self, top: Path) -> None:
+        """top: the build directory, or its MEMGUARD_DIR."""
+        self._top = top
+        self._directory: Path | None = None
+        self._counts: BuildCounts | None = None
         self._lock = threading.Lock()
         self._said: str | None = None
         self._tell: Callable[[str], Any] = lambda text: None
@@ -131,49 +128,34 @@ class StateSource:
         return look
 
     def _look(self) -> Look:
-        path = self.directory / "state.json"
+        directory = self._find()
+        if self._counts is None or directory != self._directory:
+            self._directory, self._counts = directory, BuildCounts(directory)
         counts: dict[str, Any] = dict(self._counts.look())
         try:
-            with opened_plain(path) as file:
-                age_s = abs(time.time() - os.fstat(file).st_mtime)
-                text = _read(file)
-        except (FileNotFoundError, NotADirectoryError):
-            waits = "" if self.directory.is_dir() else f"{self.directory} is not there yet: no build has run with it"
+            age_s = time.time() - (directory / state_file.NAME).stat().st_mtime
+        except OSError:
+            age_s = STATE_AGE_S
+        is_fresh = abs(age_s) < STATE_AGE_S
+        try:
+            state = state_file.load(directory)
+        except NoState:
+            waits = "" if directory.is_dir() else f"{directory} is not there yet: no build has run with it"
             return Look(tuple(measure({"counts": counts}, is_running=False)), waits)
-        except OSError as error:
-            return Look(tuple(measure({}, is_running=False)), f"{path} cannot be read: {error.strerror}")
-        is_fresh = age_s <= STATE_AGE_S
-        state, problem = _parse(text, path)
-        if problem:
-            return Look(tuple(measure({}, is_running=is_fresh))[:1], problem)
+        except BadState as error:
+            return Look((Value("memguard_build_running", int(is_fresh)),), str(error))
         told = state.get("counts")
         state["counts"] = {**counts, **(told if isinstance(told, dict) else {})}
         return Look(tuple(measure(state, is_running=is_fresh, was_killed=not is_fresh)))
 
-
-def _read(file: int) -> bytes:
-    chunks, size = [], 0
-    while size <= _LARGEST_STATE_BYTES and (chunk := os.read(file, 1 << 20)):
-        chunks.append(chunk)
-        size += len(chunk)
-    return b"".join(chunks)
-
-
-def _parse(text: bytes, path: Path) -> tuple[dict[str, Any], str]:
-    """The state in `text`, or what is wrong with it."""
-    try:
-        state = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}, f"{path} is cut off or no JSON: memguard writes it anew several times a second"
-    version = state.get("version") if isinstance(state, dict) else None
-    if type(version) is not int:
-        return {}, f"{path} is no state of a build: it says no version"
-    if version > KNOWN_VERSION:
-        return {}, (
-            f"{path} has version {version} and was written by a newer memguard (this one knows {KNOWN_VERSION}); "
-            "install the one that the build's layer belongs to"
-        )
-    return state, ""
+    def _find(self) -> Path:
+        """MEMGUARD_DIR, looked for anew as long as nothing is there: a sidecar may start before the build."""
+        if self._directory is not None and memguard_directory.is_written(self._directory):
+            return self._directory
+        try:
+            return memguard_directory.find(self._top, is_awaited=True)
+        except click.UsageError:
+            return self._top / memguard_directory.NAME
 
 
 class _Collector:

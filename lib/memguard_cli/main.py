@@ -20,8 +20,10 @@ from memguard_cli.export import export
 from memguard_cli.history import history
 from memguard_cli.history_fleet import pull, push
 from memguard_cli.predict import predict
+from memguard_cli.report import report
 from memguard_cli.run import run as run_command
 from memguard_cli.screen import printable
+from memguard_cli.top import top
 
 
 class _ReaderLeft(Exception):
@@ -47,7 +49,9 @@ for command in (
     export,
     history,
     predict,
+    report,
     run_command,
+    top,
 ):
     memguard.add_command(command)
 for command in (pull, push):

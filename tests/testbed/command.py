@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The memguard command as one types it, in a clean environment."""
+"""Runs the `memguard` command as one types it, in a clean environment, and takes its one sentence of refusal."""
 
 from __future__ import annotations
 
@@ -11,29 +11,11 @@ import sys
 from pathlib import Path
 from unittest import mock
 
-from memguard.model import Outcome, Record
-from memguard.units import MIB
 from memguard_cli.main import main
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "memguard_cli.main"]
 PYTHONPATH = os.pathsep.join(str(REPOSITORY / part) for part in ("meta-memguard/lib", "lib"))
-
-
-# One run of one task.
-RUN = Record(
-    build="b0",
-    recipe="zlib",
-    version="1.3.1",
-    task="do_compile",
-    machine="qemux86-64",
-    jobs=4,
-    peak_bytes=400 * MIB,
-    largest_process_bytes=90 * MIB,
-    wall_s=12.5,
-    cpu_s=40.0,
-    outcome=Outcome.OK,
-)
 
 
 def memguard(*words: str, cwd: Path, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
