@@ -117,6 +117,15 @@ def test_a_build_from_before_its_directory_to_after_its_end(tmp_path: Path) -> N
         ]
 
 
+def test_promtool_accepts_a_scrape(tmp_path: Path, promtool: str) -> None:
+    """Prometheus' own linter finds nothing in what is served while a build runs."""
+    put_state(tmp_path)
+    with exporting(tmp_path) as exporter:
+        _, text = exporter.ask()
+    checked = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, text=True)
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+
+
 def test_who_connects_and_says_nothing_delays_nobody(tmp_path: Path) -> None:
     """A scrape is answered while another connection is silent, and Ctrl-C ends the command with 130."""
     with exporting(tmp_path) as exporter, socket.create_connection(("127.0.0.1", exporter.port)):

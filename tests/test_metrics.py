@@ -8,7 +8,6 @@ import re
 import shutil
 import stat
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -167,15 +166,6 @@ def test_a_build_writes_the_file(bitbake: BitBake, tmp_path: Path) -> None:
 
 
 # -- alerts and dashboard ----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def promtool() -> str:
-    """Prometheus' tool, from the system or as scripts/setup has unpacked it."""
-    found = shutil.which("promtool") or shutil.which("promtool", path=str(Path(sys.executable).parent))
-    if found is None:
-        pytest.skip("promtool is not here: it is in Debian's package prometheus, which scripts/setup unpacks")
-    return found
 
 
 def _run(promtool: str, *words: str) -> str:
