@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,9 @@ from hypothesis import settings
 TESTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TESTS.parent / "meta-memguard" / "lib"), str(TESTS.parent / "lib"), str(TESTS)]
 
-from testbed.bitbake import BitBake, BitBakeMissing, locate  # noqa: E402  (found through the lines above)
+from testbed import postgresql  # noqa: E402  (found through the lines above)
+from testbed.bitbake import BitBake, BitBakeMissing, locate  # noqa: E402
+from testbed.postgresql import Postgres, PostgresMissing  # noqa: E402
 
 # No test judges by the clock; in CI the same examples are tried each time, elsewhere new ones.
 settings.register_profile("house", deadline=None, derandomize="CI" in os.environ)
@@ -33,3 +37,22 @@ def pytest_report_header() -> str:
 def bitbake() -> BitBake:
     """Return the BitBake to test with."""
     return locate()
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Postgres]:
+    """A real PostgreSQL server for the time of the tests."""
+    try:
+        with postgresql.running() as found:
+            yield found
+    except PostgresMissing as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="session")
+def promtool() -> str:
+    """Prometheus' tool, from the system or as scripts/setup has unpacked it."""
+    found = shutil.which("promtool") or shutil.which("promtool", path=str(Path(sys.executable).parent))
+    if found is None:
+        pytest.skip("promtool is not here: it is in Debian's package prometheus, which scripts/setup unpacks")
+    return found

@@ -10,11 +10,26 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
+import kas
 import pytest
 
-from testbed.checkouts import IMAGE, NotHere, OeBuild, Workspace, clone, events_below, faults, provide_source, workspace
+from testbed.checkouts import (
+    IMAGE,
+    LOCAL_CONF,
+    REPOSITORY,
+    NotHere,
+    OeBuild,
+    Workspace,
+    clone,
+    events_below,
+    faults,
+    provide_source,
+    workspace,
+)
 
 pytestmark = [pytest.mark.checkout, pytest.mark.timeout(7200)]
 
@@ -34,6 +49,7 @@ MEMGUARD_LIMIT = "64M"
 MEMGUARD_DIR = "{told}/${{@os.path.basename(d.getVar('TOPDIR'))}}"
 """
 
+IDENTITY = ["-c", "user.name=tests", "-c", "user.email=tests@example.invalid"]
 SOURCES = {"zip": "recipes-extended/zip/zip_3.0.bb", "unzip": "recipes-extended/unzip/unzip_6.0.bb"}
 
 
@@ -158,3 +174,88 @@ def test_yocto_check_layer_passes(place: Workspace) -> None:
     assert result.returncode == 0, result.output
     assert "FAIL" not in result.output
     assert result.leftover == ()
+
+
+# What somebody with a product of their own writes; the environment says the limit, as a container platform does.
+KAS_FILE = """\
+header:
+  version: 18
+  includes:
+    - repo: meta-memguard
+      file: conf/kas/memguard.yml
+machine: qemux86-64
+distro: nodistro
+target: makedevs-native
+repos:
+  meta-memguard:
+    url: https://git.example/meta-memguard
+    branch: main
+  bitbake:
+    url: https://git.openembedded.org/bitbake
+    branch: "2.18"
+    layers:
+      bitbake: disabled
+  openembedded-core:
+    url: https://git.openembedded.org/openembedded-core
+    branch: wrynose
+    layers:
+      meta:
+bblayers_conf_header:
+  standard: |
+    BBPATH = "${TOPDIR}"
+    BBFILES ?= ""
+local_conf_header:
+  offline: |
+"""
+
+
+def test_kas_builds_with_the_fragment(place: Workspace) -> None:
+    """Real kas fetches upstream's repositories and this one, and a recipe is built under the environment's limit."""
+    work, mirror = place.path / "kas", place.path / "mirror"
+    for path in (work, mirror):
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir()
+    try:
+        branches = {clone("bitbake-2.18"): "2.18", clone("openembedded-core-wrynose"): "wrynose"}
+    except NotHere as missing:
+        pytest.skip(str(missing))
+    for tree, branch in branches.items():
+        publish(tree, mirror / tree.name.rpartition("-")[0], branch)
+    own = work / "published"
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(place.layer, own / "meta-memguard", ignore=ignored)
+    shutil.copytree(REPOSITORY / "conf", own / "conf", ignore=ignored)
+    for words in (["init", "-q", "-b", "main"], ["add", "-A"], [*IDENTITY, "commit", "-qm", "stand-in"]):
+        subprocess.run(["git", "-C", str(own), *words], check=True)
+    publish(own, mirror / "meta-memguard", "main")
+    shutil.rmtree(own)
+    (work / "product").mkdir()
+    conf = "".join(f"    {line}\n" for line in LOCAL_CONF.splitlines() if line and line[0] not in "MD#")
+    (work / "product" / "kas.yml").write_text(KAS_FILE + conf, encoding="utf-8")
+    # git trusts only what belongs to the user.
+    place.hand_over(work, *work.rglob("*"), mirror, *mirror.rglob("*"))
+    env = {
+        **place.environment(place.path),
+        "KAS_WORK_DIR": str(work),
+        "KAS_CLONE_DEPTH": "1",
+        "KAS_PREMIRRORS": f"https://git\\.(?:openembedded\\.org|example)/(.*)$ file://{mirror}/\\1",
+        "MEMGUARD_LIMIT": "2147483648",
+    }
+    # The Python of the tests may be where the building user cannot go; the system's runs the same kas.
+    env["PYTHONPATH"] = str(Path(kas.__file__).parents[1])
+    if place.run(["python3", "-c", "import kas.kas"], env, timeout=60).returncode != 0:
+        pytest.skip("kas does not run with the Python in the PATH of the building user")
+    result = place.run(["python3", "-m", "kas", "build", str(work / "product" / "kas.yml")], env, timeout=3600)
+    print(f"kas: {result.cpu_s:.0f} s CPU")
+    assert result.returncode == 0, result.output
+    assert "memguard: limit 2.0 GiB (MEMGUARD_LIMIT)" in result.output
+    assert "all succeeded" in result.output
+    assert faults(work / "build" / "memguard") == ""
+    assert events_below(work / "build" / "memguard", "grant")
+    assert result.leftover == ()
+
+
+def publish(source: Path, bare: Path, branch: str) -> None:
+    """A bare repository of one branch, as kas would find it upstream."""
+    subprocess.run(["git", "clone", "-q", "--bare", "--no-hardlinks", str(source), str(bare)], check=True)
+    subprocess.run(["git", "-C", str(bare), "branch", "-f", branch, "HEAD"], capture_output=True, check=False)

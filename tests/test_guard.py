@@ -407,7 +407,7 @@ def test_the_sentinel_is_told_of_grants_and_holds(bench: Bench) -> None:
     assert not bench.offer(task("b", 7 * GIB))
     bench.guard.forget_hold("b")
     grant, hold, release = bench.told
-    assert grant == TaskGrant("a", 1, 8, 5 * GIB, 512 * MIB)
+    assert grant == TaskGrant("a", 1, 8, 5 * GIB, 512 * MIB, 8)
     assert isinstance(hold, TaskHold)
     assert (hold.tid, hold.recipe, bool(hold.reason)) == ("b", "r-b", True)
     assert release == replace(hold, reason="")
@@ -440,7 +440,7 @@ def test_a_grant_grows_where_nobody_waits(bench: Bench) -> None:
     bench.publish(tokens=3, b=1 * GIB)
     bench.tick()
     assert bench.guard.running["b"].grant == Grant(8, 8 * GIB)
-    assert bench.told[-1] == TaskGrant("b", 2, 8, 8 * GIB, 1 * GIB)
+    assert bench.told[-1] == TaskGrant("b", 2, 8, 8 * GIB, 1 * GIB, 8)
     assert [event["jobs"] for event in bench.events("extend")] == [8]
 
 

@@ -26,23 +26,10 @@ from memguard.units import KIB, MIB
 from memguard_cli import build_configuration
 from memguard_cli.history import summarise
 from testbed.command import COMMAND, environment, memguard, refused
+from testbed.records import RUN
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BUILDSTATS = REPOSITORY / "tests" / "fixtures" / "buildstats"
-
-RUN = Record(
-    build="b0",
-    recipe="zlib",
-    version="1.3.1",
-    task="do_compile",
-    machine="qemux86-64",
-    jobs=4,
-    peak_bytes=400 * MIB,
-    largest_process_bytes=90 * MIB,
-    wall_s=12.5,
-    cpu_s=40.0,
-    outcome=Outcome.OK,
-)
 
 
 def tell(*words: str, cwd: Path, **env: str) -> Any:

@@ -33,7 +33,14 @@ def test_nothing_set_is_the_default_policy() -> None:
 def test_every_variable_is_read() -> None:
     """Each variable lands in its field."""
     policy = read(
-        MODE="observe", LIMIT="12G", RESERVE="1G", MIN_JOBS="2", DIR="/b/m", HISTORY="/h.db", HISTORY_MAX="1G"
+        MODE="observe",
+        LIMIT="12G",
+        RESERVE="1G",
+        MIN_JOBS="2",
+        DIR="/b/m",
+        HISTORY="/h.db",
+        HISTORY_MAX="1G",
+        METRICS="/m.prom",
     )
     assert policy == Policy(
         mode=Mode.OBSERVE,
@@ -43,7 +50,33 @@ def test_every_variable_is_read() -> None:
         directory="/b/m",
         history="/h.db",
         history_max_bytes=GIB,
+        metrics="/m.prom",
     )
+
+
+def test_a_database_is_shared_and_a_file_beside_it_is_used() -> None:
+    """A URL names the fleet's database; the build itself keeps a file below MEMGUARD_DIR."""
+    policy = read(DIR="/b/m", HISTORY="postgresql://u:secret@db.example/memguard?sslmode=require")
+    assert policy.history == "/b/m/history.db"
+    assert policy.fleet == "postgresql://u:secret@db.example/memguard?sslmode=require"
+    assert "secret" not in repr(policy)
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"HISTORY": "mysql://u:secret@h/db", "DIR": "/b"}, "neither an absolute path nor postgresql://"),
+        ({"HISTORY": "postgresql://u:secret@h/db"}, "a database needs a MEMGUARD_DIR"),
+        ({"HISTORY": "postgresql://u:secret@h/db?password=secret", "DIR": "b"}, "a database needs a MEMGUARD_DIR"),
+    ],
+)
+def test_no_error_tells_a_password(values: dict[str, str], why: str) -> None:
+    """A URL that cannot be used is named without user, password and options."""
+    with pytest.raises(settings.SettingsError) as caught:
+        read(**values)
+    assert why in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert "h/db" in str(caught.value)
 
 
 def test_shares_are_read() -> None:
@@ -85,6 +118,8 @@ BAD = [
     ("HISTORY", "${SSTATE_DIR}/history.db", "/cache/memguard/history.db"),
     ("HISTORY_MAX", "lots", "64M"),
     ("HISTORY_MAX", "100K", "64M"),
+    ("METRICS", "memguard.prom", "/var/lib/prometheus/node-exporter/memguard.prom"),
+    ("METRICS", "/var/lib/memguard.txt", "/var/lib/prometheus/node-exporter/memguard.prom"),
     ("MIN_JOBS", "0", "25%"),
     ("MIN_JOBS", "0%", "25%"),
     ("MIN_JOBS", "101%", "25%"),

@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from memguard.history import DEFAULT_MAX_BYTES, LEAST_MAX_BYTES, History
+from memguard.settings import is_database, without_secrets
 from memguard.units import format_bytes, parse_bytes
 from memguard_cli import build_configuration
 from memguard_cli.screen import printable
@@ -42,7 +43,7 @@ def find(given: str | None) -> Path:
 
 def _find_beside_builds() -> Path:
     named = os.environ.get("MEMGUARD_HISTORY", "").strip()
-    if named:
+    if named and not is_database(named):
         return Path(named)
     build = build_configuration.find()
     if build is None:
@@ -50,11 +51,12 @@ def _find_beside_builds() -> Path:
     for variable, file in (("MEMGUARD_HISTORY", ""), ("MEMGUARD_DIR", NAME)):
         value = build.expand(variable)
         if value is None:
+            written = without_secrets(build.values[variable])
             raise click.UsageError(
-                f'{variable} = "{build.values[variable]}" in {build.directory}/conf is for BitBake to work out; '
+                f'{variable} = "{written}" in {build.directory}/conf is for BitBake to work out; '
                 f"say it here as in {_EXAMPLE}"
             )
-        if value:
+        if value and not is_database(value):
             return build.directory / value / file
     return build.directory / "memguard" / NAME
 

@@ -17,7 +17,9 @@ import click
 
 from memguard_cli.doctor import doctor
 from memguard_cli.explain import explain
+from memguard_cli.export import export
 from memguard_cli.history import history
+from memguard_cli.history_fleet import pull, push
 from memguard_cli.predict import predict
 from memguard_cli.report import report
 from memguard_cli.run import run as run_command
@@ -43,8 +45,19 @@ def memguard() -> None:
     """Yocto builds that do not die of memory."""
 
 
-for command in (doctor, explain, history, predict, report, run_command, top):
+for command in (
+    doctor,
+    explain,
+    export,
+    history,
+    predict,
+    report,
+    run_command,
+    top,
+):
     memguard.add_command(command)
+for command in (pull, push):
+    history.add_command(command)
 
 
 def main(arguments: list[str] | None = None) -> int:

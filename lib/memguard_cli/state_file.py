@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from memguard_cli import plain_file
+
 NAME = "state.json"
 VERSION = 2
 
@@ -101,11 +103,23 @@ class State:
 
 def read(directory: Path) -> State:
     """The state in a MEMGUARD_DIR. Raises NoState where there is none, BadState where it cannot be used."""
+    told = load(directory)
+    try:
+        return _state(told)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadState(
+            f"{directory / NAME} is half-written or damaged (in {error}), which no build leaves; remove it when no "
+            "build runs here"
+        ) from None
+
+
+def load(directory: Path) -> dict[str, Any]:
+    """The state as it was written, of this version but not looked at any further. Raises as read()."""
     path = directory / NAME
     try:
-        with open(path, "rb") as file:
+        with plain_file.opened(path) as descriptor, open(descriptor, "rb", closefd=False) as file:
             content = file.read(_MOST_BYTES)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise NoState(str(path)) from None
     except OSError as error:
         raise BadState(f"{path} cannot be read: {error.strerror}") from None
@@ -129,12 +143,7 @@ def read(directory: Path) -> State:
             f"{path} is of version {version}, and this memguard reads version {VERSION}: the build uses an older "
             "layer; update the layer, or run the memguard command that came with it"
         )
-    try:
-        return _state(told)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadState(
-            f"{path} is half-written or damaged (in {error}), which no build leaves; remove it when no build runs here"
-        ) from None
+    return told
 
 
 def _state(told: dict[str, Any]) -> State:

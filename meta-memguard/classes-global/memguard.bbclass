@@ -58,7 +58,7 @@ MEMGUARD_DIR ?= "${TOPDIR}/memguard"
 MEMGUARD_DIR[doc] = "Directory for events, grants on their way to the tasks, and tracebacks. One for all multiconfigs."
 
 MEMGUARD_HISTORY ?= "${MEMGUARD_DIR}/history.db"
-MEMGUARD_HISTORY[doc] = "Database of what tasks took in earlier builds. Several builds may share it: point it to a place that outlives the container, next to SSTATE_DIR for example. Empty: nothing is remembered."
+MEMGUARD_HISTORY[doc] = "Database of what tasks took in earlier builds. Several builds may share it: point it to a place that outlives the container, next to SSTATE_DIR for example. postgresql://USER@HOST/DATABASE shares what is learned with a whole fleet, by the memguard command. Empty: nothing is remembered."
 
 MEMGUARD_HISTORY_MAX ?= "64M"
 MEMGUARD_HISTORY_MAX[doc] = "What MEMGUARD_HISTORY may grow to; the oldest records of the best-known tasks are forgotten first."
@@ -74,6 +74,9 @@ MEMGUARD_NO_KILL[doc] = "Tasks of which memguard kills no process, whatever memo
 
 MEMGUARD_PRESSURE_CMD ?= ""
 MEMGUARD_PRESSURE_CMD[doc] = "A command that is started before a process is killed, for example to ask the platform for a larger container. At most once a minute, for at most 10 s; it finds MEMGUARD_LIMIT_BYTES, MEMGUARD_USED_BYTES, MEMGUARD_RECIPE and MEMGUARD_TASK in its environment."
+
+MEMGUARD_METRICS ?= ""
+MEMGUARD_METRICS[doc] = "File for the textfile collector of Prometheus' node_exporter, written every few seconds, for example /var/lib/prometheus/node-exporter/memguard.prom. Empty: none."
 
 MEMGUARD_JOBSERVER ?= "auto"
 MEMGUARD_JOBSERVER[doc] = "Whether tasks take their jobs from a pool that follows the memory while they run: auto (those whose make, ninja and cargo can) or off. MEMGUARD_JOBSERVER:pn-foo = 'off' for one recipe."

@@ -307,7 +307,8 @@ class Guard:
                 self._events.write("extend", run.task, jobs=grant.jobs, bytes=grant.bytes)
 
     def _tell_grant(self, task: Task, grant: Grant, place: int) -> None:
-        self._tell(TaskGrant(task.tid, place, grant.jobs, grant.bytes, task.footprint.per_job_bytes))
+        job_bytes = task.footprint.per_job_bytes
+        self._tell(TaskGrant(task.tid, place, grant.jobs, grant.bytes, job_bytes, task.wanted_jobs))
 
     def _release(self, hold: Hold, reason: str) -> float:
         """End a hold; the seconds it lasted."""

@@ -154,8 +154,10 @@ class Policy:
     min_jobs, min_jobs_share: the fewest jobs a task is shrunk to before it is held instead, as a number or
                    as a share of what it wants.
     directory:     where events, grants and faults are written; "" to write none.
-    history:       the database of what tasks took; "" to keep none.
+    history:       the file of what tasks took; "" to keep none.
+    fleet:         the URL of a database that many builds share, as it was written; "" for none.
     history_max_bytes: what that may grow to.
+    metrics:       the file for Prometheus' node_exporter; "" to write none.
     overrides:     the user's own footprints, by recipe and task.
     retries:       how often a task whose compiler was killed for memory runs again with fewer jobs, before it runs
                    once more with one job and alone; 0: never, not even that.
@@ -172,7 +174,9 @@ class Policy:
     min_jobs_share: float = 0.25
     directory: str = ""
     history: str = ""
+    fleet: str = field(default="", repr=False)
     history_max_bytes: int = 64 * 1024**2
+    metrics: str = ""
     overrides: dict[str, dict[str, Footprint]] = field(default_factory=dict)
     retries: int = 2
     retry_tasks: tuple[str, ...] = ("do_compile", "do_compile_kernelmodules", "do_compile_ptest_base", "do_install")

@@ -37,6 +37,7 @@ class Orders:
     acts:          whether running tasks may be touched; else it only measures.
     slots:         the jobs of all tasks together, 0 for as many as there are CPUs.
     log:           the file of the readings, "" to write none.
+    metrics:       the file of the metrics, "" to write none.
     """
 
     directory: str
@@ -50,6 +51,7 @@ class Orders:
     acts: bool = False
     slots: int = 0
     log: str = ""
+    metrics: str = ""
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ class TaskGrant:
     place:     counts up over the build; the oldest task has the smallest.
     bytes:     what the whole task is expected to take with `jobs` jobs.
     job_bytes: what one job of it is expected to take.
+    wanted_jobs: those it would have in a stock build.
     """
 
     tid: str
@@ -134,6 +137,7 @@ class TaskGrant:
     jobs: int
     bytes: int
     job_bytes: int
+    wanted_jobs: int = 0
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from memguard.kills import Kills
+from memguard.metrics import MetricsFile
 from memguard.model import Outcome, Policy, Reading, Record
 from memguard.notes import FAREWELL, Listener, Note, Notes, Orders, TaskEnd, TaskGrant, TaskHold, TaskNote, TaskWait
 from memguard.pressure import PressureTrigger
@@ -45,6 +46,8 @@ from memguard.state import FRESHEN_S, StateFile
 INTERVAL_S = 1 / 3
 # Tasks that run their jobs at once however short they are; others run one command after the other.
 PARALLEL_TASKS = ("do_compile", "do_install")
+# How old the state gets where nothing runs: those who watch from outside see by it that the build goes on.
+IDLE_FRESHEN_S = 5.0
 # Looks until the next one at each task's own process.
 THOROUGH_EVERY = 3
 # Pressure that was told counts for so long.
@@ -118,6 +121,7 @@ class Sentinel:
         self._state = StateFile(Path(orders.directory))
         self._kills = Kills(Path(orders.directory))
         self._readings = Readings(orders.log)
+        self._metrics = MetricsFile(orders.metrics, self.report.warnings.append)
         self._listener = listener
         self._sensor = sensor or Sensor(limit_bytes=orders.limit_bytes)
         self._processes = ProcessTable()
@@ -191,6 +195,7 @@ class Sentinel:
         self._kills.clear()
         if is_farewell:
             self._state.clear()
+            self._metrics.finish(time.time(), self._count())
 
     def close(self) -> None:
         """See that nothing stays stopped, after a fault, too, and that the user's command has ended."""
@@ -222,7 +227,9 @@ class Sentinel:
             self._wait(run, note, now_s)
 
     def _grant(self, grant: TaskGrant) -> None:
-        self._counts["granted"] += grant.tid not in self._grants
+        is_new = grant.tid not in self._grants
+        self._counts["granted"] += is_new
+        self._counts["shrunk"] += is_new and grant.jobs < grant.wanted_jobs
         self._grants[grant.tid] = grant
         leader = self._leaders.get(grant.tid)
         if leader is not None:
@@ -342,6 +349,7 @@ class Sentinel:
     def _end(self, run: Watched, now_s: float) -> Record:
         """Let go of a task that has ended; what is remembered of it."""
         record = self._record(run, now_s, run.end.outcome if run.end else Outcome.FAILED)
+        self._counts["lost"] += record.outcome is Outcome.MEMORY_KILL
         note = run.note
         self._readings.write(
             event="task",
@@ -490,47 +498,51 @@ class Sentinel:
         ]
         turns = {run.mark: run.wait.attempt for run in self._watched.values() if run.wait is not None and run.has_turn}
         news = (tasks, held, turns)
-        if not is_last and news == self._published and (not tasks or now_s - self._published_at_s < FRESHEN_S):
+        freshen_s = FRESHEN_S if tasks else IDLE_FRESHEN_S
+        if not is_last and news == self._published and now_s - self._published_at_s < freshen_s:
             return
         reading, moment = self._reading, self._reflex.moment
         bound = reading.bound_bytes if reading else 0
         reserve = self._policy.reserve_of(bound)
         alone = next((run for run in self._watched.values() if run.wait is not None and run.wait.alone), None)
+        state = {
+            "time_s": round(now_s, 3),
+            "time": round(time.time(), 3),
+            "build": self._orders.build,
+            "pid": os.getpid(),
+            "limit_bytes": bound,
+            "limit_source": reading.limit_source if reading else "",
+            "used_bytes": self._used_bytes(),
+            "reserve_bytes": reserve,
+            "cpus": reading.cpus if reading else 0,
+            "mode": "enforce" if self._orders.acts else "observe",
+            "marks": {
+                "withdraw_bytes": bound - reserve,
+                "stop_bytes": bound - (moment.stop_bytes if moment else 0),
+                "kill_bytes": bound - (moment.kill_bytes if moment else 0),
+            },
+            "tasks": tasks,
+            "held": held,
+            "stopped": sum(task["stopped"] for task in tasks.values()),
+            "alone": str(alone) if alone else "",
+            "turns": turns,
+            "counts": self._count(),
+            "events": list(self._events),
+        }
         with contextlib.suppress(OSError):
-            self._state.publish(
-                {
-                    "time_s": round(now_s, 3),
-                    "time": round(time.time(), 3),
-                    "build": self._orders.build,
-                    "pid": os.getpid(),
-                    "limit_bytes": bound,
-                    "limit_source": reading.limit_source if reading else "",
-                    "used_bytes": self._used_bytes(),
-                    "reserve_bytes": reserve,
-                    "cpus": reading.cpus if reading else 0,
-                    "mode": "enforce" if self._orders.acts else "observe",
-                    "marks": {
-                        "withdraw_bytes": bound - reserve,
-                        "stop_bytes": bound - (moment.stop_bytes if moment else 0),
-                        "kill_bytes": bound - (moment.kill_bytes if moment else 0),
-                    },
-                    "tasks": tasks,
-                    "held": held,
-                    "stopped": sum(task["stopped"] for task in tasks.values()),
-                    "alone": str(alone) if alone else "",
-                    "turns": turns,
-                    "counts": {
-                        "granted": self._counts["granted"],
-                        "held": self._counts["held"],
-                        "stopped": self.report.stopped,
-                        "killed": self.report.killed,
-                        "retried": self.report.retried,
-                        "oom_kills": max(0, self._counters()[0] - self._oom_kills_before),
-                    },
-                    "events": list(self._events),
-                }
-            )
+            self._state.publish(state)
+        self._metrics.tell(state, now_s)
         self._published, self._published_at_s = news, now_s
+
+    def _count(self) -> dict[str, int]:
+        """What was done in this build so far."""
+        return {
+            **{name: self._counts[name] for name in ("granted", "held", "shrunk", "lost")},
+            "stopped": self.report.stopped,
+            "killed": self.report.killed,
+            "retried": self.report.retried,
+            "oom_kills": max(0, self._counters()[0] - self._oom_kills_before),
+        }
 
     def _state_of(self, run: Watched) -> dict[str, Any]:
         """One task, with all that another sentinel would need to go on."""

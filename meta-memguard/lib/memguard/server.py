@@ -22,6 +22,7 @@ import bb
 
 from memguard import settings
 from memguard.events import EventLog
+from memguard.fleet import Fleet
 from memguard.guard import Guard
 from memguard.handover import Handover
 from memguard.knobs import jobs_in
@@ -43,6 +44,7 @@ _guard: Guard | None = None
 _sensor: Sensor | None = None
 _watch: Watch | None = None
 _history: History | None = None
+_fleet: Fleet | None = None
 _tasks: dict[str, Task] = {}
 _has_stepped_aside = False
 _is_lent = False
@@ -108,6 +110,7 @@ def forget() -> None:
     if guard is not None:
         guard.finish()
     _end_watch()
+    _end_fleet()
 
 
 def _start_watch(d: DataSmart) -> None:
@@ -122,7 +125,8 @@ def _start_watch(d: DataSmart) -> None:
     _restarts = 0
     _orders = Orders(
         directory=str(directory),
-        build=time.strftime("%Y%m%d%H%M%S") + f"-{os.getpid()}",
+        # Pods have the same few numbers of processes, and may start in the same second.
+        build=f"{time.strftime('%Y%m%d%H%M%S')}-{os.getpid()}-{os.urandom(4).hex()}",
         history=policy.history,
         history_max_bytes=policy.history_max_bytes,
         limit_bytes=policy.limit_bytes,
@@ -132,6 +136,7 @@ def _start_watch(d: DataSmart) -> None:
         acts=policy.mode is Mode.ENFORCE,
         slots=max(wanted, math.ceil(guard.reading.cpus)),
         log=str(directory / "readings" / guard.log.name) if guard.log is not None else "",
+        metrics=policy.metrics,
     )
     try:
         _watch = Watch(_orders)
@@ -191,6 +196,29 @@ def _end_watch() -> dict[str, Any]:
     return watch.end() if watch is not None else {}
 
 
+def _join_fleet(policy: Policy) -> None:
+    """Begin to take over what the fleet has learned, where MEMGUARD_HISTORY names its database."""
+    global _fleet
+    if policy.fleet:
+        directory = Path(policy.directory)
+        _fleet = Fleet(policy.fleet, policy.history, policy.history_max_bytes, directory, warn=_said(bb.warn))
+        _fleet.pull()
+
+
+def _end_fleet(is_complete: bool = False) -> None:
+    """End the exchange with the fleet; a build that is complete first sends what it has learned."""
+    global _fleet
+    fleet, _fleet = _fleet, None
+    if fleet is None:
+        return
+    if not is_complete:
+        fleet.end()
+        return
+    note = fleet.push()
+    if note:
+        bb.note(f"memguard: {note}")
+
+
 def _tell_watch(report: dict[str, Any], d: DataSmart) -> None:
     """Say what the sentinel has seen, and once what went wrong with it."""
     if report.get("fault"):
@@ -203,8 +231,9 @@ def _tell_watch(report: dict[str, Any], d: DataSmart) -> None:
     heaviest = [f"{task} {format_bytes(peak_bytes)}" for task, peak_bytes in report.get("heaviest", ())]
     if heaviest:
         bb.note(f"memguard: heaviest: {', '.join(heaviest)}")
-    if report.get("recorded") and d.getVar("MEMGUARD_HISTORY"):
-        bb.note(f"memguard: {report['recorded']} tasks remembered in {d.getVar('MEMGUARD_HISTORY')}")
+    history = settings.without_secrets(d.getVar("MEMGUARD_HISTORY") or "")
+    if report.get("recorded") and history:
+        bb.note(f"memguard: {report['recorded']} tasks remembered in {history}")
 
 
 def _forget_at_exit(pid: int) -> None:
@@ -225,6 +254,7 @@ def step_aside(d: DataSmart) -> None:
         if guard is not None:
             guard.finish()
         _end_watch()
+        _end_fleet()
     except Exception:
         bb.debug(1, traceback.format_exc())
 
@@ -301,6 +331,7 @@ def _begin(event: Any, d: DataSmart) -> None:
     state = StateFile(directory) if directory else None
     _guard = Guard(policy, sensor, events, handover, state, _tell, say=_said(bb.note), warn=_said(bb.warn))
     _history = _open_history(policy)
+    _join_fleet(policy)
     bb.note(f"memguard: {_guard.start_line()}")
     grouped = sensor.oom_group_source()
     if grouped:
@@ -332,6 +363,7 @@ def _complete(event: Any, d: DataSmart) -> None:
         for line in guard.finish():
             bb.note(f"memguard: {line}")
     _tell_watch(_end_watch(), d)
+    _end_fleet(is_complete=True)
     directory = d.getVar("MEMGUARD_DIR")
     if directory:
         # A sentinel that was killed has left its files.

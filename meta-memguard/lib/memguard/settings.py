@@ -19,6 +19,8 @@ from memguard.units import MIB, format_bytes, parse_bytes, parse_share
 OVERRIDE_PREFIX = "MEMGUARD_FOOTPRINT:pn-"
 # A server that has parsed ten recipes takes some 60 MiB.
 LEAST_LIMIT_BYTES = 64 * MIB
+# MEMGUARD_HISTORY as the URL of a database begins so.
+DATABASES = ("postgresql://", "postgres://", "postgresql+psycopg://")
 # The records of a build of 5,000 tasks take some 600 KiB.
 LEAST_HISTORY_BYTES = MIB
 
@@ -31,6 +33,7 @@ VARIABLES = (
     "MEMGUARD_DIR",
     "MEMGUARD_HISTORY",
     "MEMGUARD_HISTORY_MAX",
+    "MEMGUARD_METRICS",
     "MEMGUARD_FOOTPRINT",
     "MEMGUARD_RETRIES",
     "MEMGUARD_RETRY_TASKS",
@@ -60,6 +63,8 @@ def read(get: Callable[[str], str | None], names: Iterable[str] = ()) -> Policy:
     if for_all:
         why = "a footprint is that of one recipe, MEMGUARD_FOOTPRINT:pn-NAME"
         raise SettingsError("MEMGUARD_FOOTPRINT", for_all, why, OVERRIDE_EXAMPLE, f"{OVERRIDE_PREFIX}llvm-native")
+    directory = get("MEMGUARD_DIR") or ""
+    history, fleet = _history((get("MEMGUARD_HISTORY") or "").strip(), directory)
     jobserver = (get("MEMGUARD_JOBSERVER") or "").strip()
     if jobserver not in ("", "auto", "off"):
         raise SettingsError("MEMGUARD_JOBSERVER", jobserver, "neither auto nor off", "auto")
@@ -71,13 +76,15 @@ def read(get: Callable[[str], str | None], names: Iterable[str] = ()) -> Policy:
         reserve_share=reserve_share,
         min_jobs=min_jobs,
         min_jobs_share=min_jobs_share,
-        directory=get("MEMGUARD_DIR") or "",
-        history=_history((get("MEMGUARD_HISTORY") or "").strip()),
+        directory=directory,
+        history=history,
+        fleet=fleet,
         history_max_bytes=_history_max((get("MEMGUARD_HISTORY_MAX") or "").strip()),
         retries=_retries((get("MEMGUARD_RETRIES") or "").strip()),
         retry_tasks=_tasks("MEMGUARD_RETRY_TASKS", get("MEMGUARD_RETRY_TASKS") or "", Policy.retry_tasks),
         no_kill=_tasks("MEMGUARD_NO_KILL", get("MEMGUARD_NO_KILL") or "", Policy.no_kill),
         pressure_command=(get("MEMGUARD_PRESSURE_CMD") or "").strip(),
+        metrics=_metrics((get("MEMGUARD_METRICS") or "").strip()),
         overrides={
             name[len(OVERRIDE_PREFIX) :]: _override(name, get(name) or "")
             for name in sorted(names)
@@ -110,10 +117,28 @@ def _limit(value: str) -> int | None:
     return size
 
 
-def _history(value: str) -> str:
-    if value and not value.startswith("/"):
-        raise SettingsError("MEMGUARD_HISTORY", value, "not an absolute path", "/cache/memguard/history.db")
-    return value
+def is_database(history: str) -> bool:
+    """Whether a MEMGUARD_HISTORY means a database rather than a file."""
+    return history.strip().startswith(DATABASES)
+
+
+def without_secrets(text: str) -> str:
+    """A URL without user, password and options; any other text as it is."""
+    return re.sub(r"://.*@", "://", text).partition("?")[0] if "://" in text else text
+
+
+def _history(value: str, directory: str) -> tuple[str, str]:
+    """The file that the build itself reads and writes, and the database that it shares with others, "" for none."""
+    example = "/cache/memguard/history.db"
+    if not is_database(value):
+        if value and not value.startswith("/"):
+            why = "neither an absolute path nor postgresql://..." if "://" in value else "not an absolute path"
+            raise SettingsError("MEMGUARD_HISTORY", without_secrets(value), why, example)
+        return value, ""
+    if not directory.startswith("/"):
+        why = "a database needs a MEMGUARD_DIR, where the build keeps its own copy"
+        raise SettingsError("MEMGUARD_HISTORY", without_secrets(value), why, example)
+    return f"{directory}/history.db", value
 
 
 def _history_max(value: str) -> int:
@@ -123,6 +148,15 @@ def _history_max(value: str) -> int:
     if size < LEAST_HISTORY_BYTES:
         raise SettingsError("MEMGUARD_HISTORY_MAX", value, "too little for a build's records", "64M")
     return size
+
+
+def _metrics(value: str) -> str:
+    example = "/var/lib/prometheus/node-exporter/memguard.prom"
+    if value and not value.startswith("/"):
+        raise SettingsError("MEMGUARD_METRICS", value, "not an absolute path", example)
+    if value and not value.endswith(".prom"):
+        raise SettingsError("MEMGUARD_METRICS", value, "node_exporter reads files that end in .prom only", example)
+    return value
 
 
 def _size(variable: str, value: str, example: str) -> int | None:
