@@ -91,7 +91,6 @@ class _Charge:
     known: dict[Target, _Known] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
     looks: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=LOST_LOOKS))
-    most_tokens: int = 0
     stopped: tuple[Target, ...] = ()
     stops: int = 0
     kills: int = 0
@@ -191,10 +190,10 @@ class Reflex:
         charge = self._charges.get(tid)
         return len({*charge.stopped, *charge.known} & self._signals.stopped) if charge is not None else 0
 
-    def most_jobs(self, tid: str) -> int | None:
-        """The most jobs that its pool has let it run at once so far, None where it has none."""
+    def jobs_now(self, tid: str) -> int | None:
+        """The jobs that its pool lets a task run at this moment, None where it has none."""
         charge = self._charges.get(tid)
-        return charge.most_tokens + 1 if charge is not None and charge.pool is not None else None
+        return charge.pool.held + 1 if charge is not None and charge.pool is not None else None
 
     def interventions(self, tid: str) -> tuple[int, int]:
         """How often jobs of a task were stopped, and killed."""
@@ -287,7 +286,6 @@ class Reflex:
         if pool is not None and held is not None:
             self._look_for_lost(charge, pool, held)
             held = pool.held
-            charge.most_tokens = max(charge.most_tokens, held)
         growth = 0
         if pool is None and ward.granted_bytes:
             growth = max(0, ward.granted_bytes - usage.current_bytes)

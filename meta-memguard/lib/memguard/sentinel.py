@@ -73,6 +73,7 @@ class Watched:
     granted_bytes: int = 0
     tally: Tally = field(default_factory=Tally)
     usage: Usage = field(default_factory=Usage)
+    jobs_at_peak: int | None = None
     end: TaskEnd | None = None
     wait: TaskWait | None = None
     waits_since_s: float = 0.0
@@ -162,8 +163,7 @@ class Sentinel:
         self._take_notes(now_s)
         usages = self._processes.scan({leader: leader for leader in self._watched})
         for leader, usage in usages.items():
-            self._watched[leader].usage = usage
-            self._watched[leader].tally.add(usage)
+            self._measure(self._watched[leader], usage)
         self._act(now_s, is_pressed)
         if self._command is not None:
             self._command.poll()
@@ -177,6 +177,14 @@ class Sentinel:
         self._give_turn(now_s)
         self._publish(now_s)
         self._keep_reading(now_s)
+
+    def _measure(self, run: Watched, usage: Usage) -> None:
+        """Take in what a task uses now. At its peak it ran as many jobs as are remembered with that."""
+        before = run.tally.peak_bytes
+        run.usage = usage
+        run.tally.add(usage)
+        if run.tally.peak_bytes > before:
+            run.jobs_at_peak = self._reflex.jobs_now(run.note.tid)
 
     def finish(self, is_farewell: bool = True) -> None:
         """Record what still runs as failed, unless it has said otherwise, wake all and leave nothing behind.
@@ -390,14 +398,13 @@ class Sentinel:
         if tally.peak_bytes:
             heaviest = [*self.report.heaviest, (str(run), tally.peak_bytes)]
             self.report.heaviest = sorted(heaviest, key=lambda task: -task[1])[: self.HEAVIEST]
-        jobs = self._reflex.most_jobs(note.tid)
         return Record(
             build=self._orders.build,
             recipe=note.recipe,
             version=note.version,
             task=note.task,
             machine=note.machine,
-            jobs=note.jobs if jobs is None else min(jobs, note.most_jobs),
+            jobs=note.jobs if run.jobs_at_peak is None else min(run.jobs_at_peak, note.most_jobs),
             peak_bytes=peak_bytes,
             largest_process_bytes=largest_bytes,
             wall_s=round(run.end.wall_s if run.end else now_s - run.since_s, 3),
