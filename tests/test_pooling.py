@@ -105,17 +105,28 @@ def new_make() -> Path:
         pytest.skip(str(missing))
 
 
+def make_cmake(folder: Path, generator: str, job: str, count: int, *options: str) -> None:
+    """A build directory that CMake has configured."""
+    write_cmake(folder, job, count)
+    command = ["cmake", "-G", generator, *options, "-S", str(folder), "-B", str(folder)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
 def test_make_takes_a_tasks_jobs_from_its_pool(bitbake: BitBake, place: Place) -> None:
     """The system's make, by whichever form it knows, runs more jobs than its recipe asks for; others are as ever.
 
     The first asks for eight, of which its grant has left one. The others: one that wants one job, one that sets
-    MAKEFLAGS, one that is opted out, one whose pool nobody serves, and one that may run no more than one.
+    MAKEFLAGS, one that is opted out, one whose pool nobody serves, one that may run no more than one, and one whose
+    make is called by CMake.
     """
     write_makefile(place.directory / "src", place.jobs.command(300), 36)
-    for name in ("one", "flags", "off", "refused", "single"):
+    for name in ("one", "flags", "off", "refused", "single", "cmake"):
         (place.directory / name).mkdir()
         command = f"{place.jobs.program} {place.directory}/{name}/jobs.log 100"
-        write_makefile(place.directory / name, command, 8)
+        if name == "cmake":
+            make_cmake(place.directory / name, "Unix Makefiles", command.replace("log 100", "log 300"), 36)
+        else:
+            write_makefile(place.directory / name, command, 8)
     conf = """
 TINY_COMMAND:pn-tiny-01 = "make -C ${TOPDIR}/src ${PARALLEL_MAKE}; env > ${TOPDIR}/env"
 PARALLEL_MAKE:pn-tiny-01 = "-j 1"
@@ -128,10 +139,12 @@ TINY_COMMAND:pn-tiny-05 = "make -C ${TOPDIR}/refused ${PARALLEL_MAKE}"
 POOL_REFUSED:pn-tiny-05 = "1"
 TINY_COMMAND:pn-tiny-06 = "make -C ${TOPDIR}/single ${PARALLEL_MAKE}"
 POOL_JOBS:pn-tiny-06 = "1"
+TINY_COMMAND:pn-tiny-07 = "cmake --build ${TOPDIR}/cmake"
+OECMAKE_GENERATOR:pn-tiny-07 = "Unix Makefiles"
 export CMAKE_BUILD_PARALLEL_LEVEL = "7"
 BB_NUMBER_THREADS = "1"
 """
-    recipes = [f"tiny-0{number}" for number in range(1, 7)]
+    recipes = [f"tiny-0{number}" for number in range(1, 8)]
     regulator = place.build(bitbake, conf, 5, *recipes)
     assert regulator.held == 5
     assert place.jobs.most() == 6
@@ -140,10 +153,17 @@ BB_NUMBER_THREADS = "1"
     environment = (place.directory / "env").read_text()
     assert "MAKEFLAGS= -j8 --jobserver-auth=" in environment
     assert "CMAKE_BUILD_PARALLEL_LEVEL" not in environment
-    for name, recipe, most in (("one", 2, 1), ("flags", 3, 2), ("off", 4, 2), ("refused", 5, 2), ("single", 6, 2)):
+    for name, recipe, most in (
+        ("one", 2, 1),
+        ("flags", 3, 2),
+        ("off", 4, 2),
+        ("refused", 5, 2),
+        ("single", 6, 2),
+        ("cmake", 7, 6),
+    ):
         place.jobs.log = place.directory / name / "jobs.log"
         assert place.jobs.most() == most, name
-        assert ("jobs come from a pool" in place.said(f"tiny-0{recipe}")) == (name == "refused")
+        assert ("jobs come from a pool" in place.said(f"tiny-0{recipe}")) == (name in ("refused", "cmake"))
     assert "unset CMAKE_BUILD_PARALLEL_LEVEL" not in place.script("tiny-05")
 
 
@@ -166,9 +186,7 @@ def test_fifos_serve_all_that_know_them(bitbake: BitBake, place: Place) -> None:
         elif name == "ninja":
             write_ninja(folder, [job] * 24)
         elif name == "cmake":
-            write_cmake(folder, job, 24)
-            command = ["cmake", "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}", "-S", str(folder), "-B", str(folder)]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            make_cmake(folder, "Ninja", job, 24, f"-DCMAKE_MAKE_PROGRAM={ninja}")
         else:
             for part in ("a", "b"):
                 write_makefile(folder / part, job, 12)
