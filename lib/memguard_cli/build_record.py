@@ -16,6 +16,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +208,7 @@ class BuildRecord:
             return self.moments[-1].reserve_bytes
         return self.start.reserve_bytes if self.start else None
 
-    @property
+    @cached_property
     def peak_bytes(self) -> int | None:
         """The most that was used, as far as it was seen."""
         seen = [moment.used_bytes for moment in self.moments]
@@ -221,7 +222,7 @@ class BuildRecord:
             return self.end.wall_s
         return max(0.0, self.ended_s - self.began_s)
 
-    @property
+    @cached_property
     def held_s(self) -> float:
         return sum(run.held_s for run in self.runs)
 

@@ -241,7 +241,8 @@ def _coloured(record: BuildRecord) -> list[int]:
     for moment in record.moments:
         for place, size in moment.tasks:
             most[place] = max(most.get(place, 0), size)
-    seen = [place for place in most if most[place] >= SEEN_SHARE * (record.peak_bytes or 0)]
+    least = SEEN_SHARE * (record.peak_bytes or 0)
+    seen = [place for place in most if most[place] >= least]
     return sorted(seen, key=lambda place: -most[place])[:COLOURED]
 
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from memguard.state import VERSION
 from memguard_cli import plain_file
 
 NAME = "state.json"
-VERSION = 2
 
 # The sentinel writes several times a second; a state this old was left behind, or its writer is stopped.
 STALE_S = 5.0
