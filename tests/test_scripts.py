@@ -112,6 +112,17 @@ def test_bench_overhead_in_small() -> None:
 
 
 @pytest.mark.memcg
+def test_bench_chaos_in_small() -> None:
+    """One disturbed build, with its sentinel killed and its disk filled, ends well; no cgroup and no mount is left."""
+    bench = script("bench", "chaos", "--seeds", "1", "--first", "1", "--no-stock")
+    if bench.returncode == 2:
+        pytest.skip(bench.stderr.strip())
+    assert "memguard: 1 of 1 builds succeeded" in bench.stdout, bench.stdout + bench.stderr
+    assert re.search(r"^memguard: .* 0 finished objects made again, .* 0 outputs differ$", bench.stdout, re.MULTILINE)
+    assert "memguard-chaos" not in Path("/proc/mounts").read_text(encoding="utf-8")
+
+
+@pytest.mark.memcg
 def test_bench_sense_in_small() -> None:
     """The bench of one Reading runs below nested cgroups, prints psutil beside, and leaves no cgroup."""
     bench = script("bench", "sense", "--rounds", "1", "--readings", "20")

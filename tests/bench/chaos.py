@@ -7,7 +7,7 @@ killed by SIGKILL, a locked history, a full disk below MEMGUARD_DIR. Whatever ha
 
 What must hold with memguard: the build succeeds; its outputs are those of a build that nobody disturbed; no object that
 was finished is made again; the kernel kills nothing where memory was short for half a second before, unless the
-sentinel was killed or a locked or full disk was in its way.
+sentinel was killed.
 """
 
 from __future__ import annotations
@@ -226,7 +226,7 @@ def _build(
     else:
         errors = [line for line in result.output.splitlines() if line.startswith("ERROR") or "killed after" in line]
         outcome.error = " | ".join(errors[:2])[:300]
-    if logs is not None and name == "memguard" and not outcome.holds:
+    if logs is not None and name == "memguard" and (outcome.missed_kills or not outcome.holds):
         _keep(logs / f"seed-{seed}", directory, result.output, chaos.story, records)
     return outcome
 
@@ -265,7 +265,10 @@ def _count(log: Path) -> tuple[int, int, int]:
 def _own_disk(directory: Path) -> Iterator[None]:
     """A file system of 4 MiB at `directory`."""
     directory.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "memguard-chaos", str(directory)], check=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "memguard-chaos", str(directory)]
+    done = subprocess.run(mount, capture_output=True, text=True)
+    if done.returncode:
+        raise NoContainer(f"no disk of its own can be mounted ({done.stderr.strip()}); run this as root")
     try:
         yield
     finally:
