@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import inf
 
 from memguard.model import Grant, Policy, Reading, Task, Verdict
 from memguard.units import format_bytes
@@ -75,6 +76,11 @@ class Situation:
             return None
         outgrown_bytes = max(0, self.reading.used_bytes - self._expected_bytes)
         return self.budget_bytes - self._kept_bytes - self.passed_bytes - outgrown_bytes
+
+    @cached_property
+    def passing_bytes(self) -> int:
+        """What any task but the head may use that could still run when the head can start."""
+        return self.free_bytes if self.spare_bytes is None else min(self.free_bytes, self.spare_bytes)
 
     @cached_property
     def head_starts_s(self) -> float:
@@ -188,6 +194,22 @@ def _jobs_worth_waiting(task: Task, jobs: int, situation: Situation) -> int:
     if wait_s is None or wait_s * WAITING_MARGIN + task.duration.seconds(better) >= task.duration.seconds(jobs):
         return 0
     return better
+
+
+def is_out_of_question(task: Task, least_bytes: int, situation: Situation) -> bool:
+    """Whether admit() holds a task that needs at least `least_bytes`, as a look at few numbers already shows.
+
+    Thousands of tasks may be held, and all of them are asked about whenever something changes.
+    """
+    if least_bytes <= situation.passing_bytes:
+        return False
+    if least_bytes > situation.free_bytes:
+        return True
+    head = situation.head
+    if head is None or head.tid == task.tid:
+        return False
+    shortest_s = task.duration.seconds(task.wanted_jobs) if task.duration is not None else inf
+    return shortest_s * PASSING_MARGIN > situation.head_starts_s
 
 
 def _ends_before_head(task: Task, situation: Situation) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable
 
-from memguard.decide import Situation, admit, admit_alone, extend
+from memguard.decide import Situation, admit, admit_alone, extend, is_out_of_question
 from memguard.events import EventLog
 from memguard.handover import Handover
 from memguard.model import Grant, Mode, Policy, Reading, Task, Verdict
@@ -41,7 +41,7 @@ CROWD = 1.25
 class Hold:
     """A task that waits for memory. `place` counts up over the build, so that the oldest has the smallest.
 
-    least_bytes: its peak with one job, need_bytes what it waits for.
+    least_bytes: its peak with the fewest jobs it starts with; need_bytes: what it waits for.
     """
 
     task: Task
@@ -196,10 +196,8 @@ class Guard:
             return
         found = False
         for hold in list(self.held.values()):
-            if is_idle or (
-                # Thousands may be held, and this alone rules out most of them.
-                hold.least_bytes <= self._now().free_bytes and admit(hold.task, self._now()).starts
-            ):
+            now = self._now()
+            if is_idle or (not is_out_of_question(hold.task, hold.least_bytes, now) and admit(hold.task, now).starts):
                 found = True
                 yield hold.task
         if not found:
@@ -404,7 +402,7 @@ class Guard:
         if hold is not None:
             self.held[task.tid] = replace(hold, reason=verdict.reason, need_bytes=verdict.need_bytes)
             return
-        least_bytes = task.footprint.peak_bytes(1)
+        least_bytes = task.footprint.peak_bytes(self._now().fewest_jobs(task))
         self.held[task.tid] = Hold(
             task, self._next_place(), self._clock(), verdict.reason, least_bytes, verdict.need_bytes
         )

@@ -8,7 +8,10 @@ Does not cover: whether a task may start now (decide, and BitBake's rules).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from typing import TypeVar
+
+T = TypeVar("T", bound=Hashable)  # what tasks are known by: a tid, a number
 
 
 class Circle(ValueError):
@@ -16,10 +19,10 @@ class Circle(ValueError):
 
 
 def remaining_paths(
-    tids: Sequence[str],
-    depends: Callable[[str], Collection[str]],
-    seconds: Mapping[str, float],
-) -> dict[str, float]:
+    tids: Sequence[T],
+    depends: Callable[[T], Collection[T]],
+    seconds: Mapping[T, float],
+) -> dict[T, float]:
     """Seconds from each task's start to the end of the longest chain of tasks that wait for it, its own included.
 
     depends: what a task needs; seconds: how long each takes. Raises Circle.
@@ -43,6 +46,6 @@ def remaining_paths(
     return after
 
 
-def by_remaining_path(order: Sequence[str], paths: Mapping[str, float]) -> list[str]:
+def by_remaining_path(order: Sequence[T], paths: Mapping[T, float]) -> list[T]:
     """`order`, the longest remaining path first; of equals in the order they had."""
     return sorted(order, key=lambda tid: -paths[tid])
