@@ -2,10 +2,10 @@
 """Simulated builds of real graphs: memguard, its rivals and a clairvoyant schedule in one table.
 
 Graphs and durations are real or mapped from real captures (captures.py). Limits go from "barely", in which the
-heaviest task fits alone with a quarter of its jobs as predicted on a bad day, to "ample", which is never short. memguard
-runs once per seed, each with other errors of its predictions, distributed as docs/prediction.md measured them; the
-rivals predict nothing. The clairvoyant schedule is the best of drawn list schedules that know every duration and
-profile, with the same reserve. All times are simulated, so a busy machine changes none of them.
+heaviest task fits alone with a quarter of its jobs as predicted on a bad day, to "ample", which is never short.
+memguard runs once per seed, each with other errors of its predictions, distributed as docs/prediction.md measured
+them; the rivals predict nothing. The clairvoyant schedule is the best of drawn list schedules that know every
+duration and profile, with the same reserve. All times are simulated, so a busy machine changes none of them.
 """
 
 from __future__ import annotations
@@ -243,9 +243,8 @@ def _judge(rows: Sequence[Row], gains: Sequence[tuple[str, float]]) -> None:
         print(f"  {row.case.graph}, {row.case.cpus} CPUs, {row.case.level}: {ratio:.3f} x {rival}")
     if gains:
         least = min(statistics.median(g for name, g in gains if name == graph) for graph in {name for name, _ in gains})
-        print(
-            f"one dominating chain: {100 * least:.1f} % faster on the worst graph; target 10 %: {_verdict(least >= LEAST_GAIN)}"
-        )
+        verdict = _verdict(least >= LEAST_GAIN)
+        print(f"one dominating chain: {100 * least:.1f} % faster on the worst graph; target 10 %: {verdict}")
 
 
 def _slower(rows: Sequence[Row]) -> Iterator[tuple[Row, str, float]]:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from memguard.notes import TaskState
+from memguard.state import TaskState
 from memguard_cli.simulation.graph import Graph
 from memguard_cli.simulation.profiles import Phase, Profile
 

@@ -17,8 +17,8 @@ from memguard.events import EventLog
 from memguard.guard import Guard
 from memguard.model import Policy as Settings
 from memguard.model import Reading, Task
-from memguard.notes import Notes, TaskState
 from memguard.sense import Sensor
+from memguard.state import State, StateFile
 from memguard.units import GIB
 from memguard_cli.simulation.engine import Engine, Outcome
 
@@ -171,14 +171,14 @@ class _Sensor:
         return None
 
 
-class _Notes:
+class _StateFile:
     """What the sentinel would publish of each task."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def read_state(self, now_s: float) -> dict[str, TaskState]:
-        return self._engine.states
+    def read(self, now_s: float) -> State:
+        return State(self._engine.states)
 
 
 class Memguard(InOrder):
@@ -198,7 +198,7 @@ class Memguard(InOrder):
             cast(Sensor, _Sensor(engine)),
             EventLog(None),
             None,
-            cast(Notes, _Notes(engine)),
+            cast(StateFile, _StateFile(engine)),
             clock=lambda: engine.now_s,
         )
 

@@ -144,11 +144,12 @@ def misjudge(footprint: Footprint, error: Error, dice: random.Random) -> Footpri
 
 def scale_footprint(footprint: Footprint, factor: float) -> Footprint:
     """A footprint so many times as large."""
-    return Footprint(
-        int(footprint.base_bytes * factor),
-        int(footprint.per_job_bytes * factor),
-        int(footprint.serial_bytes * factor),
-        footprint.origin,
+    return replace(
+        footprint,
+        base_bytes=int(footprint.base_bytes * factor),
+        per_job_bytes=int(footprint.per_job_bytes * factor),
+        serial_bytes=int(footprint.serial_bytes * factor),
+        most_bytes=None if footprint.most_bytes is None else int(footprint.most_bytes * factor),
     )
 
 
