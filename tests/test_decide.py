@@ -10,8 +10,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from memguard.decide import Situation, admit, admit_alone
-from memguard.model import Footprint, Grant, Policy, Reading, Task
+from memguard.decide import Situation, admit, admit_alone, is_out_of_question
+from memguard.model import Duration, Footprint, Grant, Policy, Reading, Task
 from memguard.units import GIB, MIB
 
 NO_RESERVE = Policy(reserve_bytes=0)
@@ -359,3 +359,50 @@ def test_every_task_runs_in_the_end() -> None:
         else:
             break
     assert not waiting
+
+
+def test_what_ends_before_the_head_can_start_passes() -> None:
+    """A light task passes on memory kept for the head where it is expected to be over by then, with a margin."""
+    where = replace(situation(running={"before": 6 * GIB}, head=HEAD), ends=((60.0, 6 * GIB),))
+    crowded = replace(where, passed_bytes=5 * GIB)
+    assert crowded.spare_bytes == 0
+    assert crowded.head_starts_s == 60.0
+    passing = light("p", 2 * GIB)
+    assert not admit(passing, crowded).starts
+    assert admit(replace(passing, duration=Duration(39.0, 0.0)), crowded).starts
+    assert not admit(replace(passing, duration=Duration(41.0, 0.0)), crowded).starts
+    assert not admit(replace(passing, duration=Duration(1.0, 0.0)), replace(crowded, ends=())).starts
+    assert not admit(replace(light("p", 4 * GIB), duration=Duration(1.0, 0.0)), crowded).starts
+
+
+def test_a_long_task_waits_for_jobs_where_that_pays() -> None:
+    """Starting with half of the jobs ends later than a short wait for all; without durations it starts."""
+    long = replace(task("long", per_job=GIB, wanted=8), duration=Duration(0.0, 800.0))  # 100 s with 8 jobs, 200 with 4
+    soon = replace(situation(running={"before": 4 * GIB}), ends=((10.0, 4 * GIB),))
+    verdict = admit(long, soon)
+    assert not verdict.starts
+    assert verdict.need_bytes == 8 * GIB
+    late = replace(soon, ends=((90.0, 4 * GIB),))
+    granted = admit(long, late).grant
+    assert granted is not None
+    assert granted.jobs == 4
+    assert admit(replace(long, duration=None), soon).starts
+    assert admit(long, replace(soon, ends=())).starts
+
+
+ENDS = st.lists(st.tuples(st.floats(0, 1e5), SIZES), max_size=5)
+
+
+@given(TASKS, SITUATIONS, st.floats(0, 1e5), st.floats(0, 1e6), ENDS)
+def test_durations_let_nothing_start_that_does_not_fit(
+    task: Task, situation: Situation, serial_s: float, parallel_s: float, ends: list[tuple[float, int]]
+) -> None:
+    """Whatever durations say, what starts fits into what is free, and an idle build starts something."""
+    known = replace(task, duration=Duration(serial_s, parallel_s))
+    where = replace(situation, ends=sorted(ends))
+    verdict = admit(known, where)
+    if verdict.grant is not None:
+        assert verdict.grant.bytes <= where.free_bytes
+        least_bytes = task.footprint.peak_bytes(where.fewest_jobs(known))
+        assert not is_out_of_question(known, least_bytes, where)
+    assert admit_alone(known, where).starts

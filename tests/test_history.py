@@ -36,7 +36,7 @@ from memguard.history import (
     is_local,
     parse_sample,
 )
-from memguard.model import Outcome, Record
+from memguard.model import Outcome, Record, Run
 from memguard.units import KIB, MIB
 
 LIB = Path(__file__).parents[1] / "meta-memguard" / "lib"
@@ -868,3 +868,23 @@ def test_a_file_that_may_not_grow_costs_one_warning(path: Path) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert len(warnings) == 1
         check(path.with_name(str(room)))
+
+
+def test_the_last_run_that_ended_well_tells_how_long_a_task_takes(tmp_path: Path) -> None:
+    """Of each task the newest good run counts; failed ones and those of memory kills do not."""
+    history = History(tmp_path / "h.db", warn=pytest.fail)
+    template = RECORD
+    for build, wall_s, outcome in (
+        ("1", 10.0, "ok"),
+        ("2", 20.0, "ok"),
+        ("3", 1.0, "failed"),
+        ("4", 2.0, "memory-kill"),
+    ):
+        history.add([replace(template, build=build, wall_s=wall_s, cpu_s=2 * wall_s, outcome=Outcome(outcome))])
+    history.add([replace(template, build="1", recipe="other", jobs=None, wall_s=5.0, cpu_s=4.0)])
+    assert history.last_runs() == {
+        (template.recipe, template.task): Run(template.jobs, 20.0, 40.0),
+        ("other", template.task): Run(None, 5.0, 4.0),
+    }
+    history.close()
+    assert History(tmp_path / "none.db", warn=pytest.fail, is_read_only=True).last_runs() == {}

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from memguard.model import Duration
 from testbed.bitbake import BitBake
 
 KINDS = ("do_fetch", "do_compile", "do_package", "do_build")
@@ -181,3 +182,71 @@ def test_the_unnamed_configuration_is_known_in_every_release(
     if value is not None:
         d.setVar("BB_CURRENT_MC", value)
     assert modules.memguard_server._is_named_multiconfig(d) is expected
+
+
+def recalling(modules: SimpleNamespace, kind: type, durations: dict[tuple[str, str], Any]) -> type:
+    """A scheduler of `kind` that finds `durations` in its history."""
+
+    class Recalling(kind):  # type: ignore[misc, valid-type]
+        def __init__(self, runqueue: Any, rqdata: Any) -> None:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(modules.memguard_server, "durations", lambda: durations)
+                super().__init__(runqueue, rqdata)
+
+    return Recalling
+
+
+def test_what_is_remembered_changes_the_order_and_nothing_else(modules: SimpleNamespace, tmp_path: Path) -> None:
+    """With a history the longest chain goes first, every task still runs once and after what it needs."""
+    durations = {
+        (f"r{number}", kind): Duration(float((number * 37) % 11 + (50 if kind == "do_compile" else 1)), 0.0, 0.0)
+        for number in range(25)
+        for kind in KINDS[:-1]
+    }
+    stock = modules.memguard_scheduler.MemguardScheduler
+    ours = recalling(modules, stock, durations)
+    changed = 0
+    for seed in range(60):
+        before = [tid for tid in drive(modules, stock, seed, {}, tmp_path) if tid]
+        modules.memguard_server.forget()
+        after = [tid for tid in drive(modules, ours, seed, {}, tmp_path) if tid]
+        modules.memguard_server.forget()
+        assert len(after) == len(set(after))
+        assert sorted(after) == sorted(before)
+        changed += after != before
+    assert changed > 40
+
+
+def test_completion_order_stays_whatever_is_remembered(modules: SimpleNamespace, tmp_path: Path) -> None:
+    """rm_work's order is about disk space: durations do not touch it."""
+    durations = {(f"r{number}", "do_compile"): Duration(float(number), 0.0, 0.0) for number in range(25)}
+    stock = modules.memguard_scheduler.MemguardCompletionScheduler
+    ours = recalling(modules, stock, durations)
+    for seed in range(40):
+        before = drive(modules, stock, seed, {}, tmp_path)
+        modules.memguard_server.forget()
+        assert drive(modules, ours, seed, {}, tmp_path) == before
+        modules.memguard_server.forget()
+
+
+def test_nothing_starts_while_the_cpus_are_busy(modules: SimpleNamespace, tmp_path: Path) -> None:
+    """Where a running task is known to keep all CPUs busy the next waits for its end; an idle one lets it start."""
+    for cpus, starts in ((1e3, False), (1e-3, True)):
+        durations = {(f"r{number}", kind): Duration(1.0, 0.0, cpus) for number in range(25) for kind in KINDS}
+        kind = recalling(modules, modules.memguard_scheduler.MemguardScheduler, durations)
+        rq = queue(modules, 1, {}, tmp_path)
+        rq.tasks_covered = set()
+        rq.cfgData.setVar("PARALLEL_MAKE", "-j 999")
+        rq.cfgData.setVar("BB_NUMBER_THREADS", "999")
+        rq.cooker.databuilder.mcdata[""] = rq.cfgData
+        scheduler = kind(rq, rq.rqdata)
+        first = scheduler.next_buildable_task()
+        rq.runq_running.add(first)
+        rq.build_stamps[first] = scheduler.stamps[first]
+        rq.stats.active = 1
+        assert scheduler._guard.is_crowded is not starts
+        assert (scheduler.next_buildable_task() is not None) is starts
+        rq.runq_complete.add(first)
+        rq.stats.active = 0
+        assert scheduler.next_buildable_task() is not None
+        modules.memguard_server.forget()

@@ -101,6 +101,19 @@ def test_bench_decide_in_small() -> None:
 
 
 @pytest.mark.memcg
+def test_bench_schedule_in_small() -> None:
+    """The bench of schedules runs on a real graph, with every rival beside memguard, and judges each target."""
+    options = ("--graphs", "core-image-minimal", "--cpus", "8", "--levels", "barely,ample", "--seeds", "2")
+    small = ("--schedules", "3", "--chains", "2", "--large", "2000", "--processes", "1")
+    bench = script("bench", "schedule", *options, *small)
+    assert bench.returncode == 0, bench.stderr
+    policies = {line.split()[0] for line in bench.stdout.splitlines() if line.startswith("  ")}
+    assert {"clairvoyant", "memguard", "memguard-cold", "stock", "usage-gate", "static-caps"} <= policies
+    assert {"one-heavy", "token-floor"} <= policies
+    assert "finished without a kill: 4 of 4 runs" in bench.stdout
+    assert bench.stdout.count("target") >= 5
+
+
 def test_bench_overhead_in_small() -> None:
     """The bench of a whole build runs, and prints wall and CPU time of both with their ratio."""
     if os.getuid() != 0:

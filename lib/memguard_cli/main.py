@@ -24,6 +24,7 @@ from memguard_cli.predict import predict
 from memguard_cli.report import report
 from memguard_cli.run import run as run_command
 from memguard_cli.screen import printable
+from memguard_cli.simulate import simulate
 from memguard_cli.top import top
 
 
@@ -53,6 +54,7 @@ for command in (
     predict,
     report,
     run_command,
+    simulate,
     top,
 ):
     memguard.add_command(command)

@@ -9,10 +9,18 @@ See also: docs/design.md, "Admit".
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from math import inf
 
 from memguard.model import Grant, Policy, Reading, Task, Verdict
 from memguard.units import format_bytes
+
+# A task waits for more jobs where that pays although the wait took so many times as long as predicted.
+WAITING_MARGIN = 1.5
+# A task passes a held one where it is expected to end in time although it took so many times as long as predicted.
+PASSING_MARGIN = 1.5
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,9 @@ class Situation:
     growth_bytes:  what running tasks are expected to take beyond what they take now: of each the grant less what was
                    measured; of one too young to be measured, all of its grant.
     emergency:     in words, why nothing may start now whatever fits; "" for no reason.
+    head_bytes:    what the head waits for; 0 for the least it starts with.
+    ends:          when running tasks are expected to end, in seconds from now, and the grant each then gives back, the
+                   first first; empty while any of them is of unknown duration.
     """
 
     reading: Reading
@@ -36,13 +47,15 @@ class Situation:
     passed_bytes: int = 0
     growth_bytes: int = 0
     emergency: str = ""
+    head_bytes: int = 0
+    ends: Sequence[tuple[float, int]] = ()
 
-    @property
+    @cached_property
     def budget_bytes(self) -> int:
         """What tasks may use together: the ceiling less the reserve and what is used when none runs."""
         return self._usable_bytes - self._resting_bytes
 
-    @property
+    @cached_property
     def free_bytes(self) -> int:
         """What one more task may use: the budget less what runs, as predicted or as seen, whichever is more.
 
@@ -51,7 +64,7 @@ class Situation:
         """
         return self._usable_bytes - max(self._expected_bytes, self.reading.used_bytes + self.growth_bytes)
 
-    @property
+    @cached_property
     def spare_bytes(self) -> int | None:
         """What may pass the head without pushing back its start; None when nothing is kept for it.
 
@@ -61,9 +74,36 @@ class Situation:
         """
         if self.head is None or not self.fits_empty(self.head):
             return None
-        head_bytes = self.head.footprint.peak_bytes(self.fewest_jobs(self.head))
         outgrown_bytes = max(0, self.reading.used_bytes - self._expected_bytes)
-        return self.budget_bytes - head_bytes - self.passed_bytes - outgrown_bytes
+        return self.budget_bytes - self._kept_bytes - self.passed_bytes - outgrown_bytes
+
+    @cached_property
+    def passing_bytes(self) -> int:
+        """What any task but the head may use that could still run when the head can start."""
+        return self.free_bytes if self.spare_bytes is None else min(self.free_bytes, self.spare_bytes)
+
+    @cached_property
+    def head_starts_s(self) -> float:
+        """In how many seconds enough will have ended for the head to start, 0 where that is not known."""
+        return 0.0 if self.head is None else self.frees_in_s(self._kept_bytes) or 0.0
+
+    def frees_in_s(self, need_bytes: int) -> float | None:
+        """In how many seconds so much will be free if nothing more starts; None where that is not known."""
+        missing = need_bytes - self.free_bytes
+        if missing <= 0:
+            return 0.0
+        for ends_s, grant_bytes in self.ends:
+            missing -= grant_bytes
+            if missing <= 0:
+                return ends_s
+        return None
+
+    @cached_property
+    def _kept_bytes(self) -> int:
+        """What is kept for the head."""
+        if self.head is None:
+            return 0
+        return max(self.head_bytes, self.head.footprint.peak_bytes(self.fewest_jobs(self.head)))
 
     @property
     def _expected_bytes(self) -> int:
@@ -97,17 +137,25 @@ def admit(task: Task, situation: Situation) -> Verdict:
     spare = situation.spare_bytes
     head = situation.head
     is_passing = spare is not None and head is not None and head.tid != task.tid
-    if is_passing and spare is not None:
+    if is_passing and spare is not None and not _ends_before_head(task, situation):
         room = min(room, spare)
     jobs = task.footprint.jobs_within(room, task.wanted_jobs)
     if jobs >= task.wanted_jobs:
         return Verdict("it fits", _grant(task, jobs))
-    if jobs >= situation.fewest_jobs(task):
+    fewest = situation.fewest_jobs(task)
+    if jobs >= fewest:
+        better = _jobs_worth_waiting(task, jobs, situation)
+        if better:
+            need_bytes = task.footprint.peak_bytes(better)
+            return Verdict(
+                f"with {better} jobs instead of {jobs} it ends sooner, although it waits", None, False, need_bytes
+            )
         return Verdict(f"{jobs} of {task.wanted_jobs} jobs fit into {format_bytes(room)}", _grant(task, jobs))
-    need = format_bytes(task.footprint.peak_bytes(situation.fewest_jobs(task)))
+    need_bytes = task.footprint.peak_bytes(fewest)
+    need = format_bytes(need_bytes)
     if is_passing and room < situation.free_bytes:
-        return Verdict(f"needs {need}, which would delay {head}")
-    return Verdict(f"needs {need}, {format_bytes(max(0, room))} fit")
+        return Verdict(f"needs {need}, which would delay {head}", need_bytes=need_bytes)
+    return Verdict(f"needs {need}, {format_bytes(max(0, room))} fit", need_bytes=need_bytes)
 
 
 def admit_alone(task: Task, situation: Situation) -> Verdict:
@@ -130,6 +178,46 @@ def extend(task: Task, grant: Grant, situation: Situation) -> Grant | None:
         return None
     jobs = task.footprint.jobs_within(grant.bytes + max(0, situation.free_bytes), task.wanted_jobs)
     return _grant(task, jobs) if jobs > grant.jobs else None
+
+
+def _jobs_worth_waiting(task: Task, jobs: int, situation: Situation) -> int:
+    """With how many jobs a task ends sooner if it waits for their memory; 0 where it does not, or nobody knows.
+
+    A grant holds for the whole run, so a long build that starts with few jobs is late by far more than the wait.
+    """
+    if task.duration is None:
+        return 0
+    better = task.footprint.jobs_within(situation.budget_bytes, task.wanted_jobs)
+    if better <= jobs:
+        return 0
+    wait_s = situation.frees_in_s(task.footprint.peak_bytes(better))
+    if wait_s is None or wait_s * WAITING_MARGIN + task.duration.seconds(better) >= task.duration.seconds(jobs):
+        return 0
+    return better
+
+
+def is_out_of_question(task: Task, least_bytes: int, situation: Situation) -> bool:
+    """Whether admit() holds a task that needs at least `least_bytes`, as a look at few numbers already shows.
+
+    Thousands of tasks may be held, and all of them are asked about whenever something changes.
+    """
+    if least_bytes <= situation.passing_bytes:
+        return False
+    if least_bytes > situation.free_bytes:
+        return True
+    head = situation.head
+    if head is None or head.tid == task.tid:
+        return False
+    shortest_s = task.duration.seconds(task.wanted_jobs) if task.duration is not None else inf
+    return shortest_s * PASSING_MARGIN > situation.head_starts_s
+
+
+def _ends_before_head(task: Task, situation: Situation) -> bool:
+    """Whether a task that passes the head is expected to have ended when the head can start (EASY backfilling)."""
+    if task.duration is None or not situation.head_starts_s:
+        return False
+    jobs = task.footprint.jobs_within(situation.free_bytes, task.wanted_jobs)
+    return jobs > 0 and task.duration.seconds(jobs) * PASSING_MARGIN <= situation.head_starts_s
 
 
 def _grant(task: Task, jobs: int) -> Grant:

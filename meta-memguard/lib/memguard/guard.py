@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable
 
-from memguard.decide import Situation, admit, admit_alone, extend
+from memguard.decide import Situation, admit, admit_alone, extend, is_out_of_question
 from memguard.events import EventLog
 from memguard.handover import Handover
 from memguard.model import Grant, Mode, Policy, Reading, Task, Verdict
@@ -32,24 +32,40 @@ READING_AGE_S = 0.1
 GROWTH_S = 5.0
 
 
+# Tasks are started until those that run are expected to keep so many times the CPUs busy. They do so on average; what
+# one leaves idle while it links another takes.
+CROWD = 1.25
+
+
 @dataclass(frozen=True)
 class Hold:
-    """A task that waits for memory. `place` counts up over the build, so that the oldest has the smallest."""
+    """A task that waits for memory. `place` counts up over the build, so that the oldest has the smallest.
+
+    least_bytes: its peak with the fewest jobs it starts with; need_bytes: what it waits for.
+    """
 
     task: Task
     place: int
     since_s: float
     reason: str
+    least_bytes: int
+    need_bytes: int
 
 
 @dataclass(frozen=True)
 class Running:
-    """The grant of a task that was let through, and its place in the queue for memory."""
+    """The grant of a task that was let through, and its place in the queue for memory.
+
+    ends_s: when it is expected to end, None where that is not known.
+    cpus:   CPUs it is expected to keep busy, 0 where that is not known.
+    """
 
     task: Task
     grant: Grant
     place: int
     since_s: float
+    ends_s: float | None = None
+    cpus: float = 0.0
 
     @property
     def bytes(self) -> int:
@@ -98,6 +114,7 @@ class Guard:
         self._clock = clock
         self._observed = {"observed": True} if policy.mode is Mode.OBSERVE else {}
         self._granted_bytes = 0
+        self._busy_cpus = 0.0
         self._places = 0
         self._sent: set[str] = set()
         self._started_s = clock()
@@ -123,6 +140,14 @@ class Guard:
         return self.policy.mode is Mode.OBSERVE
 
     @property
+    def is_crowded(self) -> bool:
+        """Whether running tasks, as far as earlier builds tell, keep all CPUs busy: one more would slow them down.
+
+        The most urgent ones run already, so it would gain nothing and hold memory all the same.
+        """
+        return self._busy_cpus >= self._reading.cpus * CROWD
+
+    @property
     def reading(self) -> Reading:
         return self._reading
 
@@ -137,6 +162,7 @@ class Guard:
             gone = self.running.pop(tid, None)
             if gone is not None:
                 self._granted_bytes -= gone.bytes
+                self._busy_cpus -= gone.cpus
                 self._situation = None
         self._settled_s = now = self._clock()
         if now - self._read_at_s >= READING_AGE_S:
@@ -170,7 +196,8 @@ class Guard:
             return
         found = False
         for hold in list(self.held.values()):
-            if is_idle or admit(hold.task, self._now()).starts:
+            now = self._now()
+            if is_idle or (not is_out_of_question(hold.task, hold.least_bytes, now) and admit(hold.task, now).starts):
                 found = True
                 yield hold.task
         if not found:
@@ -271,13 +298,23 @@ class Guard:
                 granted_bytes=self._granted_bytes,
                 growth_bytes=self._growth_bytes(),
                 emergency=self.emergency,
+                ends=self._ends(),
             )
             head = next((hold for hold in self.held.values() if situation.fits_empty(hold.task)), None)
             if head is not None:
                 passed = sum(run.bytes for run in self.running.values() if run.place > head.place)
-                situation = replace(situation, head=head.task, passed_bytes=passed)
+                situation = replace(situation, head=head.task, head_bytes=head.need_bytes, passed_bytes=passed)
             self._situation = situation
         return self._situation
+
+    def _ends(self) -> list[tuple[float, int]]:
+        """When running tasks are expected to end and what each then gives back; none while one of them is unknown."""
+        ends = []
+        for run in self.running.values():
+            if run.ends_s is None:
+                return []
+            ends.append((max(0.0, run.ends_s - self._settled_s), run.bytes))
+        return sorted(ends)
 
     def _growth_bytes(self) -> int:
         """What running tasks are expected to take beyond what they take now."""
@@ -350,18 +387,25 @@ class Guard:
             **self._observed,
         )
         before = self.running.pop(task.tid, None)
+        ends_s, cpus = None, 0.0
+        if task.duration is not None:
+            ends_s, cpus = self._settled_s + task.duration.seconds(grant.jobs), task.duration.cpus(grant.jobs)
         place = hold.place if hold else self._next_place()
-        self.running[task.tid] = Running(task, grant, place, self._settled_s)
+        self.running[task.tid] = Running(task, grant, place, self._settled_s, ends_s, cpus)
         self._tell_grant(task, grant, place)
         self._granted_bytes += grant.bytes - (before.bytes if before else 0)
+        self._busy_cpus += cpus - (before.cpus if before else 0.0)
         self._situation = None
 
     def _hold(self, task: Task, verdict: Verdict) -> None:
         hold = self.held.get(task.tid)
         if hold is not None:
-            self.held[task.tid] = replace(hold, reason=verdict.reason)
+            self.held[task.tid] = replace(hold, reason=verdict.reason, need_bytes=verdict.need_bytes)
             return
-        self.held[task.tid] = Hold(task, self._next_place(), self._clock(), verdict.reason)
+        least_bytes = task.footprint.peak_bytes(self._now().fewest_jobs(task))
+        self.held[task.tid] = Hold(
+            task, self._next_place(), self._clock(), verdict.reason, least_bytes, verdict.need_bytes
+        )
         self._situation = None
         self.totals.held += 1
         self._tell(TaskHold(task.tid, task.recipe, task.name, verdict.reason))

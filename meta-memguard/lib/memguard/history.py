@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, TypeVar
 
 from memguard import mounts
-from memguard.model import Outcome, Policy, Record, Sample
+from memguard.model import Outcome, Policy, Record, Run, Sample
 from memguard.units import KIB
 
 if TYPE_CHECKING:
@@ -241,6 +241,23 @@ class History:
                     sample = _sample(row[:-1])
                     found.setdefault((sample.record.recipe, sample.record.task), []).append(sample)
             return found
+
+        return self._read(read, {})
+
+    def last_runs(self) -> dict[tuple[str, str], Run]:
+        """The run that ended well and was added last, of every task by (recipe, task).
+
+        All in one pass over the samples in the order they lie in, since a build waits for it.
+        """
+
+        def read(connection: sqlite3.Connection) -> dict[tuple[str, str], Run]:
+            # Columns beside max() are those of the row that has it: https://www.sqlite.org/lang_select.html#bareagg.
+            rows = connection.execute(
+                """SELECT recipe, name, jobs, wall_s, cpu_s, max(build) FROM samples JOIN tasks ON tasks.id = task
+                WHERE outcome = ? GROUP BY task""",
+                [Outcome.OK.value],
+            )
+            return {(recipe, task): _run(*values) for recipe, task, *values, _ in rows}
 
         return self._read(read, {})
 
@@ -769,6 +786,12 @@ def _sample(row: tuple[Any, ...]) -> Sample:
     *values, age_builds = row
     values[10] = Outcome(values[10])
     return Sample(Record(*values), age_builds)
+
+
+def _run(jobs: Any, wall_s: Any, cpu_s: Any) -> Run:
+    if not (jobs is None or type(jobs) is int) or type(wall_s) is not float or type(cpu_s) is not float:
+        raise _Damage("a run of another shape")
+    return Run(jobs, wall_s, cpu_s)
 
 
 def _forget(connection: sqlite3.Connection, count: int) -> int:

@@ -12,6 +12,7 @@ import enum
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 
 class Mode(str, enum.Enum):
@@ -100,12 +101,43 @@ class Footprint:
         return max(0, min(wanted_jobs, (room_bytes - self.base_bytes) // self.per_job_bytes))
 
 
+class Run(NamedTuple):
+    """What a duration is learned from: jobs (None where unknown), wall and CPU seconds of one run of a task."""
+
+    jobs: int | None
+    wall_s: float
+    cpu_s: float
+
+
+@dataclass(frozen=True)
+class Duration:
+    """Wall time of one task as a function of its jobs: serial + parallel / jobs. In seconds.
+
+    cpu_s: the CPU time of it all; None for what computes all the time and so takes serial + parallel.
+    """
+
+    serial_s: float
+    parallel_s: float
+    cpu_s: float | None = None
+
+    def seconds(self, jobs: int) -> float:
+        """Expected wall time with `jobs` jobs, as many CPUs being free."""
+        return self.serial_s + self.parallel_s / jobs
+
+    def cpus(self, jobs: int) -> float:
+        """CPUs it keeps busy with `jobs` jobs, on average over its run."""
+        wall_s = self.seconds(jobs)
+        cpu_s = self.serial_s + self.parallel_s if self.cpu_s is None else self.cpu_s
+        return min(float(jobs), cpu_s / wall_s) if wall_s > 0 else 0.0
+
+
 @dataclass(frozen=True)
 class Task:
     """One task of one recipe as the scheduler sees it.
 
     tid:         BitBake's id within this run queue; history is keyed by recipe and name, never by it.
     wanted_jobs: the jobs it would run with in a stock build, at least 1.
+    duration:    how long earlier builds say it takes, None where they say nothing.
     """
 
     tid: str
@@ -114,6 +146,7 @@ class Task:
     name: str
     footprint: Footprint
     wanted_jobs: int
+    duration: Duration | None = None
 
     def __str__(self) -> str:
         prefix = f"mc:{self.mc}:" if self.mc else ""
@@ -132,12 +165,14 @@ class Grant:
 class Verdict:
     """The answer to "may this task start?", with the reason in words: a grant, or None to hold it.
 
-    is_forced: it starts although it may not fit, since nothing else runs.
+    is_forced:  it starts although it may not fit, since nothing else runs.
+    need_bytes: what a held task waits for.
     """
 
     reason: str
     grant: Grant | None = None
     is_forced: bool = False
+    need_bytes: int = 0
 
     @property
     def starts(self) -> bool:

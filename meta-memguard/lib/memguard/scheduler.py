@@ -2,8 +2,8 @@
 """BitBake adapter: schedulers that hold what does not fit, over BitBake's speed and completion orders.
 
 Runs in: the BitBake server; named in BB_SCHEDULERS; imports bb.
-Covers: which task starts next. Order and rules are BitBake's (priority, sstate, number_threads, pressure, stamps),
-and tests compare each choice with the base class's; only a task that is held is passed over.
+Covers: which task starts next. Rules are BitBake's (sstate, number_threads, pressure, stamps); so is the order, until
+earlier builds tell how long tasks take. Tests compare each choice with the base class's. What is held is passed over.
 Liveness law: when no task and no setscene task is active, something is returned, or BitBake fails the build.
 """
 
@@ -17,10 +17,12 @@ from typing import Any
 from bb.runqueue import RunQueueSchedulerCompletion, RunQueueSchedulerSpeed, split_tid_mcfn
 
 from memguard import server
+from memguard.durations import by_kind
 from memguard.guard import Guard
 from memguard.knobs import jobs_in, variables_of
-from memguard.model import Task
+from memguard.model import Duration, Task
 from memguard.predict import Predictor, read_table
+from memguard.priority import by_remaining_path, remaining_paths
 
 # So many new holds in one call are enough, the next call comes within a second.
 HOLDS_PER_CALL = 16
@@ -34,6 +36,7 @@ class _Guarded:
     prio_map: list[str]
     buildable: set[str]
     stamps: dict[str, str]
+    orders_by_duration: bool
 
     def __init__(self, runqueue: Any, rqdata: Any) -> None:
         super().__init__(runqueue, rqdata)  # type: ignore[call-arg]
@@ -42,9 +45,8 @@ class _Guarded:
         self._tasks: dict[str, Task] = {}
         self._classes: dict[str, frozenset[str]] = {}
         self._thread_limits: dict[str, int | None] = {}
-        # BitBake makes this map at its first choice, by searching the list once for every task.
-        self.rev_prio_map = {tid: place for place, tid in enumerate(self.prio_map)}
-        self._waiting = sorted(self.rev_prio_map[tid] for tid in self.buildable)
+        self._durations: dict[tuple[str, str], Duration] = {}
+        self._take_order(self.prio_map)
         if runqueue.cooker.configuration.dry_run:
             return
         try:
@@ -52,8 +54,39 @@ class _Guarded:
             if self._guard is not None:
                 self._predictor = Predictor(read_table(), self._guard.policy.overrides, server.samples_of)
                 self._own_values = _own_values(runqueue.cooker.databuilder.mcdata)
+                if not self._guard.is_observing:
+                    self._durations = server.durations()
+                if self._durations and self.orders_by_duration:
+                    self._take_order(self._by_remaining_path())
         except Exception:
             self._step_aside()
+
+    def _take_order(self, order: list[str]) -> None:
+        """Let tasks start in this order; nothing is lost of what is buildable."""
+        self.prio_map = order
+        # BitBake makes this map at its first choice, by searching the list once for every task.
+        self.rev_prio_map = {tid: place for place, tid in enumerate(order)}
+        self._waiting = sorted(self.rev_prio_map[tid] for tid in self.buildable)
+
+    def _by_remaining_path(self) -> list[str]:
+        """BitBake's order, but first that for which the longest chain waits, by what tasks took in earlier builds."""
+        entries = self.rqdata.runtaskentries
+        seconds = {tid: self._seconds(tid) for tid in entries}
+        paths = remaining_paths(list(entries), lambda tid: entries[tid].depends, seconds)
+        return by_remaining_path(self.prio_map, paths)
+
+    def _seconds(self, tid: str) -> float:
+        """How long a task takes with the jobs it wants and has CPUs for; of an unknown one, how long its kind does."""
+        mc, _, name, taskfn = split_tid_mcfn(tid)
+        cache = self.rqdata.dataCaches[mc]
+        if name in cache.task_deps[taskfn].get("noexec", ()):
+            return 0.0
+        recipe = cache.pkg_fn[taskfn]
+        duration = self._durations.get((recipe, name)) or by_kind(name)
+        if not duration.parallel_s:
+            return duration.serial_s
+        cpus = self._guard.reading.cpus if self._guard is not None else 1.0
+        return duration.seconds(max(1, min(self._wanted_jobs(mc, recipe, name), int(cpus))))
 
     def newbuildable(self, task: str) -> None:
         """BitBake says, often more than once, that `task` is ready."""
@@ -118,6 +151,9 @@ class _Guarded:
                 task = self._task(tid)
                 guard.note_only(task, guard.judge(task, is_idle))
             return tid
+        if guard.is_crowded and not is_idle:
+            tid = self._first_ready(guard.held)
+            return tid if tid is not None and self._is_weightless(tid) else None
         held = guard.held
         if held:
             for tid in [tid for tid in held if tid not in self.buildable or tid in rq.tasks_covered]:
@@ -208,7 +244,8 @@ class _Guarded:
                 classes = frozenset(path.rpartition("/")[2].partition(".")[0] for path in inherited)
                 self._classes[taskfn] = classes
             footprint = self._predictor.predict(recipe, name, classes, cache.pkg_pepvpr[taskfn][1] or "")
-            task = Task(tid, mc, recipe, name, footprint, self._wanted_jobs(mc, recipe, name))
+            jobs, duration = self._wanted_jobs(mc, recipe, name), self._durations.get((recipe, name))
+            task = Task(tid, mc, recipe, name, footprint, jobs, duration)
             self._tasks[tid] = task
         return task
 
@@ -244,12 +281,14 @@ def _own_values(mcdata: Mapping[str, Any]) -> dict[str, dict[str, int]]:
 
 
 class MemguardScheduler(_Guarded, RunQueueSchedulerSpeed):
-    """BitBake's speed order; tasks that do not fit are held."""
+    """The longest remaining path first, BitBake's speed order while nothing is known; what does not fit is held."""
 
     name = server.SPEED
+    orders_by_duration = True
 
 
 class MemguardCompletionScheduler(_Guarded, RunQueueSchedulerCompletion):
     """BitBake's completion order, which rm_work asks for; tasks that do not fit are held."""
 
     name = server.COMPLETION
+    orders_by_duration = False

@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Any, Callable
 import bb
 
 from memguard import settings
+from memguard.durations import learn_duration
 from memguard.events import EventLog
 from memguard.fleet import Fleet
 from memguard.guard import Guard
 from memguard.handover import Handover
 from memguard.knobs import jobs_in
-from memguard.model import Mode, Policy, Sample, Task
+from memguard.model import Duration, Mode, Policy, Sample, Task
 from memguard.notes import Note, Notes, Orders
 from memguard.sense import Sensor
 from memguard.state import StateFile
@@ -88,6 +89,13 @@ def guard_for(d: DataSmart, tasks: dict[str, Task]) -> Guard | None:
 def samples_of(recipe: str, task: str) -> list[Sample]:
     """What earlier builds remember of a task, the newest first."""
     return [] if _history is None else _history.newest(recipe, task)
+
+
+def durations() -> dict[tuple[str, str], Duration]:
+    """How long tasks take as far as earlier builds remember, by recipe and task."""
+    if _history is None:
+        return {}
+    return {task: learn_duration(run) for task, run in _history.last_runs().items()}
 
 
 def _open_history(policy: Policy) -> History | None:

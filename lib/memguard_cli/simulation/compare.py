@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: MIT
+"""Runs a build under several policies in several containers, and sums up what came of it.
+
+Runs in: outside BitBake; pure but for the callback that tells of progress.
+Covers: one summary per container and policy; memguard once per seed, each with other errors of its predictions.
+Does not cover: the rules (policies), printing (simulate, plan).
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from memguard.model import Policy as Settings
+from memguard.model import Task
+from memguard.priority import by_remaining_path, remaining_paths
+from memguard_cli.simulation.clairvoyant import SCHEDULES, best_schedule, lower_bound_s
+from memguard_cli.simulation.engine import Container, Engine, Outcome, Policy
+from memguard_cli.simulation.policies import Memguard, OneHeavy, StaticCaps, Stock, TokenFloor, UsageGate
+from memguard_cli.simulation.profiles import ERRORS, Error, misjudge, misjudge_duration
+from memguard_cli.simulation.truth import Truth
+
+# Policies that know nothing of the tasks but their order.
+RIVALS: dict[str, Callable[[Engine, Sequence[int]], Policy]] = {
+    "stock": Stock,
+    "usage-gate": UsageGate,
+    "static-caps": StaticCaps,
+    "one-heavy": OneHeavy,
+    "token-floor": TokenFloor,
+}
+# memguard in a first build: BitBake's order, no durations, and footprints by kind.
+COLD = "memguard-cold"
+NAMES = ("memguard", COLD, *RIVALS, "clairvoyant")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A container to simulate in, with what memguard keeps free there."""
+
+    container: Container
+    settings: Settings
+
+    @property
+    def reserve_bytes(self) -> int:
+        return self.settings.reserve_of(self.container.limit_bytes)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What came of the runs of one policy in one container.
+
+    bound_s:    what no schedule is shorter than.
+    outcomes:   one per seed; rivals predict nothing, so theirs are all alike and there is one.
+    """
+
+    policy: str
+    container: Container
+    bound_s: float
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def finished(self) -> float:
+        """The share of runs that finished."""
+        return sum(outcome.finished for outcome in self.outcomes) / len(self.outcomes)
+
+    @property
+    def makespan_s(self) -> float | None:
+        """The median of those that finished, None where none did."""
+        made = [outcome.makespan_s for outcome in self.outcomes if outcome.finished]
+        return statistics.median(made) if made else None
+
+
+def place_of(
+    limit_bytes: int, cpus: int, threads: int | None, jobs: int | None, idle_bytes: int, reserve_bytes: int | None
+) -> Place:
+    """A container in which as many tasks of as many jobs run as there are CPUs, unless said otherwise."""
+    container = Container(limit_bytes, cpus, threads or cpus, jobs or cpus, idle_bytes)
+    return Place(container, Settings(limit_bytes=limit_bytes, reserve_bytes=reserve_bytes))
+
+
+def simulate(truth: Truth, place: Place, policy: str, error: Error, seed: int) -> Outcome:
+    """One run under the policy of that name."""
+    engine = Engine(truth.graph, truth.profiles, place.container)
+    order = truth.graph.stock_order()
+    rival = RIVALS.get(policy)
+    if rival is not None:
+        return engine.run(rival(engine, order))
+    is_known = policy != COLD
+    tasks = predict(truth, place.container.jobs, error if is_known else ERRORS["cold"], seed, is_known)
+    if is_known:
+        order = order_by_path(truth, tasks, order, place.container.cpus)
+    return engine.run(Memguard(engine, order, tasks, place.settings))
+
+
+def predict(truth: Truth, jobs: int, error: Error, seed: int, is_known: bool = True) -> list[Task]:
+    """What memguard thinks of every task, with the errors of this seed."""
+    dice = random.Random(seed)
+    tasks = []
+    for number, (recipe, name) in enumerate(truth.graph.names):
+        width = max(phase.width for phase in truth.profiles[number].phases)
+        footprint = misjudge(truth.footprints[number], error, dice)
+        duration = misjudge_duration(truth.durations[number], error, dice)
+        wanted = jobs if width > 1 else 1
+        tasks.append(Task(str(number), "", recipe, name, footprint, wanted, duration if is_known else None))
+    return tasks
+
+
+def order_by_path(truth: Truth, tasks: Sequence[Task], order: Sequence[int], cpus: float) -> list[int]:
+    """As scheduler._by_remaining_path() has it."""
+    depends = truth.graph.depends
+    seconds = {
+        number: task.duration.seconds(max(1, min(task.wanted_jobs, int(cpus)))) if task.duration else 0.0
+        for number, task in enumerate(tasks)
+    }
+    return by_remaining_path(order, remaining_paths(range(len(tasks)), depends.__getitem__, seconds))
+
+
+def compare(
+    truth: Truth,
+    places: Iterable[Place],
+    policies: Sequence[str],
+    error: Error,
+    seeds: Sequence[int],
+    tick: Callable[[], None] = lambda: None,
+    schedules: int = SCHEDULES,
+) -> Iterator[Summary]:
+    """Every policy in every place. `tick` is called after each run (see count_runs)."""
+    for place in places:
+        bound_s = lower_bound_s(truth.graph, truth.profiles, place.container, place.reserve_bytes)
+        for policy in policies:
+            if policy == "clairvoyant":
+                dice = random.Random(seeds[0])
+                best = best_schedule(
+                    truth.graph, truth.profiles, place.container, place.reserve_bytes, dice, schedules, tick
+                )
+                outcomes = [best] if best is not None else [Outcome(False, 0.0, 0.0, 0)]
+            elif policy in RIVALS:
+                outcomes = [simulate(truth, place, policy, error, seeds[0])]
+                tick()
+            else:
+                outcomes = []
+                for seed in seeds:
+                    outcomes.append(simulate(truth, place, policy, error, seed))
+                    tick()
+            yield Summary(policy, place.container, bound_s, tuple(outcomes))
+
+
+def count_runs(places: int, policies: Sequence[str], seeds: int, schedules: int = SCHEDULES) -> int:
+    """How often compare() calls its `tick`."""
+    runs = {"clairvoyant": schedules, **dict.fromkeys(RIVALS, 1)}
+    return places * sum(runs.get(policy, seeds) for policy in policies)

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: MIT
+"""Runs a build that is only thought, event by event: tasks share the CPUs, and their memory adds up.
+
+Runs in: outside BitBake; pure.
+Covers: phases of tasks, CPUs that are shared evenly by all jobs, memory over time, the kill at the limit.
+Does not cover: which task starts (policies), page cache, disks, and what BitBake itself does between two tasks.
+
+Time: while there are more jobs than CPUs, all are slowed down by the same factor. So there is a second clock, which
+runs at that factor, on which the end of a phase is known once it begins; a change of the factor moves no event.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from memguard.state import TaskState
+from memguard_cli.simulation.graph import Graph
+from memguard_cli.simulation.profiles import Phase, Profile
+
+# Within so many seconds two events are one.
+AT_ONCE_S = 1e-9
+
+
+@dataclass(frozen=True)
+class Container:
+    """Where a build runs.
+
+    limit_bytes: the use at which everything in it is killed.
+    cpus:        how many jobs run at full speed.
+    threads:     BB_NUMBER_THREADS: the most tasks at once.
+    jobs:        PARALLEL_MAKE: the jobs a task wants.
+    idle_bytes:  what BitBake's server and workers use.
+    """
+
+    limit_bytes: int
+    cpus: float
+    threads: int
+    jobs: int
+    idle_bytes: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a build went.
+
+    finished:    whether every task ended well.
+    share_done:  the part of all work that was done when the build ended, 1 for one that finished.
+    makespan_s:  seconds from its start to its end, also where that is the kill.
+    peak_bytes:  the most it used at one moment.
+    held_s:      seconds that tasks waited for memory, all together.
+    held, shrunk, forced: how many tasks waited, started with fewer jobs, started although they may not fit.
+    """
+
+    finished: bool
+    share_done: float
+    makespan_s: float
+    peak_bytes: int
+    held_s: float = 0.0
+    held: int = 0
+    shrunk: int = 0
+    forced: int = 0
+
+
+class Policy(Protocol):
+    """Says which task starts, and with how many jobs."""
+
+    def ready(self, task: int) -> None:
+        """A task has all that it needs."""
+
+    def choose(self) -> tuple[int, int] | None:
+        """The task that starts now and its jobs; None to wait for the next event. Asked while a thread is free."""
+
+    def ended(self, task: int) -> None:
+        """A task that was chosen has ended."""
+
+    def before_time_passes(self) -> None:
+        """All that starts now has started: the last moment to change jobs before the next event."""
+
+    def wakes_in_s(self) -> float | None:
+        """In how many seconds the policy wants to be asked again although nothing has happened; None for never."""
+
+    def describe(self, outcome: Outcome) -> Outcome:
+        """The outcome with what only the policy knows."""
+
+
+class Run:
+    """A task that runs: its phase, and what is left of it on the second clock."""
+
+    __slots__ = ("ends", "jobs", "phase", "phases", "place", "since", "speed", "stamp", "started_s", "used_bytes")
+
+    def __init__(self, phases: Sequence[Phase], jobs: int, started_s: float) -> None:
+        self.phases = phases
+        self.jobs = jobs
+        self.started_s = started_s
+        self.place = 0
+        self.phase = phases[0]
+        self.used_bytes = 0
+        self.speed = 1
+        self.since = 0.0
+        self.ends = 0.0
+        self.stamp = 0
+
+
+class Stuck(RuntimeError):
+    """Tasks are left, none runs and the policy starts none: the policy breaks the liveness law."""
+
+
+class Engine:
+    """One build under one policy. What policies may look at has no underscore."""
+
+    def __init__(self, graph: Graph, profiles: Sequence[Profile], container: Container) -> None:
+        self.graph = graph
+        self.profiles = profiles
+        self.container = container
+        self.now_s = 0.0
+        self.used_bytes = container.idle_bytes
+        self.peak_bytes = container.idle_bytes
+        self.demand = 0  # jobs that want a CPU
+        self.runs: dict[int, Run] = {}
+        self.states: dict[str, TaskState] = {}
+        self.done = 0
+        self._done_s = 0.0
+        self._clock = 0.0
+        self._events: list[tuple[float, int, int]] = []
+        self._missing = [len(needed) for needed in graph.depends]
+        self._tids = [str(task) for task in range(len(graph))]
+
+    def run(self, policy: Policy, until_s: float = math.inf) -> Outcome:
+        """Run the build to its end, to the kill, or until a time after which nobody cares. Raises Stuck."""
+        for task, missing in enumerate(self._missing):
+            if not missing:
+                policy.ready(task)
+        total = len(self.graph)
+        threads = self.container.threads
+        limit_bytes = self.container.limit_bytes
+        while self.done < total:
+            while len(self.runs) < threads:
+                chosen = policy.choose()
+                if chosen is None:
+                    break
+                self._start(*chosen)
+            policy.before_time_passes()
+            if not self.runs:
+                raise Stuck(f"{total - self.done} tasks are left, and none is started")
+            if self.used_bytes > limit_bytes or self.now_s > until_s or not self._advance(policy, limit_bytes):
+                return policy.describe(self._outcome(finished=False))
+        return policy.describe(self._outcome(finished=True))
+
+    def set_jobs(self, task: int, jobs: int) -> None:
+        """Let a running task have another number of jobs from now on."""
+        run = self.runs[task]
+        if jobs == run.jobs:
+            return
+        left_s = (run.ends - self._clock) * run.speed
+        run.jobs = jobs
+        self._enter(task, run, left_s)
+
+    def _start(self, task: int, jobs: int) -> None:
+        run = Run(self.profiles[task].phases, jobs, self.now_s)
+        self.runs[task] = run
+        self._enter(task, run, run.phase.work_s, is_new=True)
+
+    def _enter(self, task: int, run: Run, work_s: float, is_new: bool = False) -> None:
+        """Begin a phase, or go on with `work_s` of it that are left."""
+        phase = run.phase
+        speed = run.jobs if run.jobs < phase.width else phase.width
+        self.demand += speed if is_new else speed - run.speed
+        used_bytes = phase.base_bytes + phase.job_bytes * speed
+        self.used_bytes += used_bytes - run.used_bytes
+        if self.used_bytes > self.peak_bytes:
+            self.peak_bytes = self.used_bytes
+        run.speed, run.used_bytes = speed, used_bytes
+        run.stamp += 1
+        run.ends = self._clock + work_s / speed
+        self.states[self._tids[task]] = TaskState(used_bytes, used_bytes)
+        heapq.heappush(self._events, (run.ends, task, run.stamp))
+
+    def _advance(self, policy: Policy, limit_bytes: int) -> bool:
+        """Go on to the next event, or to when the policy wants to be asked; False where all is killed."""
+        events = self._events
+        while True:
+            ends, task, stamp = events[0]
+            run = self.runs.get(task)
+            if run is not None and run.stamp == stamp:
+                break
+            heapq.heappop(events)
+        slowness = max(1.0, self.demand / self.container.cpus)
+        pause_s = (ends - self._clock) * slowness
+        wakes_s = policy.wakes_in_s()
+        if wakes_s is not None and wakes_s < pause_s:
+            self.now_s += wakes_s
+            self._clock += wakes_s / slowness
+            return True
+        self.now_s += max(0.0, pause_s)
+        self._clock = ends
+        while events and events[0][0] <= ends + AT_ONCE_S:
+            _, task, stamp = heapq.heappop(events)
+            run = self.runs.get(task)
+            if run is None or run.stamp != stamp:
+                continue
+            run.place += 1
+            if run.place < len(run.phases):
+                run.phase = run.phases[run.place]
+                self._enter(task, run, run.phase.work_s)
+                if self.used_bytes > limit_bytes:
+                    return False
+            else:
+                self._end(task, run, policy)
+        return True
+
+    def _end(self, task: int, run: Run, policy: Policy) -> None:
+        self.demand -= run.speed
+        self.used_bytes -= run.used_bytes
+        del self.runs[task]
+        del self.states[self._tids[task]]
+        self.done += 1
+        self._done_s += self.profiles[task].work_s
+        policy.ended(task)
+        missing = self._missing
+        for follower in self.graph.followers[task]:
+            missing[follower] -= 1
+            if not missing[follower]:
+                policy.ready(follower)
+
+    def _outcome(self, finished: bool) -> Outcome:
+        share = 1.0 if finished else self._share_done()
+        return Outcome(finished, share, self.now_s, self.peak_bytes)
+
+    def _share_done(self) -> float:
+        """The part of all work that is done, without what is lost with the tasks that ran."""
+        total_s = sum(profile.work_s for profile in self.profiles)
+        return self._done_s / total_s if total_s else 0.0

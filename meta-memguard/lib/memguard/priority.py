@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: MIT
+"""In which order tasks should start: the one first that the longest chain of work waits for.
+
+Runs in: the BitBake server and every simulation; pure.
+Covers: the order of all tasks from what each needs and how long each takes; BitBake's own order where nothing is known.
+Does not cover: whether a task may start now (decide, and BitBake's rules).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from typing import TypeVar
+
+T = TypeVar("T", bound=Hashable)  # what tasks are known by: a tid, a number
+
+
+class Circle(ValueError):
+    """Tasks that need each other; BitBake refuses such a build before any order is asked for."""
+
+
+def remaining_paths(
+    tids: Sequence[T],
+    depends: Callable[[T], Collection[T]],
+    seconds: Mapping[T, float],
+) -> dict[T, float]:
+    """Seconds from each task's start to the end of the longest chain of tasks that wait for it, its own included.
+
+    depends: what a task needs; seconds: how long each takes. Raises Circle.
+    """
+    waiting = dict.fromkeys(tids, 0)
+    for tid in tids:
+        for needed in depends(tid):
+            waiting[needed] += 1
+    after = dict.fromkeys(tids, 0.0)  # the longest path among those that need it
+    ready = [tid for tid in tids if not waiting[tid]]
+    for tid in ready:  # grows meanwhile
+        path = after[tid] = after[tid] + seconds[tid]
+        for needed in depends(tid):
+            if after[needed] < path:
+                after[needed] = path
+            waiting[needed] -= 1
+            if not waiting[needed]:
+                ready.append(needed)
+    if len(ready) < len(waiting):
+        raise Circle("tasks need each other")
+    return after
+
+
+def by_remaining_path(order: Sequence[T], paths: Mapping[T, float]) -> list[T]:
+    """`order`, the longest remaining path first; of equals in the order they had."""
+    return sorted(order, key=lambda tid: -paths[tid])
