@@ -452,3 +452,16 @@ def test_no_grant_grows_while_another_task_is_held(bench: Bench) -> None:
     bench.publish(tokens=3, a=1 * GIB)
     bench.tick("b")
     assert bench.guard.running["a"].grant.jobs == 6
+
+
+def test_a_grant_that_cannot_be_written_is_for_all_jobs(bench: Bench) -> None:
+    """On a full disk a task starts with the jobs it wants and counts as such; one warning, and the build goes on."""
+    (bench.directory / "grants").write_text("in the way")
+    for tid in ("a", "b"):
+        assert bench.offer(task(tid, 0, 2 * GIB))
+        assert bench.guard.running[tid].bytes == 16 * GIB
+        bench.tick(tid)
+    assert [event["jobs"] for event in bench.events("grant")] == [8, 8]
+    assert len(bench.warned) == 1
+    assert "r-a do_compile starts with all its jobs, not " in bench.warned[0]
+    assert bench.guard.totals.shrunk == 0

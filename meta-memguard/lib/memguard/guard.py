@@ -110,7 +110,7 @@ class Guard:
         self._state = State({})
         self._tell = tell
         self._say = say
-        self._warn = warn
+        self._warn = self._warn_unwritten = warn
         self._clock = clock
         self._observed = {"observed": True} if policy.mode is Mode.OBSERVE else {}
         self._granted_bytes = 0
@@ -358,11 +358,10 @@ class Guard:
         return held_s
 
     def _grant(self, task: Task, verdict: Verdict, grant: Grant) -> None:
+        if grant.jobs < task.wanted_jobs and not self._hand_over(task, grant):
+            grant = Grant(task.wanted_jobs, task.footprint.peak_bytes(task.wanted_jobs))
         is_shrunk = grant.jobs < task.wanted_jobs
-        if is_shrunk:
-            self.totals.shrunk += 1
-            if self._handover is not None:
-                self._handover.put(task.tid, grant.jobs)
+        self.totals.shrunk += is_shrunk
         hold = self.held.get(task.tid)
         waited_s = self._release(hold, verdict.reason) if hold else 0.0
         if is_shrunk or hold:
@@ -372,6 +371,17 @@ class Guard:
             self.totals.forced += 1
             self._tell_if_too_large(task)
         self._record_grant(task, verdict, grant, hold)
+
+    def _hand_over(self, task: Task, grant: Grant) -> bool:
+        """Leave a task its jobs; False where that cannot be written (a full disk), and it runs with all it wants."""
+        try:
+            if self._handover is not None:
+                self._handover.put(task.tid, grant.jobs)
+        except OSError as error:
+            tell, self._warn_unwritten = self._warn_unwritten, self._say
+            tell(f"{task} starts with all its jobs, not {grant.jobs}: its grant cannot be written: {error}")
+            return False
+        return True
 
     def _record_grant(self, task: Task, verdict: Verdict, grant: Grant, hold: Hold | None = None) -> None:
         self.totals.granted += 1
