@@ -267,6 +267,17 @@ def test_history_and_own_lines_are_no_matter_of_the_prior(tmp_path: Path) -> Non
     assert "own-footprint-off" in codes([START, *events, END], [measure], tmp_path)
 
 
+def test_a_killed_tasks_line_is_for_its_largest_job(tmp_path: Path) -> None:
+    """Of a task that was killed and ran again with fewer jobs, the size of the job that was killed counts."""
+    events, measure = ran("llvm", 600 * MIB, 800 * MIB, origin="history")
+    kill = task("kill", "llvm", program="cc1plus", pid=7, bytes=500 * MIB)
+    seen = reading(["llvm", "do_compile", 700 * MIB, 2, 0, 1])
+    retry = task("retry", "llvm", jobs=1, attempt=1)
+    found = codes([START, *events, END], [seen, kill, retry, measure], tmp_path)["killed-tasks"]
+    assert "it ended well after a retry" in found.finding
+    assert found.lines == 'MEMGUARD_FOOTPRINT:pn-llvm = "do_compile:per_job=580M"'
+
+
 def test_hostile_names_make_no_configuration(tmp_path: Path) -> None:
     """A recipe's name that could end a line of configuration is told in words only."""
     events, measure = ran('x"\nINHERIT += "evil', 4 * GIB, GIB)

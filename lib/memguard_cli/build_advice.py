@@ -92,13 +92,13 @@ def _killed_tasks(record: BuildRecord) -> Iterator[Advice]:
     killed = [run for run in record.runs if run.outcome == "memory-kill" or run.count("kill")]
     if not killed:
         return
-    retried = sum(run.outcome == "ok" for run in killed)
+    well = sum(run.outcome == "ok" for run in killed)
+    ends = f"{well} of {len(killed)} tasks ended well" if len(killed) > 1 else f"it ended {'well' if well else 'ill'}"
     yield Advice(
         "killed-tasks",
-        f"Processes of {_names(killed)} were killed for memory; {retried} of {len(killed)} tasks ended well after a "
-        "retry.",
-        "Tell memguard what they take, so that they start with fewer jobs or later. Where the history outlives the "
-        "build it has learned this already, and no line is needed.",
+        f"Processes of {_names(killed)} were killed for memory; {ends} after a retry.",
+        "Where the history outlives the build it has learned this, and nothing is to be done; else tell memguard what "
+        "they take, so that they start with fewer jobs or later.",
         # A small task was killed for what others took.
         _footprint_lines(run for run in killed if (run.peak_bytes or 0) >= WORTH_BYTES),
     )
@@ -361,7 +361,8 @@ def _footprint_lines(runs: Iterable[TaskRun]) -> str:
                 break
             jobs = run.jobs or 1
             # To ten MiB: more digits would promise what one run cannot tell.
-            share = -(-int(peak_bytes * MARGIN) // jobs // (10 * MIB)) * 10
+            # Of a task that was stopped or killed the jobs were never all at their largest.
+            share = -(-int(max(peak_bytes // jobs, run.largest_job_bytes) * MARGIN) // (10 * MIB)) * 10
             figure = f"per_job={share}M" if jobs > 1 else f"serial={share}M"
             recipes.setdefault(run.recipe, {}).setdefault(run.task, f"{run.task}:{figure}")
     return "\n".join(

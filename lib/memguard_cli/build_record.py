@@ -124,6 +124,11 @@ class TaskRun:
         times = [span.begin_s for span in self.holds[:1]] + ([self.began_s] if self.began_s is not None else [])
         return min(times, default=0.0)
 
+    @property
+    def largest_job_bytes(self) -> int:
+        """The largest single process that was stopped or killed; 0 where none was."""
+        return max((act.bytes or 0 for act in self.acts if act.pid is not None), default=0)
+
     def count(self, kind: str) -> int:
         """How often an act of this kind was done to it."""
         return sum(act.kind == kind for act in self.acts)
@@ -455,7 +460,8 @@ class _Run:
             self.granted_bytes,
             self.origin,
             self.reason,
-            self.peak_bytes if self.peak_bytes is not None else self.seen_peak_bytes or None,
+            # What is measured of a task that ran again is of its last attempt.
+            max(self.peak_bytes or 0, self.seen_peak_bytes) or None,
             self.wall_s,
             self.cpu_s,
         )

@@ -101,12 +101,16 @@ def figures(record: BuildRecord) -> list[tuple[str, str, str]]:
     facts.append(("shrunk", f"{shrunk:,}", "with fewer jobs" if shrunk else "all with their jobs"))
     stopped_s = sum(run.stopped_s for run in record.runs)
     facts.append(("stopped", f"{record.count('stop'):,}", duration(stopped_s) + " in all" if stopped_s else "none"))
-    facts.append(("killed", f"{record.count('kill'):,}", f"{record.count('retry') or 'no'} retries"))
+    facts.append(("killed", f"{record.count('kill'):,}", _retries(record.count("retry"))))
     kills = record.end.oom_kills if record.end else None
     facts.append(
         ("kernel killed", *(("-", "not known") if kills is None else (f"{kills:,}", "by the OOM killer"))),
     )
     return facts
+
+
+def _retries(number: int) -> str:
+    return "1 retry" if number == 1 else f"{number or 'no'} retries"
 
 
 def held_tasks(record: BuildRecord) -> list[Held]:

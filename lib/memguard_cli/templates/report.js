@@ -370,7 +370,9 @@
       const at = x(act[0]), kind = ACTS[act[1]];
       if (at < 0 || at > wide) continue;
       if (kind === "kill") {
-        draw("path", { class: "kill", d: `M${at - 4} ${middle - 4}L${at + 4} ${middle + 4}M${at + 4} ${middle - 4}L${at - 4} ${middle + 4}` }, svg);
+        const cross = `M${at - 4} ${middle - 4}L${at + 4} ${middle + 4}M${at + 4} ${middle - 4}L${at - 4} ${middle + 4}`;
+        draw("path", { class: "halo", d: cross }, svg);
+        draw("path", { class: "kill", d: cross }, svg);
       } else if (kind === "retry") {
         draw("path", { class: "retry", d: `M${at - 3} ${middle - 5}V${middle + 5}L${at + 5} ${middle}Z` }, svg);
       } else {
