@@ -191,11 +191,14 @@ class Sentinel:
 
         Without a farewell of the server its state stays, for the next build to see.
         """
-        self.step()
-        if not is_farewell:
-            self._publish(time.monotonic(), is_last=True)
-        self._reflex.close()
         now_s = time.monotonic()
+        if is_farewell:
+            self.step()
+        else:
+            # As it was then: what ran has lost its server, and ends meanwhile.
+            self._take_notes(now_s)
+            self._publish(now_s, is_last=True)
+        self._reflex.close()
         self._remember([self._end(run, now_s) for run in list(self._watched.values())])
         if self._history is not None:
             self._history.close()

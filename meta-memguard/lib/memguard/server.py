@@ -13,6 +13,7 @@ import contextlib
 import importlib
 import math
 import os
+import shutil
 import time
 import traceback
 from pathlib import Path
@@ -377,6 +378,8 @@ def _complete(event: Any, d: DataSmart) -> None:
         # A sentinel that was killed has left its files.
         Notes(Path(directory)).clear()
         StateFile(Path(directory)).clear()
+        for rest in ("tools", "pools", "kills"):
+            shutil.rmtree(Path(directory) / rest, ignore_errors=True)
 
 
 def _sample(event: Any, d: DataSmart) -> None:
