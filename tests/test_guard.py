@@ -222,6 +222,8 @@ def test_summary_tells_what_was_done(bench: Bench) -> None:
     assert lines[0] == "peak 4.0 GiB of 8.0 GiB (50 %), 2 killed by the kernel for memory"
     assert lines[1] == "held 1 tasks (1.5 min in all), shrunk 0, let 2 start"
     assert lines[2].endswith(".jsonl")
+    assert lines[3] == f"more of this build: memguard report {bench.directory}"
+    assert len(lines) == 4
 
 
 def test_kills_that_cannot_be_counted_are_not_told(bench: Bench) -> None:

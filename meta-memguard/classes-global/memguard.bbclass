@@ -34,7 +34,8 @@
 # order, and chooses the second where rm_work is inherited. A BB_SCHEDULER of your own stands; memguard then observes.
 #
 # Honest notes:
-#  - A grant holds for the whole run of a task. A task is not made smaller once it runs.
+#  - A task whose build tool takes no tokens keeps its number of jobs for the whole of its run; its compilers are stopped
+#    where memory is short.
 #  - A task that does not fit an empty container runs alone, with one job, and may still be killed.
 #  - What runs again must bear to be repeated without cleaning: cleandirs of compile tasks are then left alone. A recipe
 #    whose do_compile does not says MEMGUARD_RETRIES:pn-NAME = "0".

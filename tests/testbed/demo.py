@@ -170,7 +170,7 @@ def _follow(
 def _telling_lines(output: str) -> list[str]:
     """The lines of a build's output that say what happened."""
     # Events and history go with the build directory.
-    gone = (": events in", " tasks remembered in")
+    gone = (": events in", "more of this build:", " tasks remembered in")
     lines = [line for line in output.splitlines() if "memguard: " in line and not any(word in line for word in gone)]
     killed = [line.strip() for line in output.splitlines() if re.search(r"Killed|signal 9|exit code 137", line)]
     failed = [line for line in output.splitlines() if line.startswith("ERROR: Task (") or "Summary: There" in line]

@@ -287,6 +287,7 @@ class Guard:
         ]
         if self._events.path is not None:
             lines.append(f"events in {self._events.path}")
+            lines.append(f"more of this build: memguard report {self._events.path.parent.parent}")
         return lines
 
     def _now(self) -> Situation:
