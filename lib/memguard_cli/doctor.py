@@ -48,6 +48,11 @@ def doctor(as_json: bool, root: Path, mode: str | None, limit: str | None, reser
     environment (MEMGUARD_MODE, MEMGUARD_LIMIT, MEMGUARD_RESERVE), then from that file.
 
     Exit status: 0 all is well or can be lived with, 3 something found would cost a build its life, 2 a wrong argument.
+
+    \b
+    Examples:
+      memguard doctor
+      memguard doctor --json --limit 8G
     """
     root = _checked(root)
     build = build_configuration.read(Path(os.environ.get("BUILDDIR") or ".")) if root == Path("/") else None

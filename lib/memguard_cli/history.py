@@ -56,7 +56,12 @@ class HistoryGroup(click.Group):
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
 @click.pass_context
 def history(context: click.Context, file: str | None, as_json: bool) -> int:
-    """What the tasks of earlier builds took; alone, as `show`."""
+    """What the tasks of earlier builds took; alone, as `show`.
+
+    \b
+    Example:
+      memguard history show "llvm*"
+    """
     if context.invoked_subcommand is None:
         return _show((), file, as_json)
     if as_json and context.invoked_subcommand != "show":
@@ -74,6 +79,10 @@ def show(given: tuple[str | None, bool], file: str | None, as_json: bool, recipe
     """Show what each task took, the heaviest first.
 
     RECIPE is a name, or a shell pattern as 'llvm*'; no pattern shows the heaviest tasks of all.
+
+    \b
+    Example:
+      memguard history show "llvm*"
     """
     return _show(recipes, given[0] if file is None else file, as_json or given[1])
 
@@ -87,6 +96,10 @@ def export(given: tuple[str | None, bool], file: str | None, output: str | None,
     """Write the samples as lines of JSON, which `import` takes.
 
     RECIPE is a name, or a shell pattern as 'llvm*'.
+
+    \b
+    Example:
+      memguard history export -o samples.jsonl
     """
     path = history_file.find(given[0] if file is None else file)
     with history_file.opened_to_read(path) as source:
@@ -108,6 +121,10 @@ def import_(given: tuple[str | None, bool], file: str | None, sources: tuple[str
     """Take in samples: lines of JSON as `export` writes them (- reads standard input), or directories of buildstats.
 
     What is there already is not taken twice. What is no sample is named on standard error and passed over.
+
+    \b
+    Example:
+      memguard history import tmp/buildstats
     """
     path = history_file.find(given[0] if file is None else file)
     for source in sources:
@@ -129,7 +146,12 @@ def import_(given: tuple[str | None, bool], file: str | None, sources: tuple[str
 @click.argument("others", nargs=-1, required=True, metavar="FILE...")
 @click.pass_obj
 def merge(given: tuple[str | None, bool], file: str | None, others: tuple[str, ...]) -> int:
-    """Take over all samples of other histories, which stay as they are."""
+    """Take over all samples of other histories, which stay as they are.
+
+    \b
+    Example:
+      memguard history merge /cache/other/history.db
+    """
     path = history_file.find(given[0] if file is None else file)
     for other in others:
         if not history_file.is_there(Path(other)):
@@ -157,7 +179,12 @@ def merge(given: tuple[str | None, bool], file: str | None, others: tuple[str, .
 )
 @click.pass_obj
 def prune(given: tuple[str | None, bool], file: str | None, most: str | None) -> int:
-    """Forget the oldest samples of the best-known tasks until the file fits."""
+    """Forget the oldest samples of the best-known tasks until the file fits.
+
+    \b
+    Example:
+      memguard history prune --max 16M
+    """
     max_bytes = history_file.find_max_bytes(most)
     path = history_file.find(given[0] if file is None else file)
     history_file.require(path)

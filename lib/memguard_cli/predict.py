@@ -93,6 +93,10 @@ def predict(
 
     TASK is do_compile where it is left out. In a build directory MEMGUARD_FOOTPRINT:pn-PN of its conf/local.conf
     counts as in a build. Recipes are not parsed: --class says what PN inherits, which matters while it is unknown.
+
+    \b
+    Example:
+      memguard predict llvm-native:do_compile --jobs 8
     """
     recipe, task = parse_target(target)
     if all_tasks and task is not None:
