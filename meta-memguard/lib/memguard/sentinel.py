@@ -56,6 +56,8 @@ PRESSED_S = 1.0
 NEVER_STOPPED = ("do_fetch",)
 # A build that was killed while it used this share of its limit was killed for memory.
 KILLED_SHARE = 0.85
+# Tasks that have gone so shortly before their server's end was seen went with it.
+GONE_S = 5.0
 # A task that holds less than this and compiles nothing does not count as working beside one that wants to be alone.
 LIGHT_BYTES = 128 << 20
 
@@ -138,6 +140,7 @@ class Sentinel:
         self._held: dict[str, tuple[TaskHold, float]] = {}
         self._counts: Counter[str] = Counter()
         self._events: deque[dict[str, Any]] = deque(maxlen=self.EVENTS)
+        self._gone: deque[tuple[float, str, dict[str, Any]]] = deque(maxlen=self.LISTED)
         self._looks = self._places = 0
         self._turn_s = float("-inf")
         self._published: Any = None
@@ -170,6 +173,9 @@ class Sentinel:
         self._looks += 1
         is_thorough = self._looks % THOROUGH_EVERY == 0
         ended = [leader for leader, run in self._watched.items() if run.end or _is_gone(leader, is_thorough)]
+        # Whoever is gone without a word may have been killed along with its server, which is known a moment later.
+        silent = [self._watched[leader] for leader in ended if not self._watched[leader].end]
+        self._gone.extend((now_s, run.note.tid, self._state_of(run)) for run in silent)
         if ended:
             # A task tells how it ended, and is gone: perhaps between the look at the notes and the one at the process.
             self._take_notes(now_s)
@@ -502,6 +508,8 @@ class Sentinel:
     def _publish(self, now_s: float, is_last: bool = False) -> None:
         """Tell the server when something has changed, and once in a while that nothing has."""
         tasks = {run.note.tid: self._state_of(run) for run in self._watched.values()}
+        if is_last:
+            tasks = {**{tid: state for gone_s, tid, state in self._gone if now_s - gone_s < GONE_S}, **tasks}
         held = [
             {"recipe": hold.recipe, "task": hold.task, "reason": hold.reason, "since": round(since, 3)}
             for hold, since in list(self._held.values())[: 2 * self.LISTED]
