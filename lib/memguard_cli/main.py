@@ -20,6 +20,7 @@ from memguard_cli.explain import explain
 from memguard_cli.export import export
 from memguard_cli.history import history
 from memguard_cli.history_fleet import pull, push
+from memguard_cli.plan import plan
 from memguard_cli.predict import predict
 from memguard_cli.report import report
 from memguard_cli.run import run as run_command
@@ -51,6 +52,7 @@ for command in (
     explain,
     export,
     history,
+    plan,
     predict,
     report,
     run_command,

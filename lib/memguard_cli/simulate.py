@@ -199,7 +199,7 @@ def _show(truth: Truth, summaries: Sequence[Summary]) -> None:
                 plain(
                     f"{format_bytes(container.limit_bytes)}, {container.cpus:g} CPUs, "
                     f"{count(container.threads, 'task')} of -j {container.jobs} at once; "
-                    f"no schedule is shorter than {_minutes(summary.bound_s)}",
+                    f"no schedule is shorter than {format_minutes(summary.bound_s)}",
                     "bold",
                 )
             )
@@ -220,14 +220,14 @@ def _cells(summary: Summary) -> list[str]:
     return [
         f"{finished} of {len(outcomes)}",
         f"{100 * done:.0f} %",
-        _minutes(makespan_s) if makespan_s is not None else "-",
+        format_minutes(makespan_s) if makespan_s is not None else "-",
         f"{makespan_s / bound_s:.2f}" if makespan_s is not None and 0 < bound_s < float("inf") else "-",
         format_bytes(peak) if peak else "-",
-        _minutes(held_s) if held_s else "-",
+        format_minutes(held_s) if held_s else "-",
     ]
 
 
-def _minutes(seconds: float) -> str:
+def format_minutes(seconds: float) -> str:
     """Minutes and seconds, or hours and minutes."""
     if seconds == float("inf"):
         return "ever"
