@@ -108,7 +108,8 @@ def test_a_pool_grows_while_its_thread_waits(pool: Pool, client: int) -> None:
     pool.set_tokens(0)
     wait_until(lambda: waits(pool, "pipe_read"))
     pool.set_tokens(4)
-    wait_until(lambda: pool.idle == 3)
+    # The thread catches one of them and gives it back before it waits for the next debt.
+    wait_until(lambda: waits(pool, "futex") and pool.idle == 3)
     assert (pool.issued, pool.held) == (4, 1)
 
 
@@ -516,6 +517,8 @@ def test_cargo_takes_its_jobs_from_the_pool(bench: Bench, form: str) -> None:
     cargo = shutil.which("cargo")
     if cargo is None:
         pytest.skip("there is no cargo on this machine")
+    if subprocess.run([cargo, "--version"], capture_output=True, check=False).returncode:
+        pytest.skip("cargo is rustup's here, and this home has no toolchain for it")
     pool, directory, parts = bench.pool, bench.directory, range(16)
     for number in parts:
         source = directory / f"part{number}" / "src"

@@ -136,6 +136,18 @@ def test_bench_chaos_in_small() -> None:
 
 
 @pytest.mark.memcg
+def test_bench_feedback_in_small() -> None:
+    """One make under a limit, with memguard run and without, prints both; no cgroup is left."""
+    few = ("--scenarios", "flat", "--policies", "memguard,stock", "--seeds", "1", "--baseline-seeds", "1")
+    bench = script("bench", "feedback", *few, "--jobs", "8", "--no-clairvoyant")
+    if bench.returncode == 2:
+        pytest.skip(bench.stderr.strip())
+    assert re.search(r"^ *memguard +1 +0 +1 ", bench.stdout, re.MULTILINE), bench.stdout + bench.stderr
+    assert re.search(r"^ *stock +1 ", bench.stdout, re.MULTILINE)
+    assert not list(Path("/sys/fs/cgroup").glob("**/memguard-bench-*"))
+
+
+@pytest.mark.memcg
 def test_bench_sense_in_small() -> None:
     """The bench of one Reading runs below nested cgroups, prints psutil beside, and leaves no cgroup."""
     bench = script("bench", "sense", "--rounds", "1", "--readings", "20")
