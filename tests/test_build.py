@@ -70,7 +70,9 @@ def build(
     builddir.make(directory, [META_TEST, META_MEMGUARD], conf, **make)
     result = builddir.run(bitbake, directory, *arguments, prefix=prefix)
     assert result.leftover == ()
-    assert not {"grants", "tasks", "state.json"} & {path.name for path in directory.glob("memguard/*")}
+    assert not {"grants", "pools", "tasks", "tools", "state.json"} & {
+        path.name for path in directory.glob("memguard/*")
+    }
     return Built(directory, result, read_events(directory))
 
 

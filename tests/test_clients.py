@@ -161,9 +161,6 @@ def test_a_tool_is_asked_once(tmp_path: Path) -> None:
     make.unlink()
     script(make, "echo GNU Make 4.4.1 is longer")
     assert Tools(tmp_path / "tools").oldest(["make"], str(make.parent)) == (4, 4)
-    Tools(tmp_path / "tools").clear()
-    assert not (tmp_path / "tools").exists()
-    Tools(tmp_path / "tools").clear()
 
 
 def test_what_is_called_counts(tmp_path: Path) -> None:

@@ -65,7 +65,10 @@ EDGES = {
     "rerun": "failures leftovers notes procs retry sense settings state turns",
     "watch": "notes",
     "guard": "decide events handover model notes sense state units",
-    "server": "durations events fleet guard handover history knobs model notes sense settings state units watch",
+    "server": (
+        "clients durations events fleet guard handover history jobserver knobs model notes sense settings state units "
+        "watch"
+    ),
     "scheduler": "durations guard knobs model predict priority server",
     "pooling": "clients jobserver knobs procs settings",
     "worker": "handover knobs model notes pooling procs rerun settings signals",

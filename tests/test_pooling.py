@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from memguard.jobserver import Pool
+from memguard.jobserver import Pool, make_pool
 from testbed import builddir
 from testbed.bitbake import BitBake
 from testbed.builddir import META_TEST
@@ -206,3 +206,17 @@ BB_NUMBER_THREADS = "1"
         place.jobs.log = logs[name]
         assert place.jobs.began == 24, name
         assert place.jobs.most() == 5, name
+
+
+def test_a_build_clears_what_a_killed_one_has_left(bitbake: BitBake, place: Place) -> None:
+    """Pools that nobody serves any more are removed, and what was known of tools is forgotten."""
+    memguard = place.directory / "memguard"
+    make_pool(f"{memguard}/pools/1-1")
+    (memguard / "tools").mkdir()
+    (memguard / "tools" / "old").touch()
+    builddir.make(place.directory, [META_TEST, META_MEMGUARD], 'INHERIT += "memguard"')
+    result = builddir.run(bitbake, place.directory, "tiny-01")
+    assert result.returncode == 0, result.output
+    assert result.leftover == ()
+    assert not (memguard / "pools").exists()
+    assert not (memguard / "tools").exists()

@@ -47,6 +47,9 @@ MAKE_FIFO: Version = (4, 4)
 NINJA_FIFO: Version = (1, 13)
 CARGO_FIFO: Version = (1, 71)
 
+# Where versions are kept below MEMGUARD_DIR.
+FOLDER = "tools"
+
 # Tasks that run jobs.
 TASKS = ("do_compile", "do_install")
 
@@ -120,7 +123,7 @@ class Choice:
 
 def choose(facts: Facts) -> Choice:
     """The form for a task, by the table above."""
-    against = object_at_sight(facts) or _object(facts)
+    against = object_at_sight(facts) or object_by_script(facts)
     if against:
         return Choice(Form.NONE, against)
     calls = _calls(facts)
@@ -154,8 +157,8 @@ def object_at_sight(facts: Facts) -> str:
     return next((reason for holds, reason in reasons if holds), "")
 
 
-def _object(facts: Facts) -> str:
-    """Why the task has no pool whatever the versions of its tools, from what it does."""
+def object_by_script(facts: Facts) -> str:
+    """Why the task has no pool whatever the versions of its tools, from what it does; empty as above."""
     foreign = sorted(facts.commands & _FOREIGN_PROGRAMS)
     foreign = foreign or sorted(name for name in facts.classes if _FOREIGN_CLASS.fullmatch(name))
     reasons = (
@@ -216,14 +219,15 @@ class Tools:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
+    @classmethod
+    def of(cls, directory: Path) -> Tools:
+        """What a build keeps below MEMGUARD_DIR."""
+        return cls(directory / FOLDER)
+
     def oldest(self, names: Iterable[str], search: str) -> Version | None:
         """The oldest of the programs that these names call, on a PATH of `search`; see Facts.make."""
         found = {os.path.realpath(path) for name in names if (path := shutil.which(name, path=search))}
         return min((self._version(path) for path in sorted(found)), default=None)
-
-    def clear(self) -> None:
-        """Forget all versions, before a build."""
-        shutil.rmtree(self._directory, ignore_errors=True)
 
     def _version(self, path: str) -> Version:
         status = Path(path).stat()

@@ -19,7 +19,6 @@ import errno
 import fcntl
 import os
 import platform
-import shutil
 import stat
 import struct
 import termios
@@ -44,11 +43,6 @@ def make_pool(path: str) -> None:
     """Make the FIFO of a pool, without tokens, for its owner alone. Raises OSError, also where `path` exists."""
     Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.mkfifo(path, 0o600)
-
-
-def clear_pools(directory: str) -> None:
-    """Remove the FIFOs that tasks of a killed build have left below MEMGUARD_DIR."""
-    shutil.rmtree(Path(directory) / FOLDER, ignore_errors=True)
 
 
 class Pool:

@@ -34,6 +34,7 @@ from memguard.clients import (
     choose,
     flags,
     object_at_sight,
+    object_by_script,
     without_jobs,
 )
 from memguard.jobserver import FOLDER, TOKEN, make_pool
@@ -77,7 +78,7 @@ def join_pool(event: Any, d: DataSmart, jobs: int | None, directory: Path, token
     if leader is None:
         return None
     leave_pool(d)
-    facts = read_facts(event.task, d, Tools(Path(directory) / "tools"), jobs)
+    facts = read_facts(event.task, d, Tools.of(Path(directory)), jobs)
     choice = choose(facts)
     if choice.form is Form.NONE:
         bb.debug(1, f"memguard: {event.task} has no pool of jobs: {choice.reason}")
@@ -142,14 +143,19 @@ def read_facts(task: str, d: DataSmart, tools: Tools, jobs: int | None = None) -
         if probe.getVar(name):
             probe.setVar(name, without_jobs(probe.getVar(name)))
     commands, text = _read_functions(task, probe)
-    search = d.getVar("PATH") or ""
-    return replace(
+    facts = replace(
         sight,
         commands=frozenset(commands),
         text="\n".join([text, probe.getVar("EXTRA_OEMAKE") or "", "MAKEFLAGS" if probe.getVar("MAKEFLAGS") else ""]),
         classes=frozenset(Path(path).stem for path in d.getVar("__inherit_cache", False) or ()),
         generator=d.getVar("OECMAKE_GENERATOR") or "",
         depends=frozenset(name for name in ("ninja", "cargo") if _depends_on(name, d)),
+    )
+    if object_by_script(facts):
+        return facts
+    search = d.getVar("PATH") or ""
+    return replace(
+        facts,
         make=tools.oldest(("make", "gmake"), search),
         ninja=tools.oldest(("ninja", "ninja-build"), search),
         cargo=tools.oldest(("cargo",), search),

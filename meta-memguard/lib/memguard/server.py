@@ -22,11 +22,13 @@ from typing import TYPE_CHECKING, Any, Callable
 import bb
 
 from memguard import settings
+from memguard.clients import FOLDER as TOOLS_FOLDER
 from memguard.durations import learn_duration
 from memguard.events import EventLog
 from memguard.fleet import Fleet
 from memguard.guard import Guard
 from memguard.handover import Handover
+from memguard.jobserver import FOLDER as POOLS_FOLDER
 from memguard.knobs import jobs_in
 from memguard.model import Duration, Mode, Policy, Sample, Task
 from memguard.notes import Note, Notes, Orders
@@ -333,6 +335,7 @@ def _begin(event: Any, d: DataSmart) -> None:
     if directory and handover:
         handover.clear()
         _tell_of_killed_build(directory)
+        _clear_rest(directory)
     events = EventLog(directory / "events" if directory else None)
     sensor = _sensor = Sensor(limit_bytes=policy.limit_bytes)
     atexit.unregister(_forget_at_exit)
@@ -378,8 +381,13 @@ def _complete(event: Any, d: DataSmart) -> None:
         # A sentinel that was killed has left its files.
         Notes(Path(directory)).clear()
         StateFile(Path(directory)).clear()
-        for rest in ("tools", "pools", "kills"):
-            shutil.rmtree(Path(directory) / rest, ignore_errors=True)
+        _clear_rest(Path(directory))
+
+
+def _clear_rest(directory: Path) -> None:
+    """Remove what tasks and sentinel keep while a build runs: versions of tools, pools, and tellings of kills."""
+    for rest in (TOOLS_FOLDER, POOLS_FOLDER, "kills"):
+        shutil.rmtree(directory / rest, ignore_errors=True)
 
 
 def _sample(event: Any, d: DataSmart) -> None:
