@@ -173,12 +173,12 @@ class Sentinel:
         self._looks += 1
         is_thorough = self._looks % THOROUGH_EVERY == 0
         ended = [leader for leader, run in self._watched.items() if run.end or _is_gone(leader, is_thorough)]
-        # Whoever is gone without a word may have been killed along with its server, which is known a moment later.
-        silent = [self._watched[leader] for leader in ended if not self._watched[leader].end]
-        self._gone.extend((now_s, run.note.tid, self._state_of(run)) for run in silent)
         if ended:
             # A task tells how it ended, and is gone: perhaps between the look at the notes and the one at the process.
             self._take_notes(now_s)
+            # Who did not end well may have been ended along with its server, which is known a moment later.
+            lost = [run for leader in ended if not _ended_well(run := self._watched[leader])]
+            self._gone.extend((now_s, run.note.tid, self._state_of(run)) for run in lost)
             self._remember([self._end(self._watched[leader], now_s) for leader in ended])
         self._give_turn(now_s)
         self._publish(now_s)
@@ -578,6 +578,10 @@ class Sentinel:
             "compilers": len(run.usage.compilers),
             "stopped": stopped,
         }
+
+
+def _ended_well(run: Watched) -> bool:
+    return run.end is not None and run.end.outcome is Outcome.OK
 
 
 def _history(orders: Orders, warnings: list[str]) -> Any:
