@@ -445,7 +445,7 @@ class Sentinel:
                 for task in left["tasks"].values():
                     self._adopt(task)
             elif left["used_bytes"] >= KILLED_SHARE * left["limit_bytes"]:
-                heaviest = max(left["tasks"].values(), key=lambda task: task["current_bytes"], default=None)
+                heaviest = max(left["tasks"].values(), key=_weight, default=None)
                 if heaviest is not None:
                     self._remember([_lost(heaviest, left["build"])])
         except (KeyError, TypeError, ValueError):
@@ -507,7 +507,8 @@ class Sentinel:
 
     def _publish(self, now_s: float, is_last: bool = False) -> None:
         """Tell the server when something has changed, and once in a while that nothing has."""
-        tasks = {run.note.tid: self._state_of(run) for run in self._watched.values()}
+        running = [run for run in self._watched.values() if not _ended_well(run)]
+        tasks = {run.note.tid: self._state_of(run) for run in running}
         if is_last:
             tasks = {**{tid: state for gone_s, tid, state in self._gone if now_s - gone_s < GONE_S}, **tasks}
         held = [
@@ -594,6 +595,11 @@ def _history(orders: Orders, warnings: list[str]) -> Any:
         warnings.append(f"nothing is remembered of this build: {error}")
         return None
     return History(Path(orders.history), orders.history_max_bytes, warn=warnings.append)
+
+
+def _weight(task: dict[str, Any]) -> tuple[int, int]:
+    """What a task in a state is heavy by: what it took, or was expected to take where it was too young to be seen."""
+    return task["current_bytes"], task["granted_bytes"]
 
 
 def _lost(task: dict[str, Any], build: str) -> Record:

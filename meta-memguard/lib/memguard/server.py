@@ -178,7 +178,8 @@ def _tell_of_killed_build(directory: Path) -> None:
     if left is None:
         return
     try:
-        tasks = sorted(left["tasks"].values(), key=lambda task: -task["current_bytes"])
+        # One too young to be seen has only what it was granted.
+        tasks = sorted(left["tasks"].values(), key=lambda task: (-task["current_bytes"], -task["granted_bytes"]))
         heaviest = f"{tasks[0]['recipe']} {tasks[0]['task']} with {format_bytes(tasks[0]['current_bytes'])}"
         bb.warn(
             f"memguard: the last build here was killed when {format_bytes(left['used_bytes'])} of "
