@@ -257,7 +257,10 @@ def test_real_cargo_tells_of_rustc(tmp_path: Path) -> None:
     """cargo's own words on a rustc that was killed."""
     if not shutil.which("cargo"):
         pytest.skip("cargo is not installed")
-    real = subprocess.run(["rustc", "--print", "sysroot"], capture_output=True, text=True, check=True).stdout.strip()
+    asked = subprocess.run(["rustc", "--print", "sysroot"], capture_output=True, text=True, check=False)
+    if asked.returncode:
+        pytest.skip("rustc is rustup's here, and this home has no toolchain for it")
+    real = asked.stdout.strip()
     rustc = script(
         tmp_path / "rustc", f'case "$*" in *"--crate-name killed"*) kill -9 $$;; esac\nexec {real}/bin/rustc "$@"'
     )
