@@ -220,22 +220,14 @@ class Memguard(InOrder):
         for task in guard.releasable(is_idle):
             jobs = self._try(guard, task, is_idle)
             if jobs:
-                self._waiting.remove(self._places[int(task.tid)])
                 return int(task.tid), jobs
-        held, tasks, order = guard.held, self._tasks, self._order
-        tried = 0
-        for place, waiting in enumerate(self._waiting):
-            task = tasks[order[waiting]]
-            if task.tid in held:
-                continue
-            jobs = self._try(guard, task, is_idle)
+        for _ in range(min(HOLDS_PER_CALL, len(self._waiting))):
+            # Held or started, it waits here no longer.
+            number = self._order[self._waiting.pop(0)]
+            jobs = self._try(guard, self._tasks[number], is_idle)
             if jobs:
-                del self._waiting[place]
-                return int(task.tid), jobs
-            tried += 1
-            if tried == HOLDS_PER_CALL:
-                break
-        self._is_stale = bool(held) and guard.reading.used_bytes != self.engine.used_bytes
+                return number, jobs
+        self._is_stale = bool(guard.held) and guard.reading.used_bytes != self.engine.used_bytes
         return None
 
     @staticmethod

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable
 
-from memguard.decide import Situation, admit, admit_alone, extend, is_out_of_question
+from memguard.decide import Situation, admit, admit_alone, extend, is_worth_asking, shortest_s
 from memguard.events import EventLog
 from memguard.handover import Handover
 from memguard.model import Grant, Mode, Policy, Reading, Task, Verdict
@@ -42,6 +42,7 @@ class Hold:
     """A task that waits for memory. `place` counts up over the build, so that the oldest has the smallest.
 
     least_bytes: its peak with the fewest jobs it starts with; need_bytes: what it waits for.
+    shortest_s:  how long it takes at least.
     """
 
     task: Task
@@ -50,6 +51,7 @@ class Hold:
     reason: str
     least_bytes: int
     need_bytes: int
+    shortest_s: float
 
 
 @dataclass(frozen=True)
@@ -195,9 +197,12 @@ class Guard:
         if not self.held or (self._waiting_in is self._now() and not is_idle):
             return
         found = False
-        for hold in list(self.held.values()):
-            now = self._now()
-            if is_idle or (not is_out_of_question(hold.task, hold.least_bytes, now) and admit(hold.task, now).starts):
+        holds = list(self.held.values())
+        if not is_idle:
+            is_worth = is_worth_asking(self._now())
+            holds = [hold for hold in holds if is_worth(hold.task, hold.least_bytes, hold.shortest_s)]
+        for hold in holds:
+            if is_idle or admit(hold.task, self._now()).starts:
                 found = True
                 yield hold.task
         if not found:
@@ -415,7 +420,13 @@ class Guard:
             return
         least_bytes = task.footprint.peak_bytes(self._now().fewest_jobs(task))
         self.held[task.tid] = Hold(
-            task, self._next_place(), self._clock(), verdict.reason, least_bytes, verdict.need_bytes
+            task,
+            self._next_place(),
+            self._clock(),
+            verdict.reason,
+            least_bytes,
+            verdict.need_bytes,
+            shortest_s(task),
         )
         self._situation = None
         self.totals.held += 1
