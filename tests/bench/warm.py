@@ -18,6 +18,7 @@ from pathlib import Path
 from testbed import builddir
 from testbed.bitbake import BitBake, locate
 from testbed.builddir import META_TEST
+from testbed.layer import write
 
 from .statistics import spread
 
@@ -35,16 +36,15 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     bitbake = locate()
     scratch = Path(tempfile.mkdtemp(prefix="memguard-bench-"))
+    history = scratch / "history.db"
+    conf = f'BB_NUMBER_THREADS = "{THREADS}"\n'
+    remembering = f'INHERIT += "memguard"\nMEMGUARD_HISTORY = "{history}"\n'
     try:
-        layer = make_layer(scratch / "meta-chain", options.second)
-        history = scratch / "history.db"
-        conf = f'BB_NUMBER_THREADS = "{THREADS}"\n'
-        ours = conf + f'INHERIT += "memguard"\nMEMGUARD_HISTORY = "{history}"\n'
-        layers = [META_TEST, layer, REPOSITORY / "meta-memguard"]
+        layers = [META_TEST, make_layer(scratch / "meta-chain", options.second), REPOSITORY / "meta-memguard"]
         stock = builddir.make(scratch / "stock", layers, conf)
-        build = builddir.make(scratch / "memguard", layers, ours)
-        for directory in (stock, build):
-            _run(bitbake, directory, "-p")
+        build = builddir.make(scratch / "memguard", layers, conf + remembering)
+        _run(bitbake, stock, "-p")
+        _run(bitbake, build, "-p")
         print(f"{bitbake}; {options.pairs} rounds of {', '.join(KINDS)}", flush=True)
         wall: dict[str, list[float]] = {kind: [] for kind in KINDS}
         for number in range(options.pairs):
@@ -70,28 +70,17 @@ def main(arguments: list[str]) -> int:
 
 def make_layer(layer: Path, second: float) -> Path:
     """The layer; its target is `everything`."""
-    (layer / "conf").mkdir(parents=True)
-    (layer / "conf" / "layer.conf").write_text(
-        'BBFILES += "${LAYERDIR}/recipes/*.bb"\nBBFILE_COLLECTIONS += "chain"\nBBFILE_PATTERN_chain = "^${LAYERDIR}/"\n'
-        'LAYERSERIES_COMPAT_chain = "scarthgap whinlatter wrynose blacksail"\n',
-        encoding="utf-8",
-    )
-    (layer / "recipes").mkdir()
-    names = ["giant"]
-    _write(layer, "giant", 20 * second)
+    recipes = {"giant": _sleep(20 * second)}
     for base in range(BASES):
-        names.append(f"base-{base}")
-        _write(layer, names[-1], 2 * second)
+        recipes[f"base-{base}"] = _sleep(2 * second)
         for leaf in range(LEAVES_OF_BASE):
-            names.append(f"leaf-{base}-{leaf}")
-            _write(layer, names[-1], 0.2 * second, f"base-{base}")
-    _write(layer, "everything", 0.1 * second, " ".join(names))
-    return layer
+            recipes[f"leaf-{base}-{leaf}"] = _sleep(0.2 * second, f"base-{base}")
+    recipes["everything"] = _sleep(0.1 * second, " ".join(recipes))
+    return write(layer, recipes)
 
 
-def _write(layer: Path, name: str, seconds: float, needs: str = "") -> None:
-    text = f'SUMMARY = "Sleeps"\nDEPENDS = "{needs}"\ndo_compile() {{\n    sleep {seconds:g}\n}}\n'
-    (layer / "recipes" / f"{name}_1.0.bb").write_text(text, encoding="utf-8")
+def _sleep(seconds: float, needs: str = "") -> str:
+    return f'SUMMARY = "Sleeps"\nDEPENDS = "{needs}"\ndo_compile() {{\n    sleep {seconds:g}\n}}\n'
 
 
 def _run(bitbake: BitBake, build: Path, *arguments: str) -> float:
