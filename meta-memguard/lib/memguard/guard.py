@@ -297,14 +297,15 @@ class Guard:
 
     def _now(self) -> Situation:
         if self._situation is None:
+            growth_bytes, ends = self._outlook()
             situation = Situation(
                 reading=self._reading,
                 policy=self.policy,
                 idle_bytes=self._idle_bytes,
                 granted_bytes=self._granted_bytes,
-                growth_bytes=self._growth_bytes(),
+                growth_bytes=growth_bytes,
                 emergency=self.emergency,
-                ends=self._ends(),
+                ends=ends,
             )
             head = next((hold for hold in self.held.values() if situation.fits_empty(hold.task)), None)
             if head is not None:
@@ -313,25 +314,26 @@ class Guard:
             self._situation = situation
         return self._situation
 
-    def _ends(self) -> list[tuple[float, int]]:
-        """When running tasks are expected to end and what each then gives back; none while one of them is unknown."""
-        ends = []
-        for run in self.running.values():
-            if run.ends_s is None:
-                return []
-            ends.append((max(0.0, run.ends_s - self._settled_s), run.bytes))
-        return sorted(ends)
+    def _outlook(self) -> tuple[int, list[tuple[float, int]]]:
+        """What running tasks are expected to take beyond what they take now, and when they are expected to end.
 
-    def _growth_bytes(self) -> int:
-        """What running tasks are expected to take beyond what they take now."""
-        growth = 0
+        With its end each task's grant, which it then gives back; none at all while one of them is unknown.
+        """
+        growth_bytes = 0
+        ends: list[tuple[float, int]] | None = []
+        states, now_s = self._state.tasks, self._settled_s
         for tid, run in self.running.items():
-            state = self._state.tasks.get(tid)
+            grant_bytes = run.grant.bytes
+            state = states.get(tid)
             if state is not None:
-                growth += max(0, run.bytes - state.current_bytes)
-            elif self._settled_s - run.since_s <= GROWTH_S:
-                growth += run.bytes
-        return growth
+                growth_bytes += max(0, grant_bytes - state.current_bytes)
+            elif now_s - run.since_s <= GROWTH_S:
+                growth_bytes += grant_bytes
+            if run.ends_s is None:
+                ends = None
+            elif ends is not None:
+                ends.append((max(0.0, run.ends_s - now_s), grant_bytes))
+        return growth_bytes, sorted(ends) if ends else []
 
     def _extend_grants(self) -> None:
         """Give running tasks that take their jobs from a pool more of them, where nobody waits for memory."""
