@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from memguard.decide import Situation, admit, admit_alone, is_out_of_question
+from memguard.decide import Situation, admit, admit_alone, is_worth_asking, shortest_s
 from memguard.model import Duration, Footprint, Grant, Policy, Reading, Task
 from memguard.units import GIB, MIB
 
@@ -404,5 +404,5 @@ def test_durations_let_nothing_start_that_does_not_fit(
     if verdict.grant is not None:
         assert verdict.grant.bytes <= where.free_bytes
         least_bytes = task.footprint.peak_bytes(where.fewest_jobs(known))
-        assert not is_out_of_question(known, least_bytes, where)
+        assert is_worth_asking(where)(known, least_bytes, shortest_s(known))
     assert admit_alone(known, where).starts

@@ -133,3 +133,21 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         state.publish({})
     assert state.read(1.0) is None
     state.clear()
+
+
+def test_a_fifo_that_is_kept_open_follows_a_new_listener(tmp_path: Path) -> None:
+    """The server keeps the FIFO open; a sentinel that was started again has one of its own, and misses nothing."""
+    grant = TaskGrant("t", 1, 2, 3, 4)
+    told, heard = Notes(tmp_path), Notes(tmp_path)
+    first = heard.listen()
+    assert told.send(grant, stays_open=True)
+    assert told.send(grant, stays_open=True)
+    assert Listener(first).read() == [grant, grant]
+    os.close(first)
+    assert not Notes(tmp_path).send(grant, stays_open=True)
+    second = heard.listen()
+    assert told.send(grant, stays_open=True)
+    assert Listener(second).read() == [grant]
+    told.close()
+    told.close()
+    os.close(second)

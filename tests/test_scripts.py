@@ -114,6 +114,14 @@ def test_bench_schedule_in_small() -> None:
     assert bench.stdout.count("target") >= 5
 
 
+def test_bench_warm_in_small() -> None:
+    """The bench of real builds with and without a history runs, and prints stock beside both."""
+    bench = script("bench", "warm", "--pairs", "1", "--second", "0.01")
+    assert bench.returncode == 0, bench.stderr
+    assert "warm / cold per round:" in bench.stdout
+    assert "warm / stock per round:" in bench.stdout
+
+
 def test_bench_overhead_in_small() -> None:
     """The bench of a whole build runs, and prints wall and CPU time of both with their ratio."""
     if os.getuid() != 0:

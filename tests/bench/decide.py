@@ -3,7 +3,8 @@
 
 BitBake's own scheduler classes and memguard's run on a run queue of generated recipes: real choices, real readings of
 this machine's memory, a real event log; only the queue around them is a stand-in that marks tasks as running and done.
-"calm": memory for everything. "tight": the heavy compiles do not all fit, so that some are always held.
+"calm": memory for everything. "tight": the heavy compiles do not all fit, so that some are always held. "known": as
+tight, and a history tells how long each task takes; what it costs to work out the order is told in its own column.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import time
 from collections import deque
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
+from memguard.model import Duration
 from testbed.bitbake import locate
 
 from .statistics import quantile
@@ -96,9 +99,11 @@ class Queue:
         self.stats.active = len(self.active)
 
 
-def measure(make: Any, queue: Queue, calls: int) -> tuple[float, list[float]]:
-    """Seconds of the first call, and of each of `calls` calls after it."""
+def measure(make: Any, queue: Queue, calls: int) -> tuple[float, float, list[float]]:
+    """Seconds to make the scheduler, of its first call, and of each of `calls` calls after it."""
+    started = time.perf_counter()
     scheduler = make(queue, queue.rqdata)
+    made = time.perf_counter() - started
     started = time.perf_counter()
     tid = scheduler.next_buildable_task()
     first = time.perf_counter() - started
@@ -115,7 +120,16 @@ def measure(make: Any, queue: Queue, calls: int) -> tuple[float, list[float]]:
             queue.end(scheduler)
         else:
             break
-    return first, times
+    return made, first, times
+
+
+def durations(queue: Queue) -> dict[tuple[str, str], Duration]:
+    """What a history would know of every task of a queue: some seconds, of which CPUs are busy with a tenth."""
+    recipes = queue.rqdata.dataCaches[""].pkg_fn
+    return {
+        (recipes[file], task): Duration(1.0 + place % 97, 0.0, 0.1)
+        for place, (file, _, task) in enumerate(tid.rpartition(":") for tid in queue.entries)
+    }
 
 
 def main(arguments: list[str]) -> int:
@@ -148,28 +162,31 @@ def main(arguments: list[str]) -> int:
     half = f"base={os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') // 2}"
     with tempfile.TemporaryDirectory(prefix="memguard-bench-") as directory:
         for size in (int(size) for size in options.sizes.split(",")):
-            for memory, heavy in (("calm", "base=1K"), ("tight", half)):
-                runs: dict[str, list[tuple[float, list[float]]]] = {"stock": [], "memguard": []}
+            for memory, heavy in (("calm", "base=1K"), ("tight", half), ("known", half)):
+                runs: dict[str, list[tuple[float, float, list[float]]]] = {"stock": [], "memguard": []}
                 for pair in range(options.pairs):
                     makers = [("stock", stock), ("memguard", MemguardScheduler)]
                     for name, make in makers if pair % 2 == 0 else reversed(makers):
                         queue = Queue(size, directory, heavy)
-                        with _silent(bb):
+                        known = durations(queue) if memory == "known" else {}
+                        with _silent(bb), mock.patch.object(server, "durations", lambda known=known: known):
                             runs[name].append(measure(make, queue, options.calls))
                         server.forget()
-                medians = {name: [statistics.median(times) for _, times in found] for name, found in runs.items()}
-                every = {name: [t for _, times in found for t in times] for name, found in runs.items()}
+                medians = {name: [statistics.median(times) for *_, times in found] for name, found in runs.items()}
+                every = {name: [t for *_, times in found for t in times] for name, found in runs.items()}
                 ratios = [ours / theirs for ours, theirs in zip(medians["memguard"], medians["stock"])]
                 cells = [
                     f"{statistics.median(medians[name]) * 1e6:8.1f} {quantile(every[name], 0.9) * 1e6:7.1f}"
                     for name in ("stock", "memguard")
                 ]
-                firsts = [statistics.median(first for first, _ in runs[name]) for name in ("stock", "memguard")]
+                firsts = [statistics.median(first for _, first, _ in runs[name]) for name in ("stock", "memguard")]
+                made = [statistics.median(made for made, *_ in runs[name]) for name in ("stock", "memguard")]
                 given = " (given)" if size > 20000 else ""
                 print(
                     f"{size:8} {memory:>6} {cells[0]} {cells[1]} "
                     f"{statistics.median(ratios):10.3g} ({min(ratios):.3g} to {max(ratios):.3g})".ljust(90)
-                    + f" {firsts[0] * 1e3:.1f} ms{given} / {firsts[1] * 1e3:.1f} ms",
+                    + f" {firsts[0] * 1e3:.1f} ms{given} / {firsts[1] * 1e3:.1f} ms"
+                    + f"; made in {made[0] * 1e3:.0f} / {made[1] * 1e3:.0f} ms",
                     flush=True,
                 )
     return 0

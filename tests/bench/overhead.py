@@ -19,6 +19,7 @@ from testbed import builddir
 from testbed.bitbake import BitBake, locate
 from testbed.builddir import META_TEST
 from testbed.container import entering
+from testbed.layer import write
 
 from .statistics import spread
 
@@ -72,19 +73,13 @@ def main(arguments: list[str]) -> int:
 def _many_recipes(layer: Path, tasks: int) -> tuple[Path, str]:
     """A layer of recipes that do next to nothing, and the target that needs them all."""
     count = -(-tasks // TASKS_PER_RECIPE)
-    (layer / "conf").mkdir(parents=True)
-    (layer / "conf" / "layer.conf").write_text(
-        'BBFILES += "${LAYERDIR}/recipes/*.bb"\nBBFILE_COLLECTIONS += "many"\nBBFILE_PATTERN_many = "^${LAYERDIR}/"\n'
-        'LAYERSERIES_COMPAT_many = "scarthgap whinlatter wrynose blacksail"\n',
-        encoding="utf-8",
-    )
-    (layer / "recipes").mkdir()
-    for number in range(count):
-        depends = f'DEPENDS = "many-{number - 20}"\n' if number >= 20 else ""
-        (layer / "recipes" / f"many-{number}_1.0.bb").write_text(f'SUMMARY = "Nothing"\n{depends}', encoding="utf-8")
-    everything = " ".join(f"many-{number}" for number in range(count))
-    (layer / "recipes" / "everything_1.0.bb").write_text(f'DEPENDS = "{everything}"\n', encoding="utf-8")
-    return layer, "everything"
+    recipes = {f"many-{number}": _recipe(number) for number in range(count)}
+    recipes["everything"] = f'DEPENDS = "{" ".join(recipes)}"\n'
+    return write(layer, recipes), "everything"
+
+
+def _recipe(number: int) -> str:
+    return 'SUMMARY = "Nothing"\n' + (f'DEPENDS = "many-{number - 20}"\n' if number >= 20 else "")
 
 
 def _run(bitbake: BitBake, build: Path, arguments: Sequence[str]) -> tuple[float, float, int]:

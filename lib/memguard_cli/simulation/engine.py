@@ -2,7 +2,8 @@
 """Runs a build that is only thought, event by event: tasks share the CPUs, and their memory adds up.
 
 Runs in: outside BitBake; pure.
-Covers: phases of tasks, CPUs that are shared evenly by all jobs, memory over time, the kill at the limit.
+Covers: phases of tasks, CPUs that are shared evenly by all jobs, memory over time, the kill at the limit; jobs that are
+stopped, woken and killed.
 Does not cover: which task starts (policies), page cache, disks, and what BitBake itself does between two tasks.
 
 Time: while there are more jobs than CPUs, all are slowed down by the same factor. So there is a second clock, which
@@ -19,7 +20,10 @@ from typing import Protocol
 
 from memguard.state import TaskState
 from memguard_cli.simulation.graph import Graph
-from memguard_cli.simulation.profiles import Phase, Profile
+from memguard_cli.simulation.profiles import UNIT_S, Phase, Profile
+
+# CPU seconds that a stopped job still has to do.
+STOPPED_JOB_S = UNIT_S / 2
 
 # Within so many seconds two events are one.
 AT_ONCE_S = 1e-9
@@ -53,6 +57,7 @@ class Outcome:
     peak_bytes:  the most it used at one moment.
     held_s:      seconds that tasks waited for memory, all together.
     held, shrunk, forced: how many tasks waited, started with fewer jobs, started although they may not fit.
+    stopped, killed: how many jobs were, single ones of running tasks; the task of a killed one ran again.
     """
 
     finished: bool
@@ -63,6 +68,8 @@ class Outcome:
     held: int = 0
     shrunk: int = 0
     forced: int = 0
+    stopped: int = 0
+    killed: int = 0
 
 
 class Policy(Protocol):
@@ -88,9 +95,26 @@ class Policy(Protocol):
 
 
 class Run:
-    """A task that runs: its phase, and what is left of it on the second clock."""
+    """A task that runs: its phase, and what is left of it on the second clock.
 
-    __slots__ = ("ends", "jobs", "phase", "phases", "place", "since", "speed", "stamp", "started_s", "used_bytes")
+    speed:        jobs that run; stopped: jobs that do not, but hold what they held, frozen_bytes.
+    rest_s:       work that is left while no job runs.
+    """
+
+    __slots__ = (
+        "ends",
+        "frozen_bytes",
+        "jobs",
+        "phase",
+        "phases",
+        "place",
+        "rest_s",
+        "speed",
+        "stamp",
+        "started_s",
+        "stopped",
+        "used_bytes",
+    )
 
     def __init__(self, phases: Sequence[Phase], jobs: int, started_s: float) -> None:
         self.phases = phases
@@ -99,8 +123,10 @@ class Run:
         self.place = 0
         self.phase = phases[0]
         self.used_bytes = 0
-        self.speed = 1
-        self.since = 0.0
+        self.speed = 0
+        self.stopped = 0
+        self.frozen_bytes = 0
+        self.rest_s = 0.0
         self.ends = 0.0
         self.stamp = 0
 
@@ -120,12 +146,15 @@ class Engine:
         self.used_bytes = container.idle_bytes
         self.peak_bytes = container.idle_bytes
         self.demand = 0  # jobs that want a CPU
+        self.has_failed = False  # set by a policy that gives a task up
         self.runs: dict[int, Run] = {}
         self.states: dict[str, TaskState] = {}
         self.done = 0
         self._done_s = 0.0
         self._clock = 0.0
+        self._stamps = 0
         self._events: list[tuple[float, int, int]] = []
+        self._resumes: dict[int, tuple[int, float]] = {}
         self._missing = [len(needed) for needed in graph.depends]
         self._tids = [str(task) for task in range(len(graph))]
 
@@ -143,10 +172,13 @@ class Engine:
                 if chosen is None:
                     break
                 self._start(*chosen)
-            policy.before_time_passes()
             if not self.runs:
                 raise Stuck(f"{total - self.done} tasks are left, and none is started")
-            if self.used_bytes > limit_bytes or self.now_s > until_s or not self._advance(policy, limit_bytes):
+            policy.before_time_passes()
+            if not self.runs and not self.has_failed:
+                continue  # the last one that ran was killed, and starts again
+            is_over = self.has_failed or self.used_bytes > limit_bytes or self.now_s > until_s
+            if is_over or not self._advance(policy, limit_bytes):
                 return policy.describe(self._outcome(finished=False))
         return policy.describe(self._outcome(finished=True))
 
@@ -155,42 +187,83 @@ class Engine:
         run = self.runs[task]
         if jobs == run.jobs:
             return
-        left_s = (run.ends - self._clock) * run.speed
+        left_s = self._left_s(run)
         run.jobs = jobs
         self._enter(task, run, left_s)
+
+    def stop(self, task: int, jobs: int) -> None:
+        """Stop some of the jobs of a running task; they keep what they hold."""
+        run = self.runs[task]
+        jobs = min(jobs, run.speed)
+        left_s = self._left_s(run)
+        run.stopped += jobs
+        run.frozen_bytes += jobs * run.phase.job_bytes
+        self._enter(task, run, left_s)
+
+    def wake(self, task: int, jobs: int) -> None:
+        """Let stopped jobs go on; they take again what their phase says."""
+        run = self.runs[task]
+        jobs = min(jobs, run.stopped)
+        left_s = self._left_s(run)
+        run.frozen_bytes -= run.frozen_bytes * jobs // max(1, run.stopped)
+        run.stopped -= jobs
+        self._enter(task, run, left_s)
+
+    def kill(self, task: int, lost_s: float) -> None:
+        """Kill a job of a running task, which then ends and has to be started again.
+
+        lost_s: CPU seconds of work that is to be done once more; all that is done besides stays done.
+        """
+        run = self.runs.pop(task)
+        self._resumes[task] = (run.place, min(run.phase.work_s, self._left_s(run) + lost_s))
+        self.demand -= run.speed
+        self.used_bytes -= run.used_bytes
+        del self.states[self._tids[task]]
+
+    def _left_s(self, run: Run) -> float:
+        return (run.ends - self._clock) * run.speed if run.speed else run.rest_s
 
     def _start(self, task: int, jobs: int) -> None:
         run = Run(self.profiles[task].phases, jobs, self.now_s)
         self.runs[task] = run
-        self._enter(task, run, run.phase.work_s, is_new=True)
+        place, left_s = self._resumes.pop(task, (0, run.phase.work_s))
+        run.place, run.phase = place, run.phases[place]
+        self._enter(task, run, left_s)
 
-    def _enter(self, task: int, run: Run, work_s: float, is_new: bool = False) -> None:
+    def _enter(self, task: int, run: Run, work_s: float) -> None:
         """Begin a phase, or go on with `work_s` of it that are left."""
         phase = run.phase
-        speed = run.jobs if run.jobs < phase.width else phase.width
-        self.demand += speed if is_new else speed - run.speed
-        used_bytes = phase.base_bytes + phase.job_bytes * speed
+        speed = max(0, (run.jobs if run.jobs < phase.width else phase.width) - run.stopped)
+        self.demand += speed - run.speed
+        used_bytes = phase.base_bytes + phase.job_bytes * speed + run.frozen_bytes
         self.used_bytes += used_bytes - run.used_bytes
         if self.used_bytes > self.peak_bytes:
             self.peak_bytes = self.used_bytes
         run.speed, run.used_bytes = speed, used_bytes
-        run.stamp += 1
-        run.ends = self._clock + work_s / speed
+        self._stamps += 1
+        run.stamp = self._stamps  # earlier events of this task, and of an earlier run of it, are void
         self.states[self._tids[task]] = TaskState(used_bytes, used_bytes)
-        heapq.heappush(self._events, (run.ends, task, run.stamp))
+        if speed:
+            run.ends = self._clock + work_s / speed
+            heapq.heappush(self._events, (run.ends, task, run.stamp))
+        else:
+            run.rest_s = work_s
 
     def _advance(self, policy: Policy, limit_bytes: int) -> bool:
         """Go on to the next event, or to when the policy wants to be asked; False where all is killed."""
         events = self._events
-        while True:
-            ends, task, stamp = events[0]
+        while events:
+            _, task, stamp = events[0]
             run = self.runs.get(task)
             if run is not None and run.stamp == stamp:
                 break
             heapq.heappop(events)
+        ends = events[0][0] if events else math.inf
         slowness = max(1.0, self.demand / self.container.cpus)
         pause_s = (ends - self._clock) * slowness
         wakes_s = policy.wakes_in_s()
+        if wakes_s is None and ends == math.inf:
+            raise Stuck("every job is stopped, and nobody wants to wake one")
         if wakes_s is not None and wakes_s < pause_s:
             self.now_s += wakes_s
             self._clock += wakes_s / slowness
@@ -202,6 +275,10 @@ class Engine:
             run = self.runs.get(task)
             if run is None or run.stamp != stamp:
                 continue
+            if run.stopped and (run.place + 1 == len(run.phases) or run.phases[run.place + 1].width == 1):
+                # What follows needs the objects of the stopped jobs, too.
+                self._wait_for_stopped(task, run)
+                continue
             run.place += 1
             if run.place < len(run.phases):
                 run.phase = run.phases[run.place]
@@ -211,6 +288,10 @@ class Engine:
             else:
                 self._end(task, run, policy)
         return True
+
+    def _wait_for_stopped(self, task: int, run: Run) -> None:
+        run.jobs = run.stopped
+        self._enter(task, run, STOPPED_JOB_S * run.stopped)
 
     def _end(self, task: int, run: Run, policy: Policy) -> None:
         self.demand -= run.speed

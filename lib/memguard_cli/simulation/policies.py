@@ -9,21 +9,34 @@ Does not cover: what knows the future (clairvoyant).
 from __future__ import annotations
 
 import bisect
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
 from memguard.events import EventLog
 from memguard.guard import Guard
+from memguard.jobsizes import BEYOND, Expected
 from memguard.model import Policy as Settings
 from memguard.model import Reading, Task
+from memguard.regulate import STOP_SHARE, Act, Action, Job, Moment, Running, regulate
 from memguard.sense import Sensor
 from memguard.state import State, StateFile
 from memguard.units import GIB
-from memguard_cli.simulation.engine import Engine, Outcome
+from memguard_cli.simulation.engine import Engine, Outcome, Run
+from memguard_cli.simulation.profiles import UNIT_S, scale_footprint
 
 # As the scheduler has it (scheduler.HOLDS_PER_CALL), which cannot be imported without BitBake.
 HOLDS_PER_CALL = 16
+
+# As the reflex has them (reflex.py): how soon it looks again, and how fast memory is taken to fill. While something is
+# stopped it looks every tenth of a second, which here changes little and costs much.
+LOOK_LEAST_S, LOOK_MOST_S, LOOK_STOPPED_S = 0.1, 1.0, 0.25
+FILL_LEAST_BYTES_S = 1.0 * GIB
+
+# After a memory kill a task is taken to need at least so many times what it was thought to.
+AFTER_KILL = 1.2
 
 # BitBake asks again after a second at the most, whatever happens.
 ASKED_EVERY_S = 1.0
@@ -178,7 +191,122 @@ class _StateFile:
         self._engine = engine
 
     def read(self, now_s: float) -> State:
-        return State(self._engine.states)
+        return State(self._engine.states, sum(run.stopped for run in self._engine.runs.values()))
+
+
+class Reflex:
+    """The sentinel's part: looks at running tasks and does what regulate() says, through the engine.
+
+    Jobs are those of tasks that run some at once; all of a task are alike, and were begun one after the other. Pools of
+    tokens are left out: every task has the jobs of its grant.
+    """
+
+    def __init__(self, engine: Engine, reserve_bytes: int) -> None:
+        self.stopped = self.killed = 0
+        self._engine = engine
+        self._reserve_bytes = reserve_bytes
+        self._looked_s = self._woke_s = self._killed_s = -math.inf
+        self._used_bytes = engine.used_bytes
+        self._are_stopped = False
+
+    @property
+    def _left_bytes(self) -> int:
+        return self._engine.container.limit_bytes - self._engine.used_bytes
+
+    def looks_in_s(self) -> float | None:
+        """Seconds to the next look; None while so much is left that nothing would be done."""
+        if self._are_stopped:
+            return LOOK_STOPPED_S
+        left_bytes = self._left_bytes
+        if left_bytes >= self._reserve_bytes:
+            return None
+        headroom_bytes = left_bytes - STOP_SHARE * self._reserve_bytes
+        return min(LOOK_MOST_S, max(LOOK_LEAST_S, headroom_bytes / FILL_LEAST_BYTES_S))
+
+    def act(self, tasks: Sequence[Task], guard: Guard) -> list[int]:
+        """Look if it is time to; the tasks of which a job was killed."""
+        engine, now_s = self._engine, self._engine.now_s
+        if self.looks_in_s() is None or now_s - self._looked_s < LOOK_LEAST_S * 0.999:
+            return []
+        seconds = min(LOOK_MOST_S, max(LOOK_LEAST_S, now_s - self._looked_s))
+        moment = Moment(
+            left_bytes=self._left_bytes,
+            reserve_bytes=self._reserve_bytes,
+            fill_bytes_s=(engine.used_bytes - self._used_bytes) / seconds,
+            slots=int(engine.container.cpus),
+            tasks=tuple(self._running(number, tasks[number], guard) for number in engine.runs),
+            since_wake_s=now_s - self._woke_s,
+            since_kill_s=now_s - self._killed_s,
+        )
+        self._looked_s, self._used_bytes = now_s, engine.used_bytes
+        killed = [int(action.tid) for action in regulate(moment) if self._carry_out(action)]
+        self._are_stopped = any(run.stopped for run in engine.runs.values())
+        return killed
+
+    def _carry_out(self, action: Action) -> bool:
+        """Whether a task has to run again."""
+        engine, number = self._engine, int(action.tid)
+        if number not in engine.runs:
+            return False
+        if action.act is Act.STOP:
+            engine.stop(number, 1 if action.job else engine.runs[number].speed)
+            self.stopped += 1
+        elif action.act is Act.WAKE:
+            engine.wake(number, 1 if action.job else engine.runs[number].stopped)
+            self._woke_s = engine.now_s
+        elif action.act is Act.KILL:
+            phase = engine.runs[number].phase
+            engine.kill(number, phase.work_s if phase.width == 1 else UNIT_S)
+            self._killed_s = engine.now_s
+            self.killed += 1
+            return True
+        return False
+
+    def _running(self, number: int, task: Task, guard: Guard) -> Running:
+        run = self._engine.runs[number]
+        phase, granted = run.phase, guard.running[task.tid]
+        has_jobs = phase.width > 1 or (len(run.phases) > 1 and any(other.width > 1 for other in run.phases))
+        peak_bytes = task.footprint.per_job_bytes if phase.width > 1 else task.footprint.serial_bytes
+        size_bytes = phase.job_bytes if phase.width > 1 else phase.base_bytes
+        growth_bytes_s = self._growth_bytes_s(run)
+        if growth_bytes_s and peak_bytes < size_bytes * BEYOND:
+            peak_bytes = int(size_bytes * BEYOND)
+        expected = Expected(max(peak_bytes, size_bytes), UNIT_S, UNIT_S / 2, peak_bytes // 4)
+        count = run.speed + run.stopped if has_jobs else 0
+        jobs = tuple(
+            Job(
+                pid=place,
+                start_ticks=0,
+                program="cc",
+                bytes=size_bytes if place >= run.stopped or not run.stopped else run.frozen_bytes // run.stopped,
+                age_s=UNIT_S * (place + 1) / (count + 1),
+                growth_bytes_s=growth_bytes_s if place >= run.stopped else 0.0,
+                expected=expected,
+                is_stopped=place < run.stopped,
+            )
+            for place in range(count)
+        )
+        return Running(
+            tid=task.tid,
+            place=granted.place,
+            most_jobs=granted.grant.jobs,
+            jobs=jobs,
+            next_job=expected,
+            growth_bytes=max(0, granted.bytes - run.used_bytes),
+            current_bytes=run.used_bytes,
+            is_stopped=not has_jobs and run.stopped > 0,
+        )
+
+    def _growth_bytes_s(self, run: Run) -> float:
+        """How fast one job of a task grows now."""
+        if run.place + 1 == len(run.phases) or not run.speed or not run.phase.work_s:
+            return 0.0
+        phase, following = run.phase, run.phases[run.place + 1]
+        if phase.width != following.width:
+            return 0.0
+        grown_bytes = following.job_bytes - phase.job_bytes or following.base_bytes - phase.base_bytes
+        slowness = max(1.0, self._engine.demand / self._engine.container.cpus)
+        return max(0, grown_bytes) * run.speed / (phase.work_s * slowness)
 
 
 class Memguard(InOrder):
@@ -189,8 +317,11 @@ class Memguard(InOrder):
 
     def __init__(self, engine: Engine, order: Sequence[int], tasks: Sequence[Task], settings: Settings) -> None:
         super().__init__(engine, order)
-        self._tasks = tasks
+        self._tasks = list(tasks)
         self._ended: list[str] = []
+        self._kills: Counter[int] = Counter()
+        self._retries = settings.retries + 1  # the last of them alone
+        self._reflex = Reflex(engine, settings.reserve_of(engine.container.limit_bytes))
         self._asked_s = -1.0
         self._is_stale = False
         self._guard = Guard(
@@ -206,8 +337,23 @@ class Memguard(InOrder):
         self._ended.append(self._tasks[task].tid)
 
     def wakes_in_s(self) -> float | None:
-        """The server asks again each second; that matters only where its last reading was an older one."""
-        return ASKED_EVERY_S if self._is_stale else None
+        """The server asks again each second, which matters only where its last reading was an older one; the reflex."""
+        looks_s = self._reflex.looks_in_s()
+        return min(looks_s or ASKED_EVERY_S, ASKED_EVERY_S) if self._is_stale or looks_s else None
+
+    def before_time_passes(self) -> None:
+        """What the sentinel does: stop, wake and kill jobs, as regulate() says."""
+        for number in self._reflex.act(self._tasks, self._guard):
+            # It runs again in place, with fewer jobs, once what it needs now is there; after its last retry it fails.
+            task = self._tasks[number]
+            self._kills[number] += 1
+            if self._kills[number] > self._retries:
+                self.engine.has_failed = True
+            jobs = max(1, self._guard.running[task.tid].grant.jobs // 2)
+            footprint = scale_footprint(task.footprint, AFTER_KILL)
+            self._tasks[number] = replace(task, wanted_jobs=min(jobs, task.wanted_jobs), footprint=footprint)
+            self.ended(number)
+            self.ready(number)
 
     def choose(self) -> tuple[int, int] | None:
         """As scheduler._guarded_choice() has it, without BitBake's own rules."""
@@ -220,22 +366,14 @@ class Memguard(InOrder):
         for task in guard.releasable(is_idle):
             jobs = self._try(guard, task, is_idle)
             if jobs:
-                self._waiting.remove(self._places[int(task.tid)])
                 return int(task.tid), jobs
-        held, tasks, order = guard.held, self._tasks, self._order
-        tried = 0
-        for place, waiting in enumerate(self._waiting):
-            task = tasks[order[waiting]]
-            if task.tid in held:
-                continue
-            jobs = self._try(guard, task, is_idle)
+        for _ in range(min(HOLDS_PER_CALL, len(self._waiting))):
+            # Held or started, it waits here no longer.
+            number = self._order[self._waiting.pop(0)]
+            jobs = self._try(guard, self._tasks[number], is_idle)
             if jobs:
-                del self._waiting[place]
-                return int(task.tid), jobs
-            tried += 1
-            if tried == HOLDS_PER_CALL:
-                break
-        self._is_stale = bool(held) and guard.reading.used_bytes != self.engine.used_bytes
+                return number, jobs
+        self._is_stale = bool(guard.held) and guard.reading.used_bytes != self.engine.used_bytes
         return None
 
     @staticmethod
@@ -248,4 +386,12 @@ class Memguard(InOrder):
     def describe(self, outcome: Outcome) -> Outcome:
         totals = self._guard.totals
         self._guard.finish()
-        return replace(outcome, held_s=totals.held_s, held=totals.held, shrunk=totals.shrunk, forced=totals.forced)
+        return replace(
+            outcome,
+            held_s=totals.held_s,
+            held=totals.held,
+            shrunk=totals.shrunk,
+            forced=totals.forced,
+            stopped=self._reflex.stopped,
+            killed=self._reflex.killed,
+        )

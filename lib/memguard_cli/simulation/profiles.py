@@ -16,10 +16,13 @@ from dataclasses import dataclass, replace
 from memguard.model import Duration, Footprint
 from memguard.units import MIB
 
-# A compiler of 600 MB takes some three seconds to reach its peak; what is lighter has no slope worth an event.
-SLOPE_JOB_S = 1.0
-SLOPES = (0.3, 0.6, 0.85)
+# A compiler of 600 MB reaches half of its peak in two to three seconds; 32 of them together then grow by 5 GB/s, near
+# the most that the authors of earlyoom have seen. What is lighter in all has no slope worth an event. A slope is a
+# stair with steps of this height, as far as so many of them go.
+RISE_BYTES_S = 150 * MIB
 SLOPING_BYTES = 512 * MIB
+STEP_BYTES = 256 * MIB
+MOST_STEPS = 64
 
 # Translation units take seconds, so work for N jobs is at least some N times this.
 UNIT_S = 3.0
@@ -110,28 +113,46 @@ def draw_profile(duration: Duration, footprint: Footprint, dice: random.Random) 
         phases.append(Phase(0.4 * serial_s, 1, base, 0))
     sizes = [0.5 + 0.5 * dice.random() for _ in range(1 + min(4, int(parallel_s / (60 * width))))]
     sizes[dice.randrange(len(sizes))] = 1.0
-    slope_s = min(SLOPE_JOB_S * width, 0.05 * parallel_s)
-    if job * width >= SLOPING_BYTES:
-        phases += [Phase(slope_s, width, base, int(job * sizes[0] * share)) for share in SLOPES]
-        parallel_s -= slope_s * len(SLOPES)
-    phases += [Phase(parallel_s / len(sizes), width, base, int(job * size)) for size in sizes]
-    if serial_s:
-        phases.append(Phase(0.6 * serial_s, 1, max(base, serial), 0))
-    elif serial > base:
-        last_s = 0.1 * phases[-1].work_s
-        phases[-1] = replace(phases[-1], work_s=phases[-1].work_s - last_s)
-        phases.append(Phase(last_s, 1, serial, 0))
+    link_s = 0.6 * serial_s
+    if not serial_s and serial > base:
+        link_s = 0.1 * parallel_s
+        parallel_s -= link_s
+    before = 0
+    for size in sizes:
+        phases += _rise(Phase(parallel_s / len(sizes), width, base, int(job * size)), 0, before)
+        before = phases[-1].job_bytes
+    if link_s:
+        phases += _rise(Phase(link_s, 1, max(base, serial), 0), base, 0)
     return Profile(tuple(phases))
 
 
+def _rise(phase: Phase, base_bytes: int, job_bytes: int) -> list[Phase]:
+    """A phase that begins with a slope from the base and the size of a job that there were before."""
+    rise_bytes = max(0, phase.base_bytes - base_bytes) if phase.width == 1 else 0
+    rise_bytes += max(0, phase.job_bytes - job_bytes) * phase.width
+    if rise_bytes < SLOPING_BYTES or not phase.work_s:
+        return [phase]
+    steps = min(MOST_STEPS, rise_bytes // STEP_BYTES)
+    slope_s = min(rise_bytes / RISE_BYTES_S, 0.5 * phase.work_s)
+    first_base = base_bytes if phase.width == 1 else phase.base_bytes
+    stair = [
+        Phase(
+            slope_s / steps,
+            phase.width,
+            int(first_base + (phase.base_bytes - first_base) * step / (steps + 1)),
+            int(job_bytes + (phase.job_bytes - job_bytes) * step / (steps + 1)),
+        )
+        for step in range(1, steps + 1)
+    ]
+    return [*stair, replace(phase, work_s=phase.work_s - slope_s)]
+
+
 def _draw_serial(seconds: float, peak_bytes: int, dice: random.Random) -> Profile:
-    if peak_bytes < SLOPING_BYTES or seconds < 2 * SLOPE_JOB_S:
+    if peak_bytes < SLOPING_BYTES or seconds < 1.0:
         return Profile((Phase(seconds, 1, peak_bytes, 0),))
-    before = (0.1 + 0.6 * dice.random()) * seconds
-    slope_s = min(SLOPE_JOB_S, 0.1 * (seconds - before))
-    slopes = [Phase(slope_s, 1, int(peak_bytes * share), 0) for share in SLOPES]
-    rest_s = seconds - before - slope_s * len(slopes)
-    return Profile((Phase(before, 1, peak_bytes // 5, 0), *slopes, Phase(rest_s, 1, peak_bytes, 0)))
+    before_s = (0.1 + 0.6 * dice.random()) * seconds
+    first = Phase(before_s, 1, peak_bytes // 5, 0)
+    return Profile((first, *_rise(Phase(seconds - before_s, 1, peak_bytes, 0), first.base_bytes, 0)))
 
 
 def misjudge(footprint: Footprint, error: Error, dice: random.Random) -> Footprint:

@@ -9,7 +9,7 @@ See also: docs/design.md, "Admit".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf
@@ -196,20 +196,25 @@ def _jobs_worth_waiting(task: Task, jobs: int, situation: Situation) -> int:
     return better
 
 
-def is_out_of_question(task: Task, least_bytes: int, situation: Situation) -> bool:
-    """Whether admit() holds a task that needs at least `least_bytes`, as a look at few numbers already shows.
+def is_worth_asking(situation: Situation) -> Callable[[Task, int, float], bool]:
+    """Whether admit() may let a task start that needs at least so many bytes, for at least so many seconds.
 
-    Thousands of tasks may be held, and all of them are asked about whenever something changes.
+    Thousands of tasks may be held, and all of them are asked about whenever something changes: what is looked at here
+    rules out most of them.
     """
-    if least_bytes <= situation.passing_bytes:
-        return False
-    if least_bytes > situation.free_bytes:
-        return True
+    passing_bytes, free_bytes = situation.passing_bytes, situation.free_bytes
+    passing_s = situation.head_starts_s / PASSING_MARGIN
     head = situation.head
-    if head is None or head.tid == task.tid:
-        return False
-    shortest_s = task.duration.seconds(task.wanted_jobs) if task.duration is not None else inf
-    return shortest_s * PASSING_MARGIN > situation.head_starts_s
+
+    def is_worth(task: Task, least_bytes: int, shortest_s: float) -> bool:
+        return least_bytes <= passing_bytes or (least_bytes <= free_bytes and (shortest_s <= passing_s or task is head))
+
+    return is_worth
+
+
+def shortest_s(task: Task) -> float:
+    """How long a task takes at least, for ever where that is not known."""
+    return task.duration.seconds(task.wanted_jobs) if task.duration is not None else inf
 
 
 def _ends_before_head(task: Task, situation: Situation) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable
 
-from memguard.decide import Situation, admit, admit_alone, extend, is_out_of_question
+from memguard.decide import Situation, admit, admit_alone, extend, is_worth_asking, shortest_s
 from memguard.events import EventLog
 from memguard.handover import Handover
 from memguard.model import Grant, Mode, Policy, Reading, Task, Verdict
@@ -42,6 +42,7 @@ class Hold:
     """A task that waits for memory. `place` counts up over the build, so that the oldest has the smallest.
 
     least_bytes: its peak with the fewest jobs it starts with; need_bytes: what it waits for.
+    shortest_s:  how long it takes at least.
     """
 
     task: Task
@@ -50,6 +51,7 @@ class Hold:
     reason: str
     least_bytes: int
     need_bytes: int
+    shortest_s: float
 
 
 @dataclass(frozen=True)
@@ -195,9 +197,12 @@ class Guard:
         if not self.held or (self._waiting_in is self._now() and not is_idle):
             return
         found = False
-        for hold in list(self.held.values()):
-            now = self._now()
-            if is_idle or (not is_out_of_question(hold.task, hold.least_bytes, now) and admit(hold.task, now).starts):
+        holds = list(self.held.values())
+        if not is_idle:
+            is_worth = is_worth_asking(self._now())
+            holds = [hold for hold in holds if is_worth(hold.task, hold.least_bytes, hold.shortest_s)]
+        for hold in holds:
+            if is_idle or admit(hold.task, self._now()).starts:
                 found = True
                 yield hold.task
         if not found:
@@ -292,14 +297,15 @@ class Guard:
 
     def _now(self) -> Situation:
         if self._situation is None:
+            growth_bytes, ends = self._outlook()
             situation = Situation(
                 reading=self._reading,
                 policy=self.policy,
                 idle_bytes=self._idle_bytes,
                 granted_bytes=self._granted_bytes,
-                growth_bytes=self._growth_bytes(),
+                growth_bytes=growth_bytes,
                 emergency=self.emergency,
-                ends=self._ends(),
+                ends=ends,
             )
             head = next((hold for hold in self.held.values() if situation.fits_empty(hold.task)), None)
             if head is not None:
@@ -308,25 +314,26 @@ class Guard:
             self._situation = situation
         return self._situation
 
-    def _ends(self) -> list[tuple[float, int]]:
-        """When running tasks are expected to end and what each then gives back; none while one of them is unknown."""
-        ends = []
-        for run in self.running.values():
-            if run.ends_s is None:
-                return []
-            ends.append((max(0.0, run.ends_s - self._settled_s), run.bytes))
-        return sorted(ends)
+    def _outlook(self) -> tuple[int, list[tuple[float, int]]]:
+        """What running tasks are expected to take beyond what they take now, and when they are expected to end.
 
-    def _growth_bytes(self) -> int:
-        """What running tasks are expected to take beyond what they take now."""
-        growth = 0
+        With its end each task's grant, which it then gives back; none at all while one of them is unknown.
+        """
+        growth_bytes = 0
+        ends: list[tuple[float, int]] | None = []
+        states, now_s = self._state.tasks, self._settled_s
         for tid, run in self.running.items():
-            state = self._state.tasks.get(tid)
+            grant_bytes = run.grant.bytes
+            state = states.get(tid)
             if state is not None:
-                growth += max(0, run.bytes - state.current_bytes)
-            elif self._settled_s - run.since_s <= GROWTH_S:
-                growth += run.bytes
-        return growth
+                growth_bytes += max(0, grant_bytes - state.current_bytes)
+            elif now_s - run.since_s <= GROWTH_S:
+                growth_bytes += grant_bytes
+            if run.ends_s is None:
+                ends = None
+            elif ends is not None:
+                ends.append((max(0.0, run.ends_s - now_s), grant_bytes))
+        return growth_bytes, sorted(ends) if ends else []
 
     def _extend_grants(self) -> None:
         """Give running tasks that take their jobs from a pool more of them, where nobody waits for memory."""
@@ -415,7 +422,13 @@ class Guard:
             return
         least_bytes = task.footprint.peak_bytes(self._now().fewest_jobs(task))
         self.held[task.tid] = Hold(
-            task, self._next_place(), self._clock(), verdict.reason, least_bytes, verdict.need_bytes
+            task,
+            self._next_place(),
+            self._clock(),
+            verdict.reason,
+            least_bytes,
+            verdict.need_bytes,
+            shortest_s(task),
         )
         self._situation = None
         self.totals.held += 1

@@ -166,6 +166,7 @@ class Notes:
 
     def __init__(self, directory: Path) -> None:
         self._fifo = f"{directory}/tasks"
+        self._open: int | None = None
 
     def is_heard(self) -> bool:
         """Whether somebody listens."""
@@ -175,25 +176,40 @@ class Notes:
             return False
         return True
 
-    def send(self, note: Note) -> bool:
-        """Tell; False where nobody listens, or cannot keep up. Raises OSError for a broken place."""
+    def send(self, note: Note, stays_open: bool = False) -> bool:
+        """Tell; False where nobody listens, or cannot keep up. Raises OSError for a broken place.
+
+        stays_open: the FIFO is kept open for the next note, until close().
+        """
         line = json.dumps({"note": _NAMES[type(note)], **vars(note)}).encode("ascii") + b"\n"
         # A longer line could be torn apart by those of others (PIPE_BUF in pipe(7)).
         if len(line) > select.PIPE_BUF:
             return False
         try:
-            file = os.open(self._fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            if self._open is not None:
+                try:
+                    os.write(self._open, line)
+                    return True
+                except BrokenPipeError:
+                    self.close()  # whoever listened is gone; another one may have come, with a FIFO of its own
+            self._open = os.open(self._fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            os.write(self._open, line)
+        except BlockingIOError:
+            return False
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENXIO):
                 return False
             raise
-        try:
-            os.write(file, line)
-        except BlockingIOError:
-            return False
         finally:
-            os.close(file)
+            if not stays_open:
+                self.close()
         return True
+
+    def close(self) -> None:
+        """Close what send() has kept open."""
+        file, self._open = self._open, None
+        if file is not None:
+            os.close(file)
 
     def listen(self) -> int:
         """Make the FIFO anew and open it for a Listener, so that no note is lost from here on. Raises OSError."""

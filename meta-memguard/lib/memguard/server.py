@@ -53,6 +53,7 @@ _tasks: dict[str, Task] = {}
 _has_stepped_aside = False
 _is_lent = False
 _orders: Orders | None = None
+_notes: Notes | None = None
 _restarts = 0
 
 # A sentinel that dies is started again so often in one build.
@@ -191,15 +192,21 @@ def _tell_of_killed_build(directory: Path) -> None:
 
 def _tell(note: Note) -> None:
     """Tell the sentinel; without one, or where it is too busy, the build goes on."""
+    global _notes
     if _watch is not None and _orders is not None:
+        if _notes is None:
+            _notes = Notes(Path(_orders.directory))
         with contextlib.suppress(OSError):
-            Notes(Path(_orders.directory)).send(note)
+            _notes.send(note, stays_open=True)
 
 
 def _end_watch() -> dict[str, Any]:
     """End the sentinel and the reading of the container and of the history; what the sentinel says."""
-    global _sensor, _watch, _history
+    global _sensor, _watch, _history, _notes
     sensor, _sensor, watch, _watch, history, _history = _sensor, None, _watch, None, _history, None
+    notes, _notes = _notes, None
+    if notes is not None:
+        notes.close()
     if sensor is not None:
         # BitBake's run queues of earlier builds keep their schedulers, and these their Guard and its sensor.
         sensor.close()
