@@ -185,6 +185,10 @@ class Reflex:
             self.end(tid)
         self._signals.close()
 
+    def stop_again(self) -> None:
+        """Stop what is stopped once more: somebody let all processes go on, perhaps a shell's job control."""
+        self._signals.stop_again()
+
     # -- what is told of a task -------------------------------------------------------------------------------------
 
     def tokens(self, tid: str) -> int | None:
