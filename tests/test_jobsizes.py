@@ -86,6 +86,12 @@ def test_what_is_like_nothing_goes_on_as_it_has_begun() -> None:
     assert sizes().expect(100 * MIB, 5.0).ended == 0
 
 
+def test_what_is_still_is_not_expected_to_double() -> None:
+    """A job that grew for two seconds and has been still for two has grown up; after one it may grow by a half."""
+    assert sizes().expect(100 * MIB, 4.0, still_s=2.0).peak_bytes == 100 * MIB
+    assert sizes().expect(100 * MIB, 3.0, still_s=1.0).peak_bytes == 150 * MIB
+
+
 def test_what_was_thought_beforehand_counts_for_young_jobs() -> None:
     """A job that is small yet is expected to become what it was thought to."""
     assert sizes(prior_bytes=900 * MIB).expect(10 * MIB, 1.0).peak_bytes == 900 * MIB

@@ -124,7 +124,7 @@ def run_once(build: Build, policy: str, jobs: int, limit_bytes: int, scratch: Pa
     room_bytes = limit_bytes - Policy().reserve_of(limit_bytes)
     with tempfile.TemporaryDirectory(dir=scratch) as made, container(limit_bytes, "memguard-bench") as box:
         directory = Path(made)
-        gate = (_charged_file(box), int(GATE_SHARE * limit_bytes)) if policy == "gate" else None
+        gate = (charged_file(box), int(GATE_SHARE * limit_bytes)) if policy == "gate" else None
         makes = build.write(directory, gate)
         if policy != "memguard":
             count = safe_jobs(build.heaviest_bytes, room_bytes, jobs) if policy == "static" else jobs
@@ -160,7 +160,8 @@ def _at_once(makes: list[list[str]]) -> list[str]:
     return ["sh", "-c", f"{started} status=0; for pid in $pids; do wait $pid || status=1; done; exit $status"]
 
 
-def _charged_file(box: Container) -> Path:
+def charged_file(box: Container) -> Path:
+    """The file that tells all that is charged to a container."""
     v2 = box.directory / "memory.current"
     return v2 if v2.exists() else box.directory / "memory.usage_in_bytes"
 

@@ -112,8 +112,11 @@ class JobSizes:
             lives += [*running, self._prior]
         return _middle(lives, 0, 0.0, len(self._ended))
 
-    def expect(self, size_bytes: int, age_s: float, program: str = "") -> Expected:
-        """A job that runs: like those of its program that were about its size at its age, else as it has begun."""
+    def expect(self, size_bytes: int, age_s: float, program: str = "", still_s: float = 0.0) -> Expected:
+        """A job that runs: like those of its program that were about its size at its age, else as it has begun.
+
+        still_s: how long it has hardly grown.
+        """
         lives = self._lives(program)
         low, high = size_bytes / ALIKE, size_bytes * ALIKE + LEAST_BYTES
         later = [life for life in lives if life.wall_s > age_s]
@@ -122,7 +125,7 @@ class JobSizes:
         ]
         if alike:
             return _middle(alike, size_bytes, age_s, len(alike))
-        as_begun = _go_on(size_bytes, age_s)
+        as_begun = _go_on(size_bytes, age_s, still_s)
         larger = [life for life in lives if life.peak_bytes > size_bytes]
         if larger and (expected := _middle(larger, size_bytes, age_s, len(larger))).peak_bytes >= as_begun.peak_bytes:
             return expected
@@ -137,11 +140,16 @@ class JobSizes:
         return self._by_program[program]
 
 
-def _go_on(size_bytes: int, age_s: float) -> Expected:
-    """As much again in as long again, or what a young one takes in UNKNOWN_S at its pace."""
-    more_s = max(age_s, UNKNOWN_S)
-    more = int(size_bytes * more_s / max(age_s, 0.1))
-    return Expected(max(size_bytes + more, LEAST_BYTES), age_s + more_s, age_s + more_s, spread_bytes=more // 2)
+def _go_on(size_bytes: int, age_s: float, still_s: float) -> Expected:
+    """As much again in as long again, or what a young one takes in UNKNOWN_S at its pace; less, the longer it is still.
+
+    What has been still for as long as it grew before has probably grown up.
+    """
+    grown_s = max(age_s - still_s, 0.1)
+    more_s = max(grown_s, UNKNOWN_S)
+    more = int(size_bytes * more_s / grown_s * max(0.0, 1 - still_s / more_s))
+    left_s = max(age_s, UNKNOWN_S)
+    return Expected(max(size_bytes + more, LEAST_BYTES), age_s + left_s, age_s + left_s, spread_bytes=more // 2)
 
 
 def _middle(lives: Sequence[Life], size_bytes: int, age_s: float, ended: int) -> Expected:

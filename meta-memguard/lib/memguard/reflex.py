@@ -84,6 +84,11 @@ class _Known:
     stopped_s: float = 0.0
     was_killed: bool = False
 
+    @property
+    def still_s(self) -> float:
+        """How long it has not grown by a tenth."""
+        return self.age_s - self.steps[-1][0]
+
     def life(self, wall_s: float) -> Life:
         """Its life, now that it has ended."""
         rise_s = max(self.steps[-1][0], 0.05)
@@ -336,7 +341,7 @@ class Reflex:
             bytes=compiler.bytes,
             age_s=known.age_s,
             growth_bytes_s=0.0 if target in self._signals.stopped else known.growth_bytes_s,
-            expected=charge.sizes.expect(compiler.bytes, known.age_s, compiler.name),
+            expected=charge.sizes.expect(compiler.bytes, known.age_s, compiler.name, known.still_s),
             is_stopped=target in self._signals.stopped,
         )
 
