@@ -67,6 +67,37 @@ for words in (["--json"], ["--json", "--mode", "off"]):
 print(json.dumps(found))
 """
 
+# memguard run beside a limit of its own, in a cgroup that allows none, and a trigger on a cgroup that is slowed down.
+RUN = """
+import json, os, select, subprocess, sys
+from pathlib import Path
+from memguard.pressure import PressureTrigger
+def run(*words, enter=None):
+    command = [sys.executable, "-m", "memguard_cli.main", "run", "--limit", "100M", "--json", "/tmp/run.json", "--"]
+    into = (lambda: (enter / "cgroup.procs").write_text(str(os.getpid()))) if enter else None
+    done = subprocess.run([*command, *words], capture_output=True, text=True, preexec_fn=into)
+    return done.returncode, done.stderr, json.loads(Path("/tmp/run.json").read_text())
+def traces():
+    return {str(path) for top in ("/sys/fs/cgroup", "/tmp") for path in Path(top).glob("memguard-run-*")}
+before = traces()
+found = [run(sys.executable, "-c", "x = b'x' * (300 << 20)")]
+leaf = Path("/sys/fs/cgroup/leaf")
+leaf.mkdir()
+found.append(run("true", enter=leaf))
+(leaf / "memory.high").write_text(str(16 << 20))
+trigger = PressureTrigger(str(leaf / "memory.pressure"))
+code = f"open('{leaf}/cgroup.procs', 'w').write('0'); x = [bytearray(1 << 20) for _ in range(200)]"
+process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+poller = select.poll()
+poller.register(trigger.file, select.POLLPRI)
+events = poller.poll(60_000)
+os.killpg(process.pid, 9)
+process.wait()
+found.append([trigger.took_place(event) for _, event in events])
+found.append(sorted(traces() - before))
+print(json.dumps(found))
+"""
+
 NEEDS_V2 = pytest.mark.skipif(
     not V2RUN.exists(), reason=f"no real cgroup v2 kernel here: {V2RUN} (MEMGUARD_V2RUN) is not there"
 )
@@ -123,3 +154,15 @@ def test_doctor_on_a_real_v2_kernel() -> None:
     ]
     assert {warning["code"] for warning in found["warnings"]} == {"oom-group", "memory-high"}
     assert "memguard is off" in off["warnings"][0]["text"]
+
+
+@NEEDS_V2
+def test_memguard_run_on_a_real_v2_kernel() -> None:
+    """A limit is enforced and its kill counted; where it cannot be, that is told; a trigger fires; nothing is left."""
+    (status, _, enforced), (busy_status, busy, watched), events, left = run(RUN)
+    assert (status, enforced["oom_kills"], enforced["limit_bytes"]) == (137, 1, 100 << 20)
+    assert enforced["limit_source"].startswith("/sys/fs/cgroup/memguard-run-")
+    assert (busy_status, watched["limit_bytes"]) == (0, 100 << 20)
+    assert "processes lie in the cgroup above" in busy
+    assert events == [True]
+    assert left == []

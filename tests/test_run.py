@@ -137,3 +137,103 @@ def test_an_end_from_outside_leaves_nothing(tmp_path: Path, number: signal.Signa
     assert status == (-number if number is signal.SIGKILL else 128 + number)
     eventually(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     eventually(lambda: traces() == [])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "mode", "status"),
+    [("plain", "hello", 0o644, 126), ("bad", "\x7fELF", 0o755, 126), ("script", "#!/nowhere/sh\n", 0o755, 126)],
+)
+def test_what_cannot_be_started_is_one_sentence(tmp_path: Path, name: str, text: str, mode: int, status: int) -> None:
+    """A file that is no program has a shell's status for it, and leaves nothing."""
+    (tmp_path / name).write_text(text)
+    (tmp_path / name).chmod(mode)
+    done = run("--", f"./{name}", cwd=tmp_path)
+    assert done.returncode == status
+    assert len(done.stderr.splitlines()) == 1
+    assert name in done.stderr
+    assert traces() == []
+
+
+def test_the_pool_is_in_the_words_of_each_tool(tmp_path: Path) -> None:
+    """make 4.3 is told of two descriptors that it inherits, cargo and newer makes of the FIFO; both are there."""
+    script = 'echo "$MAKEFLAGS"; echo "$CARGO_MAKEFLAGS"; ls /proc/self/fd | tr "\n" " "'
+    done = run("--jobs", "4", "--", "sh", "-c", script, cwd=tmp_path)
+    make, cargo, descriptors = done.stdout.splitlines()
+    assert cargo.startswith(" -j4 --jobserver-auth=fifo:")
+    if "fifo:" not in make:
+        sides = make.partition("--jobserver-auth=")[2].split(",")
+        assert set(sides) <= set(descriptors.split())
+
+
+def test_an_old_make_runs_as_many_jobs_as_it_is_allowed(tmp_path: Path) -> None:
+    """Two real makes at once share one pool: of 64 jobs no more than four and one for each make run at a time."""
+    rule = "\t@echo + >> log; sleep 0.05; echo - >> log\n"
+    units = " ".join(f"u{number}" for number in range(32))
+    (tmp_path / "Makefile").write_text(f".PHONY: all {units}\nall: {units}\n{units}:\n{rule}")
+    done = run("--jobs", "4", "--", "sh", "-c", "make -s & make -s & wait", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    at_once = most = 0
+    for line in (tmp_path / "log").read_text().split():
+        at_once += 1 if line == "+" else -1
+        most = max(most, at_once)
+    assert (tmp_path / "log").read_text().count("+") == 64
+    assert 2 < most <= 3 + 2
+
+
+@pytest.mark.memcg
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes memory cgroups")
+def test_an_enforced_limit_is_enforced(tmp_path: Path) -> None:
+    """What is no compiler and takes too much is killed by the kernel in the cgroup, which is counted, and gone then."""
+    program = memory.build(tmp_path)
+    done = run("--limit", "64M", "--json", "run.json", "--", str(program), "anon", "200", cwd=tmp_path)
+    assert done.returncode == 128 + signal.SIGKILL
+    told = json.loads((tmp_path / "run.json").read_text())
+    assert (told["oom_kills"], told["limit_bytes"], told["exit_status"]) == (1, 64 * MIB, 137)
+    assert traces() == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts cgroups as a pod has them")
+def test_where_no_cgroup_can_be_made_the_limit_is_watched(tmp_path: Path) -> None:
+    """In a pod, whose cgroups are read-only, that is told in one line, and the command runs with the limit as plan."""
+    top = "/sys/fs/cgroup/memory" if Path("/sys/fs/cgroup/memory").is_dir() else "/sys/fs/cgroup"
+    pod = ["unshare", "-m", "sh", "-c", f'mount -o remount,bind,ro {top} && exec "$@"', "sh"]
+    if subprocess.run([*pod, "true"], check=False, capture_output=True).returncode:
+        pytest.skip(f"{top} cannot be mounted read-only here")
+    inside = words("--limit", "300M", "--json", "run.json", "--", "sh", "-c", "exit 3")
+    done = subprocess.run([*pod, *inside], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    assert "watched but not enforced" in done.stderr.splitlines()[0]
+    assert len(done.stderr.splitlines()) == 4
+    assert json.loads((tmp_path / "run.json").read_text())["limit_bytes"] == 300 * MIB
+
+
+def test_job_control_stops_and_continues_the_whole_command(tmp_path: Path) -> None:
+    """Ctrl-Z and fg: what the command started stands still with it, and goes on with it."""
+    script = "sleep 600 & echo $! > pid; wait"
+    process = subprocess.Popen(words("--", "sh", "-c", script), cwd=tmp_path, env=ENVIRONMENT, stderr=-3)
+    try:
+        eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip())
+        own, started = psutil.Process(process.pid), psutil.Process(int((tmp_path / "pid").read_text()))
+        process.send_signal(signal.SIGTSTP)
+        eventually(lambda: {own.status(), started.status()} == {psutil.STATUS_STOPPED})
+        process.send_signal(signal.SIGCONT)
+        eventually(lambda: psutil.STATUS_STOPPED not in {own.status(), started.status()})
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def test_a_command_in_the_background_reads_nothing_and_ends(tmp_path: Path) -> None:
+    """Started with & by a shell, it runs like any other."""
+    line = " ".join(["'" + word + "'" for word in words("--", "sh", "-c", "echo from behind")])
+    done = subprocess.run(
+        ["bash", "-ic", f"{line} & wait $!"],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "from behind" in done.stdout

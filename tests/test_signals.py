@@ -112,3 +112,37 @@ def test_the_heavier_the_sooner_the_kernel_takes_it(sleeper: subprocess.Popen[by
         found.append(int(path.read_text()))
     assert found == [300, 600, 900, 900]
     offer_to_kernel(1 << 30, 1.0)
+
+
+def test_who_is_gone_is_no_fault() -> None:
+    """Signals to a process that has ended say so."""
+    process = subprocess.Popen(["true"])
+    target = target_of(process)
+    process.wait()
+    signals = Signals()
+    assert not signals.stop(target)
+    assert not signals.wake(target)
+    assert not signals.kill(target)
+    assert signals.stopped == set()
+    signals.close()
+
+
+def test_a_watchman_that_was_killed_is_replaced(sleeper: subprocess.Popen[bytes]) -> None:
+    """The next stop starts another, which knows of all that is stopped."""
+    signals = Signals()
+    assert signals.stop(target_of(sleeper))
+    assert signals._watchman
+    signals._watchman.kill()
+    signals._watchman.wait()
+    other = subprocess.Popen(["sleep", "600"])
+    try:
+        assert signals.stop(target_of(other))
+        watchman = signals._watchman
+        assert watchman.stdin
+        watchman.stdin.close()
+        watchman.wait()
+        eventually(lambda: not is_stopped(sleeper) and not is_stopped(other))
+    finally:
+        other.kill()
+        other.wait()
+        signals.close()

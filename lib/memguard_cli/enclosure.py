@@ -13,6 +13,7 @@ and the directory of the pool.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import subprocess
 from pathlib import Path
@@ -52,7 +53,10 @@ class Enclosure:
                 _enable_memory(Path(own.directory))
             self.directory.mkdir()
         except OSError as error:
-            raise NoEnclosure(f"{self.directory}: {error.strerror}") from None
+            # cgroups.rst, "No Internal Process Constraint"
+            is_full = own.is_v2 and error.errno == errno.EBUSY
+            why = "processes lie in the cgroup above" if is_full else error.strerror
+            raise NoEnclosure(f"{self.directory}: {why}") from None
         try:
             self._file("memory.max" if own.is_v2 else "memory.limit_in_bytes").write_text(str(limit_bytes))
             with contextlib.suppress(OSError):

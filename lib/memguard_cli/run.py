@@ -22,12 +22,14 @@ from memguard.model import Policy
 from memguard.units import format_bytes, parse_bytes, parse_share
 from memguard_cli.enclosure import Enclosure, NoEnclosure
 from memguard_cli.screen import printable
-from memguard_cli.supervise import Account, Supervisor, Wish
+from memguard_cli.supervise import Account, NotStarted, Supervisor, Wish
 
 LEAST_LIMIT_BYTES = 16 * 1024**2
 # What goes on from what is built already when it is run again.
 _CONTINUING = frozenset({"make", "gmake", "ninja", "ninja-build", "samu", "cargo", "cmake", "meson", "bazel", "scons"})
 _CONTINUES = 2
+# As shells have it.
+_NOT_EXECUTABLE, _NOT_FOUND = 126, 127
 
 
 def _size(name: str, example: str, least: int = 1) -> Any:
@@ -76,8 +78,8 @@ def run(
       memguard run --limit 4G --jobs 16 -- ninja -C build
       memguard run --limit 4G --json run.json -- sh -c 'make && cargo build'
 
-    The exit status is COMMAND's, 128 and the signal's number where a signal ended it; 2 for a wrong argument, 127 where
-    there is no such command.
+    The exit status is COMMAND's, 128 and the signal's number where a signal ended it; 2 for a wrong argument, 126 for
+    what cannot be run, 127 where there is no such command.
     """
     if not command:
         raise click.UsageError("no command is given; a good call is: memguard run --limit 4G -- make")
@@ -85,14 +87,19 @@ def run(
         raise click.UsageError(f"--json {file}: its directory does not exist; a good value is --json run.json")
     found = shutil.which(command[0])
     if found is None:
-        why = f"{printable(command[0])}: no such command; a good call is: memguard run -- make"
-        click.echo(f"memguard: {why}", err=True)
-        return 127
+        is_there = os.sep in command[0] and Path(command[0]).exists()
+        why = "is no program that can be run" if is_there else "no such command"
+        click.echo(f"memguard: {printable(command[0])}: {why}; a good call is: memguard run -- make", err=True)
+        return _NOT_EXECUTABLE if is_there else _NOT_FOUND
     enclosure = _enclose(limit)
     if retries is None:
         retries = _CONTINUES if Path(found).name in _CONTINUING else 0
     wish = Wish(command, limit, jobs, job_size, _policy(reserve), retries)
-    account = Supervisor(wish, enclosure, os.environ).run()
+    try:
+        account = Supervisor(wish, enclosure, os.environ).run()
+    except NotStarted as reason:
+        click.echo(f"memguard: {printable(str(reason))}; a good call is: memguard run -- make", err=True)
+        return _NOT_EXECUTABLE
     sys.stdout.flush()
     for line in _summary(account):
         click.echo(f"memguard: {line}", err=True)
@@ -127,11 +134,11 @@ def _enclose(limit: int | None) -> Enclosure | None:
 def _summary(account: Account) -> list[str]:
     """What it took, in three lines."""
     share = 100 * account.peak_bytes // max(1, account.limit_bytes)
-    tokens = "no pool" if account.tokens_min is None else f"{account.tokens_min + 1} to {account.tokens_max + 1} jobs"
+    least, most = (account.tokens_min or 0) + 1, account.tokens_max + 1
     return [
         f"peak {format_bytes(account.peak_bytes)} of {format_bytes(account.limit_bytes)} ({share} %, "
         f"{account.limit_source}), {account.oom_kills} killed by the kernel for memory",
-        f"{tokens} of {account.jobs} allowed; stopped {account.stopped} jobs, woke {account.woken}, "
+        f"{least} to {most} jobs of {account.jobs} allowed; stopped {account.stopped} jobs, woke {account.woken}, "
         f"killed {account.killed}, retried {account.retried} times",
         f"{account.wall_s:.1f} s, exit status {account.exit_status}",
     ]

@@ -21,6 +21,7 @@ from math import ceil
 from pathlib import Path
 from types import FrameType
 
+from memguard.clients import MAKE_FIFO, MAKE_PIPE, PROGRAMS, Choice, Form, Tools, Version, flags
 from memguard.jobserver import make_pool
 from memguard.model import Policy, Reading
 from memguard.pressure import PressureTrigger
@@ -30,7 +31,6 @@ from memguard.regulate import Act
 from memguard.sense import Sensor
 from memguard.signals import Target, send
 from memguard_cli.enclosure import Enclosure, Janitor
-from memguard_cli.tools import look_up
 
 # So often processes are looked at even where memory is far from its limit: jobs are measured meanwhile.
 MEASURE_S = 1 / 3
@@ -41,6 +41,10 @@ PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signa
 # Signals by which somebody wants the command to end.
 _ENDING = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
 _COMMAND = "command"
+
+
+class NotStarted(Exception):
+    """The command cannot be started; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -90,15 +94,21 @@ class Supervisor:
         self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
         self._leader: Leader | None = None
+        self._reflex: Reflex | None = None
         self._is_ending = False
+        # Signals that came before there was somebody to pass them on to.
+        self._early: list[int] = []
+        self._make: Version | None = None
         self._jobs = wish.jobs or max(1, ceil(Sensor().read().cpus))
         self.account.jobs = self._jobs
 
     def run(self) -> Account:
-        """Run the command to its end. Raises OSError where it cannot be started."""
+        """Run the command to its end. Raises NotStarted."""
         began_s = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="memguard-run-", ignore_cleanup_errors=True) as scratch:
             janitor = Janitor(Path(scratch), self._enclosure)
+            search = self._environment.get("PATH", os.defpath)
+            self._make = Tools(Path(scratch) / "versions").oldest(("make", "gmake"), search)
             try:
                 with self._signals_passed_on():
                     self.account.exit_status = self._attempts(Path(scratch))
@@ -126,14 +136,19 @@ class Supervisor:
         try:
             self._process = subprocess.Popen(
                 self._wish.command,
-                env={**self._environment, **client_words(str(pool), sides, jobs, self._wish.command)},
+                env={**self._environment, **client_words(str(pool), sides, jobs, self._wish.command, self._make)},
                 pass_fds=sides,
                 start_new_session=True,
                 preexec_fn=self._enclosure.enter if self._enclosure else None,
             )
+        except (OSError, subprocess.SubprocessError) as error:
+            why = error.strerror if isinstance(error, OSError) else "its cgroup cannot be entered"
+            raise NotStarted(f"{self._wish.command[0]}: {why}") from None
         finally:
             for side in sides:
                 os.close(side)
+        while self._early:
+            self._pass_on(self._process.pid, self._early.pop(0))
         leader = find_leader(self._process.pid)
         if leader is None:
             return _status(self._process.wait())
@@ -144,7 +159,7 @@ class Supervisor:
         """Look and act until the command has ended."""
         sensor = Sensor(process=str(process.pid))
         table = ProcessTable()
-        reflex = Reflex(jobs, table.members)
+        reflex = self._reflex = Reflex(jobs, table.members)
         trigger = PressureTrigger(sensor.pressure_source())
         ended = _PidFile(process.pid)
         kills_before, pressed_s = sensor.oom_kills() or 0, float("-inf")
@@ -154,6 +169,7 @@ class Supervisor:
             poller.register(ended.file, select.POLLIN)
             if trigger.file is not None:
                 poller.register(trigger.file, select.POLLPRI)
+            self._note_limit(self._read(sensor, Usage()))
             while process.poll() is None:
                 now_s = time.monotonic()
                 usage = table.scan({_COMMAND: leader})[_COMMAND]
@@ -199,9 +215,12 @@ class Supervisor:
             charged_bytes=None,
         )
 
+    def _note_limit(self, reading: Reading) -> None:
+        self.account.limit_bytes, self.account.limit_source = reading.bound_bytes, reading.limit_source
+
     def _note(self, reading: Reading, reflex: Reflex, acted: Sequence[Acted]) -> None:
         account = self.account
-        account.limit_bytes, account.limit_source = reading.bound_bytes, reading.limit_source
+        self._note_limit(reading)
         used = reading.used_bytes + reading.left_bytes - reflex.left_bytes
         account.peak_bytes = max(account.peak_bytes, used)
         for done in acted:
@@ -219,34 +238,50 @@ class Supervisor:
 
         def pass_on(number: int, frame: FrameType | None) -> None:
             self._is_ending = self._is_ending or number in _ENDING
-            if self._process is not None and self._process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self._process.pid, number)
-                    if number in _ENDING:
-                        os.killpg(self._process.pid, signal.SIGCONT)
+            if self._process is None or self._process.returncode is not None:
+                self._early.append(number)
+            else:
+                self._pass_on(self._process.pid, number)
 
-        before = {number: signal.signal(number, pass_on) for number in PASSED_ON}
+        before = {number: signal.signal(number, pass_on) for number in (*PASSED_ON, signal.SIGTSTP)}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def _pass_on(self, group: int, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            if number != signal.SIGTSTP:
+                os.killpg(group, number)
+                if number in _ENDING:
+                    os.killpg(group, signal.SIGCONT)
+                return
+            # Ctrl-Z stops the command and then this process; what was stopped before stays so when both go on.
+            os.killpg(group, signal.SIGSTOP)
+            os.kill(os.getpid(), signal.SIGSTOP)
+            os.killpg(group, signal.SIGCONT)
+            if self._reflex is not None:
+                self._reflex.stop_again()
 
-def client_words(pool: str, sides: tuple[int, int], jobs: int, command: Sequence[str]) -> dict[str, str]:
+
+def client_words(
+    pool: str, sides: tuple[int, int], jobs: int, command: Sequence[str], make: Version | None
+) -> dict[str, str]:
     """The environment by which make, ninja and cargo find the pool.
 
     GNU make before 4.4 knows inherited descriptors only and aborts where it is told of a FIFO, ninja knows FIFOs only;
     so where the make that would be met is old, the FIFO is told to cargo, and to a ninja that is the command itself.
     """
-    fifo, pipe = f"--jobserver-auth=fifo:{pool}", f"--jobserver-auth={sides[0]},{sides[1]}"
-    make = next(tool for tool in look_up() if tool.name == "make")
-    is_ninja = Path(command[0]).name in ("ninja", "ninja-build", "samu")
-    knows_fifo = make.version is None or make.feedback.endswith("FIFO") or is_ninja
-    return {
-        "MAKEFLAGS": f" -j{jobs} {fifo if knows_fifo else pipe}",
-        "CARGO_MAKEFLAGS": f"-j{jobs} {fifo}",
+    is_ninja = PROGRAMS.get(Path(command[0]).name) == "ninja"
+    form = Form.FIFO
+    if make is not None and make < MAKE_FIFO and not is_ninja:
+        form = Form.PIPE if make >= MAKE_PIPE else Form.NONE
+    words = {
+        "MAKEFLAGS": flags(Choice(form, ""), jobs, pool, sides),
+        "CARGO_MAKEFLAGS": flags(Choice(Form.FIFO, ""), jobs, pool),
     }
+    return {name: text for name, text in words.items() if text is not None}
 
 
 class _PidFile:

@@ -100,7 +100,7 @@ def _flat(draw: _Draw, room: float, jobs: int) -> Workload:
 
 
 def _tenth(draw: _Draw, room: float, jobs: int) -> Workload:
-    light = room / max(jobs, 24)
+    light = 1.2 * room / max(jobs, 20)
     return Workload(
         (Make(tuple(draw.unit(light * (8 if place % 10 == 9 else 1)) for place in range(7 * jobs))),),
     )

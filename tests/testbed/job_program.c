@@ -79,7 +79,7 @@ int main(int count, char **words) {
     size_t bytes = (size_t)(most * 1048576) + PAGE, held = 0;
     char *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     check(memory != MAP_FAILED, "mmap");
-    madvise(memory, bytes, MADV_HUGEPAGE); // a tenth of the page faults: CPU time is for those who decide here
+    madvise(memory, bytes, MADV_NOHUGEPAGE); // sizes are those asked for, not rounded up
 
     struct sigaction action = {.sa_handler = note_stop};
     sigaction(SIGCONT, &action, NULL);

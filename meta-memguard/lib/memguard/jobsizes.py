@@ -2,113 +2,177 @@
 """What one job of a task takes over its life: learned while the task runs, from those of its jobs that have ended.
 
 Runs in: the sentinel, `memguard run` and every simulation; pure.
-Covers: peak, length and rise of a job that runs, given its age and size, and of one that is still to start.
+Covers: peak, length and rise of a job that runs, given its program, age and size, and of one that is still to start.
 Does not cover: what a whole task takes (learn), and what follows from it (regulate).
+
+A job is like those of its program that were about its size at its age. Where none was, or none has ended yet, it goes
+on as it has begun for as long again: of something whose end is not known, half of its life is over, on average.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import sqrt
 
 from memguard.units import MIB
 
-# A job of a task that nothing is known of, before one of it has ended: what several distributions plan for a C++ job,
-# ten seconds, half of them rising.
+# A job of a task that nothing is known of, and of which none runs yet: what several distributions plan for a C++ job.
 UNKNOWN_BYTES = 512 * MIB
-UNKNOWN_S = 10.0
+# That one goes on as it has begun is believed for so long at least: of a job this young nothing else can be told.
+UNKNOWN_S = 1.0
 # So many jobs are remembered, the newest; with every tenth ten times as large, six of those are among them.
 KEPT = 64
-# What was thought beforehand counts as one job more until so many have ended.
-PRIOR_UNTIL = 8
-# A job is like those that had between a half and twice its size at its age.
-ALIKE = 2.0
-# A job larger than all that have ended is taken to grow by another quarter; none is taken to be smaller than this.
-BEYOND = 1.25
+# What was thought beforehand counts as one job more, and those that run count as well, until so many have ended.
+KNOWN_FROM = 8
+# So many of them stand for all where the future is worked out.
+SAMPLE = 12
+# A job is like those that had its size at its age, give or take this factor, and whose peak it has hardly passed.
+ALIKE = 1.5
+GROWN = 1.1
+# A job has begun to rise once it holds this share of its peak.
+BEGUN_SHARE = 0.1
 LEAST_BYTES = 4 * MIB
 
 
 @dataclass(frozen=True)
 class Life:
-    """The whole life of a job: its peak in bytes, its length, and the time in which it rose to that peak."""
+    """The whole life of a job: its peak in bytes, its length, and how it rose to that peak.
+
+    rise_s:  when it had nearly all of its peak.
+    begun_s: when it had BEGUN_SHARE of it; 0 where it rose in one straight line.
+    """
 
     peak_bytes: int
     wall_s: float
     rise_s: float
+    begun_s: float = 0.0
+
+    @property
+    def _begun_share(self) -> float:
+        return BEGUN_SHARE if self.begun_s else 0.0
 
     def bytes_at(self, age_s: float) -> float:
-        """What it holds at an age, were its rise a straight line."""
+        """What it holds at an age: straight lines from nothing through BEGUN_SHARE to its peak."""
         if age_s >= self.rise_s:
             return float(self.peak_bytes)
-        return self.peak_bytes * age_s / self.rise_s
+        share = self._begun_share
+        if age_s < self.begun_s:
+            return self.peak_bytes * share * age_s / self.begun_s
+        return self.peak_bytes * (share + (1 - share) * (age_s - self.begun_s) / (self.rise_s - self.begun_s))
+
+    @property
+    def mean_bytes(self) -> float:
+        """What it holds on average over its life."""
+        share, rise_s = self._begun_share, min(self.rise_s, self.wall_s)
+        begun_s = min(self.begun_s, rise_s)
+        missing_s = begun_s * (1 - share / 2) + (rise_s - begun_s) * (1 - share) / 2
+        return self.peak_bytes * (1 - missing_s / self.wall_s)
 
 
 @dataclass(frozen=True)
-class Expected:
-    """The life a job is expected to have, and by how much its peak may be off (one standard deviation, in bytes)."""
+class Expected(Life):
+    """The life a job is expected to have.
 
-    peak_bytes: int
-    wall_s: float
-    rise_s: float
-    spread_bytes: int
+    spread_bytes: by how much its peak may be off (one standard deviation).
+    ended:        the jobs that have ended from which this is known.
+    lives:        some of those, evenly over their lengths: it will live like one of these.
+    """
+
+    spread_bytes: int = 0
+    ended: int = 0
+    lives: tuple[Life, ...] = ()
 
 
 class JobSizes:
-    """The lives of one task's jobs, the newest KEPT of them.
+    """The lives of one task's jobs, the newest KEPT of them, by program.
 
     prior_bytes: the peak of a job as it is thought beforehand, None where nothing is.
     """
 
     def __init__(self, prior_bytes: int | None = None) -> None:
-        self._prior = Life(prior_bytes or UNKNOWN_BYTES, UNKNOWN_S, UNKNOWN_S / 2)
-        self._ended: deque[Life] = deque(maxlen=KEPT)
-        self._known: list[Life] | None = None
-        self._new: Expected | None = None
+        self._prior_bytes = prior_bytes
+        self._prior = Life(prior_bytes or UNKNOWN_BYTES, 2.0, 1.0)
+        self._ended: deque[tuple[str, Life]] = deque(maxlen=KEPT)
+        self._by_program: dict[str, list[Life]] = {}
 
     def __len__(self) -> int:
         return len(self._ended)
 
-    def add(self, life: Life) -> None:
+    def add(self, life: Life, program: str = "") -> None:
         """Take into account a job that has ended."""
-        self._ended.append(life)
-        self._known = self._new = None
+        self._ended.append((program, life))
+        self._by_program.clear()
 
-    def expect_new(self) -> Expected:
-        """The next job to start: like any of those that have ended."""
-        if self._new is None:
-            self._new = _middle(self._lives(), 0, 0.0)
-        return self._new
+    def expect_new(self, running: Sequence[Life] = ()) -> Expected:
+        """The next job to start: like any of those that have ended; while these are few, like the running ones, too."""
+        lives = [life for _, life in self._ended]
+        if len(lives) < KNOWN_FROM:
+            lives += [*running, self._prior]
+        return _middle(lives, 0, 0.0, len(self._ended))
 
-    def expect(self, size_bytes: int, age_s: float) -> Expected:
-        """A job that runs: like those that were about its size at its age, else like those that grew larger."""
-        lives = self._lives()
+    def expect(self, size_bytes: int, age_s: float, program: str = "", still_s: float = 0.0) -> Expected:
+        """A job that runs: like those of its program that were about its size at its age, else as it has begun.
+
+        still_s: how long it has hardly grown.
+        """
+        lives = self._lives(program)
         low, high = size_bytes / ALIKE, size_bytes * ALIKE + LEAST_BYTES
-        alike = [life for life in lives if low <= life.bytes_at(age_s) <= high and life.wall_s > age_s]
-        if not alike:
-            alike = [life for life in lives if life.peak_bytes > size_bytes]
-        return _middle(alike, size_bytes, age_s)
+        later = [life for life in lives if life.wall_s > age_s]
+        alike = [
+            life for life in later if low <= life.bytes_at(age_s) <= high and size_bytes <= life.peak_bytes * GROWN
+        ]
+        if alike:
+            return _middle(alike, size_bytes, age_s, len(alike))
+        as_begun = _go_on(size_bytes, age_s, still_s)
+        larger = [life for life in lives if life.peak_bytes > size_bytes]
+        if larger and (expected := _middle(larger, size_bytes, age_s, len(larger))).peak_bytes >= as_begun.peak_bytes:
+            return expected
+        if not lives and self._prior_bytes and self._prior_bytes > as_begun.peak_bytes:
+            return replace(as_begun, peak_bytes=self._prior_bytes)
+        return as_begun
 
-    def _lives(self) -> list[Life]:
-        if self._known is None:
-            self._known = list(self._ended)
-            if len(self._known) < PRIOR_UNTIL:
-                self._known.append(self._prior)
-        return self._known
+    def _lives(self, program: str) -> list[Life]:
+        """Those of one program that have ended."""
+        if program not in self._by_program:
+            self._by_program[program] = [life for name, life in self._ended if name == program]
+        return self._by_program[program]
 
 
-def _middle(lives: list[Life], size_bytes: int, age_s: float) -> Expected:
+def _go_on(size_bytes: int, age_s: float, still_s: float) -> Expected:
+    """As much again in as long again, or what a young one takes in UNKNOWN_S at its pace; less, the longer it is still.
+
+    What has been still for as long as it grew before has probably grown up.
+    """
+    grown_s = max(age_s - still_s, 0.1)
+    more_s = max(grown_s, UNKNOWN_S)
+    more = int(size_bytes * more_s / grown_s * max(0.0, 1 - still_s / more_s))
+    left_s = max(age_s, UNKNOWN_S)
+    return Expected(max(size_bytes + more, LEAST_BYTES), age_s + left_s, age_s + left_s, spread_bytes=more // 2)
+
+
+def _middle(lives: Sequence[Life], size_bytes: int, age_s: float, ended: int) -> Expected:
     """The mean of `lives`, but no less than what a job of this size and age has reached already."""
-    if not lives:
-        wall_s = max(age_s * BEYOND, 1.0)
-        return Expected(int(size_bytes * BEYOND), wall_s, wall_s, int(size_bytes * (BEYOND - 1)))
     peak = sum([life.peak_bytes for life in lives]) / len(lives)
     wall_s = sum([life.wall_s for life in lives]) / len(lives)
     rise_s = sum([life.rise_s for life in lives]) / len(lives)
+    begun_s = sum([life.begun_s for life in lives]) / len(lives)
     spread = sqrt(sum([(life.peak_bytes - peak) ** 2 for life in lives]) / len(lives))
     return Expected(
         peak_bytes=max(int(peak), size_bytes, LEAST_BYTES),
         wall_s=max(wall_s, age_s + 0.1),
         rise_s=max(rise_s, 0.05),
+        begun_s=min(begun_s, rise_s / 2),
         spread_bytes=int(spread),
+        ended=ended,
+        lives=_sample(lives),
     )
+
+
+def _sample(lives: Sequence[Life]) -> tuple[Life, ...]:
+    """No more than SAMPLE of them, evenly over their lengths."""
+    if len(lives) <= SAMPLE:
+        return tuple(lives)
+    ordered = sorted(lives, key=lambda life: life.wall_s)
+    return tuple(ordered[int((place + 0.5) * len(ordered) / SAMPLE)] for place in range(SAMPLE))

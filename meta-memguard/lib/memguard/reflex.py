@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Callable
 
 from memguard.jobserver import Pool, certainly_lost
-from memguard.jobsizes import JobSizes, Life
+from memguard.jobsizes import BEGUN_SHARE, JobSizes, Life
 from memguard.model import Reading
 from memguard.procs import Compiler, Leader, Usage
 from memguard.regulate import Act, Action, Job, Moment, Running, regulate
@@ -27,6 +27,8 @@ LOOK_MOST_S = 1.0
 # Memory is taken to fill at least this fast, though it was never seen to; what was seen is half forgotten in a minute.
 FILL_LEAST_BYTES_S = 1.0 * GIB
 FILL_HALF_LIFE_S = 60.0
+# A job like none that has ended may take so many times what is guessed.
+GUESS_FACTOR = 8
 # What is used outside of all tasks is the median over so much time: the kernel may tell of a cgroup two seconds late.
 OUTSIDE_S = 3.0
 # A job has risen once it holds this share of its peak.
@@ -71,14 +73,27 @@ class Acted:
 class _Known:
     """A job as it was at the last look."""
 
+    program: str
     bytes: int
     at_s: float
     growth_bytes_s: float = 0.0
     peak_bytes: int = 0
-    risen_s: float = 0.0
+    # Age and size whenever it had grown by a tenth.
+    steps: list[tuple[float, int]] = field(default_factory=lambda: [(0.0, 0)])
     age_s: float = 0.0
     stopped_s: float = 0.0
     was_killed: bool = False
+
+    @property
+    def still_s(self) -> float:
+        """How long it has not grown by a tenth."""
+        return self.age_s - self.steps[-1][0]
+
+    def life(self, wall_s: float) -> Life:
+        """Its life, now that it has ended."""
+        rise_s = max(self.steps[-1][0], 0.05)
+        begun_s = next((age_s for age_s, size in self.steps if size >= BEGUN_SHARE * self.peak_bytes), 0.0)
+        return Life(self.peak_bytes, wall_s, rise_s, min(begun_s, rise_s / 2))
 
 
 @dataclass
@@ -121,6 +136,8 @@ class Reflex:
         self._used: tuple[float, int] | None = None
         self._fill_bytes_s = 0.0
         self._fastest_bytes_s = FILL_LEAST_BYTES_S
+        # Jobs are stopped, or more begin or fewer than may be: what comes of it is seen soon.
+        self._is_changing = False
         self._woke_s = self._killed_s = float("-inf")
 
     # -- tasks come and go ------------------------------------------------------------------------------------------
@@ -173,6 +190,10 @@ class Reflex:
             self.end(tid)
         self._signals.close()
 
+    def stop_again(self) -> None:
+        """Stop what is stopped once more: somebody let all processes go on, perhaps a shell's job control."""
+        self._signals.stop_again()
+
     # -- what is told of a task -------------------------------------------------------------------------------------
 
     def tokens(self, tid: str) -> int | None:
@@ -203,8 +224,10 @@ class Reflex:
     @property
     def next_look_s(self) -> float:
         """Seconds until memory should be looked at again."""
-        headroom = self.moment.left_bytes - self.moment.stop_bytes if self.moment else 0
-        if self._signals.stopped:
+        if self.moment is None:
+            return LOOK_LEAST_S
+        headroom = self.moment.left_bytes - self.moment.stop_bytes
+        if self._is_changing or headroom < sum(_may_take_bytes(task) for task in self.moment.tasks):
             return LOOK_LEAST_S
         return min(LOOK_MOST_S, max(LOOK_LEAST_S, headroom / self._fastest_bytes_s))
 
@@ -233,7 +256,9 @@ class Reflex:
             since_wake_s=now_s - self._woke_s,
             since_kill_s=now_s - self._killed_s,
         )
-        return [acted for action in regulate(self.moment) if (acted := self._carry_out(action, now_s))]
+        done = [acted for action in regulate(self.moment) if (acted := self._carry_out(action, now_s))]
+        self._is_changing = bool(self._signals.stopped or done)
+        return done
 
     def _use(self, now_s: float, reading: Reading, tasks_bytes: int) -> int:
         """What is used now: as the cgroup says, or more where the processes have grown since it was counted.
@@ -262,11 +287,13 @@ class Reflex:
         for target in charge.known.keys() - seen.keys():
             ended = charge.known.pop(target)
             if not ended.was_killed and ended.peak_bytes > 0:
-                charge.sizes.add(Life(ended.peak_bytes, max(ended.age_s, 0.1), max(ended.risen_s, 0.05)))
+                # It has ended somewhere between the last look and this one.
+                wall_s = max(ended.age_s + (now_s - ended.at_s) / 2, 0.1)
+                charge.sizes.add(ended.life(wall_s), ended.program)
         for target, compiler in seen.items():
             known = charge.known.get(target)
             if known is None:
-                known = charge.known[target] = _Known(0, now_s - max(compiler.age_s, 0.01))
+                known = charge.known[target] = _Known(compiler.name, 0, now_s - max(compiler.age_s, 0.01))
             passed_s = now_s - known.at_s
             if target in self._signals.stopped:
                 known.stopped_s += passed_s
@@ -274,10 +301,9 @@ class Reflex:
                 known.growth_bytes_s = (compiler.bytes - known.bytes) / passed_s
             known.bytes, known.at_s = compiler.bytes, now_s
             known.age_s = max(0.0, compiler.age_s - known.stopped_s)
-            if compiler.bytes > known.peak_bytes:
-                if compiler.bytes > known.peak_bytes / RISEN_SHARE:
-                    known.risen_s = known.age_s
-                known.peak_bytes = compiler.bytes
+            known.peak_bytes = max(known.peak_bytes, compiler.bytes)
+            if compiler.bytes * RISEN_SHARE > known.steps[-1][1]:
+                known.steps.append((known.age_s, compiler.bytes))
 
     def _running(self, tid: str, charge: _Charge) -> Running:
         """A task as regulate() sees it."""
@@ -289,12 +315,13 @@ class Reflex:
         growth = 0
         if pool is None and ward.granted_bytes:
             growth = max(0, ward.granted_bytes - usage.current_bytes)
+        jobs = tuple(self._job(charge, compiler) for compiler in usage.compilers)
         return Running(
             tid=tid,
             place=ward.place,
             most_jobs=ward.most_jobs,
-            jobs=tuple(self._job(charge, compiler) for compiler in usage.compilers),
-            next_job=charge.sizes.expect_new(),
+            jobs=jobs,
+            next_job=charge.sizes.expect_new([job.expected for job in jobs]),
             held_tokens=held,
             idle_tokens=pool.idle if pool is not None else 0,
             growth_bytes=growth,
@@ -314,7 +341,7 @@ class Reflex:
             bytes=compiler.bytes,
             age_s=known.age_s,
             growth_bytes_s=0.0 if target in self._signals.stopped else known.growth_bytes_s,
-            expected=charge.sizes.expect(compiler.bytes, known.age_s),
+            expected=charge.sizes.expect(compiler.bytes, known.age_s, compiler.name, known.still_s),
             is_stopped=target in self._signals.stopped,
         )
 
@@ -374,6 +401,13 @@ class Reflex:
         if target in charge.known:
             charge.known[target].was_killed = True
         return Acted(action)
+
+
+def _may_take_bytes(task: Running) -> int:
+    """What a task may take soon: the rest of its jobs, and those that begin with the tokens that lie idle."""
+    jobs = sum(job.need_bytes if job.expected.ended else GUESS_FACTOR * job.need_bytes for job in task.jobs)
+    begin = task.idle_tokens + (task.held_tokens is not None and not task.jobs)
+    return jobs + begin * task.next_job.peak_bytes
 
 
 def _target(job: Job) -> Target:

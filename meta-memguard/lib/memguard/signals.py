@@ -70,6 +70,11 @@ class Signals:
         self._forget(target)
         return is_there
 
+    def stop_again(self) -> None:
+        """Stop once more what somebody else may have let go on."""
+        for target in self.stopped:
+            send(target, signal.SIGSTOP)
+
     def kill(self, target: Target) -> bool:
         """Kill a process, stopped or not; False where it is gone."""
         is_there = send(target, signal.SIGKILL)
