@@ -17,7 +17,7 @@ from typing import cast
 
 from memguard.events import EventLog
 from memguard.guard import Guard
-from memguard.jobsizes import BEYOND, Expected
+from memguard.jobsizes import Expected
 from memguard.model import Policy as Settings
 from memguard.model import Reading, Task
 from memguard.regulate import STOP_SHARE, Act, Action, Job, Moment, Running, regulate
@@ -29,6 +29,9 @@ from memguard_cli.simulation.profiles import UNIT_S, scale_footprint
 
 # As the scheduler has it (scheduler.HOLDS_PER_CALL), which cannot be imported without BitBake.
 HOLDS_PER_CALL = 16
+
+# A job that still grows is expected to become so many times what it is, where its footprint says less.
+BEYOND = 1.25
 
 # As the reflex has them (reflex.py): how soon it looks again, and how fast memory is taken to fill. While something is
 # stopped it looks every tenth of a second, which here changes little and costs much.
