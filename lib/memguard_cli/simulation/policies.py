@@ -274,7 +274,7 @@ class Reflex:
         growth_bytes_s = self._growth_bytes_s(run)
         if growth_bytes_s and peak_bytes < size_bytes * BEYOND:
             peak_bytes = int(size_bytes * BEYOND)
-        expected = Expected(max(peak_bytes, size_bytes), UNIT_S, UNIT_S / 2, spread_bytes=peak_bytes // 4)
+        expected = Expected(max(peak_bytes, size_bytes), UNIT_S, UNIT_S / 2)
         count = run.speed + run.stopped if has_jobs else 0
         jobs = tuple(
             Job(

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import sqrt
 
 from memguard.units import MIB
 
@@ -75,12 +74,10 @@ class Life:
 class Expected(Life):
     """The life a job is expected to have.
 
-    spread_bytes: by how much its peak may be off (one standard deviation).
-    ended:        the jobs that have ended from which this is known.
-    lives:        some of those, evenly over their lengths: it will live like one of these.
+    ended: the jobs that have ended from which this is known.
+    lives: some of those, evenly over their lengths: it will live like one of these.
     """
 
-    spread_bytes: int = 0
     ended: int = 0
     lives: tuple[Life, ...] = ()
 
@@ -149,7 +146,7 @@ def _go_on(size_bytes: int, age_s: float, still_s: float) -> Expected:
     more_s = max(grown_s, UNKNOWN_S)
     more = int(size_bytes * more_s / grown_s * max(0.0, 1 - still_s / more_s))
     left_s = max(age_s, UNKNOWN_S)
-    return Expected(max(size_bytes + more, LEAST_BYTES), age_s + left_s, age_s + left_s, spread_bytes=more // 2)
+    return Expected(max(size_bytes + more, LEAST_BYTES), age_s + left_s, age_s + left_s)
 
 
 def _middle(lives: Sequence[Life], size_bytes: int, age_s: float, ended: int) -> Expected:
@@ -158,13 +155,11 @@ def _middle(lives: Sequence[Life], size_bytes: int, age_s: float, ended: int) ->
     wall_s = sum([life.wall_s for life in lives]) / len(lives)
     rise_s = sum([life.rise_s for life in lives]) / len(lives)
     begun_s = sum([life.begun_s for life in lives]) / len(lives)
-    spread = sqrt(sum([(life.peak_bytes - peak) ** 2 for life in lives]) / len(lives))
     return Expected(
         peak_bytes=max(int(peak), size_bytes, LEAST_BYTES),
         wall_s=max(wall_s, age_s + 0.1),
         rise_s=max(rise_s, 0.05),
         begun_s=min(begun_s, rise_s / 2),
-        spread_bytes=int(spread),
         ended=ended,
         lives=_sample(lives),
     )
