@@ -7,6 +7,7 @@ import importlib
 import random
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -250,3 +251,25 @@ def test_nothing_starts_while_the_cpus_are_busy(modules: SimpleNamespace, tmp_pa
         rq.stats.active = 0
         assert scheduler.next_buildable_task() is not None
         modules.memguard_server.forget()
+
+
+def test_a_download_starts_although_the_cpus_are_busy(modules: SimpleNamespace, tmp_path: Path) -> None:
+    """What earlier builds saw waiting for a network, and not for a CPU, passes what the busy CPUs hold back."""
+    rq = queue(modules, 1, {}, tmp_path)
+    rq.tasks_covered = set()
+    rq.cfgData.setVar("PARALLEL_MAKE", "-j 999")
+    rq.cfgData.setVar("BB_NUMBER_THREADS", "999")
+    rq.cooker.databuilder.mcdata[""] = rq.cfgData
+    durations = {(f"r{number}", kind): Duration(1.0, 0.0, 1e3) for number in range(25) for kind in KINDS}
+    kind = recalling(modules, modules.memguard_scheduler.MemguardScheduler, durations)
+    scheduler = kind(rq, rq.rqdata)
+    first = scheduler.next_buildable_task()
+    rq.runq_running.add(first)
+    rq.build_stamps[first] = scheduler.stamps[first]
+    rq.stats.active = 1
+    assert scheduler.next_buildable_task() is None
+    quiet = [tid for tid in scheduler.buildable if tid != first][-1]
+    known = scheduler._task(quiet)
+    scheduler._tasks[quiet] = replace(known, duration=Duration(30.0, 0.0, 0.5))
+    assert scheduler.next_buildable_task() == quiet
+    modules.memguard_server.forget()

@@ -26,6 +26,9 @@ from memguard.priority import by_remaining_path, remaining_paths
 
 # So many new holds in one call are enough, the next call comes within a second.
 HOLDS_PER_CALL = 16
+# While all CPUs are busy, one of the first so many may start that keeps no more of a CPU busy than this: a download.
+CROWD_LOOK = 64
+QUIET_CPUS = 0.25
 
 
 class _Guarded:
@@ -153,7 +156,10 @@ class _Guarded:
             return tid
         if guard.is_crowded and not is_idle:
             tid = self._first_ready(guard.held)
-            return tid if tid is not None and self._is_weightless(tid) else None
+            if tid is None or self._is_weightless(tid):
+                return tid
+            tid = self._first_quiet(guard.held)
+            return tid if tid is not None and self._starts(guard, tid, is_idle) else None
         held = guard.held
         if held:
             for tid in [tid for tid in held if tid not in self.buildable or tid in rq.tasks_covered]:
@@ -190,6 +196,18 @@ class _Guarded:
         if chosen is not None and self.rq.stats.active and self.exceeds_max_pressure():  # type: ignore[attr-defined]
             return None
         return chosen
+
+    def _first_quiet(self, held: Container[str]) -> str | None:
+        """The first ready task of those next in order that is known to leave the CPUs alone, as a download does."""
+        running = self.rq.runq_running
+        for place in self._waiting[:CROWD_LOOK]:
+            tid = self.prio_map[place]
+            if tid in running or tid in held or not self._is_ready(tid):
+                continue
+            duration = self._task(tid).duration
+            if duration is not None and duration.cpus(1) <= QUIET_CPUS:
+                return tid
+        return None
 
     def _is_ready(self, tid: str) -> bool:
         """Whether BitBake's rules let a buildable task start: sstate has decided, a thread is free, no twin runs."""

@@ -41,6 +41,7 @@ def handle(event: Any, d: DataSmart) -> None:
             _start(event, Path(directory), d)
         else:
             _end(Path(directory), Outcome.OK if isinstance(event, bb.build.TaskSucceeded) else Outcome.FAILED)
+            leave_pool(d)  # also where no sentinel is left that would remove it
     except OSError as error:
         bb.note(f"memguard: {event.task} is not measured: {error}")
     except Exception as error:
