@@ -98,21 +98,69 @@ found.append(sorted(traces() - before))
 print(json.dumps(found))
 """
 
+# The same build in a pod of 1 GiB that the kernel kills whole: by stock, and with footprints that are far too small.
+# Once it compiles, a neighbour in the same pod takes so much that what is stopped is too much, and gives it back.
+BUILD = """
+import json, re, subprocess, sys
+from pathlib import Path
+from testbed import builddir
+from testbed.bitbake import locate
+tests, recipes = Path(sys.argv[1]), ("chaos-make", "chaos-ninja", "chaos-python", "chaos-install")
+layers = [builddir.META_TEST, tests / "bitbake" / "meta-chaos", tests.parent / "meta-memguard"]
+Path("/sys/fs/cgroup/cgroup.subtree_control").write_text("+memory")
+conf = 'BB_NUMBER_THREADS = "4"\\nPARALLEL_MAKE = "-j 4"\\n'
+on = 'INHERIT += "memguard"\\n' + "".join(
+    f'MEMGUARD_FOOTPRINT:pn-{recipe} = "do_compile:per_job=35M do_install:per_job=35M"\\n' for recipe in recipes
+)
+neighbour = '''
+import sys, time
+from pathlib import Path
+pod, log = Path(sys.argv[1]), Path(sys.argv[2])
+(pod / "cgroup.procs").write_text("0")
+while not log.exists() or log.read_text().count("begin") < 5:
+    time.sleep(0.1)
+held = []
+for _ in range(8):
+    held.append(bytearray(b"x" * (50 << 20)))
+    time.sleep(0.3)
+time.sleep(8)
+'''
+found = []
+for name, text in (("stock", conf), ("memguard", conf + on)):
+    pod = Path("/sys/fs/cgroup") / name
+    pod.mkdir()
+    (pod / "memory.max").write_text("1G")
+    (pod / "memory.oom.group").write_text("1")
+    where = builddir.make(Path("/tmp/build-" + name), layers, text)
+    enter = ("sh", "-c", f'echo $$ > {pod}/cgroup.procs; exec "$@"', "sh")
+    beside = subprocess.Popen([sys.executable, "-c", neighbour, str(pod), str(where / "chaos.log")])
+    result = builddir.run(locate(), where, *recipes, prefix=enter)
+    beside.kill()
+    beside.wait()
+    events = dict(line.split() for line in (pod / "memory.events").read_text().splitlines())
+    acts = [json.loads(line)["event"] for log in where.glob("memguard/readings/*.jsonl") for line in log.open()]
+    retries = len(re.findall("runs again with", result.output))
+    counts = [acts.count("stop"), acts.count("kill"), retries]
+    kills = [int(events["oom_group_kill"]), int(events["oom_kill"])]
+    found.append([result.returncode, kills, counts, list(result.leftover), result.output[-2000:]])
+print(json.dumps(found))
+"""
+
 NEEDS_V2 = pytest.mark.skipif(
     not V2RUN.exists(), reason=f"no real cgroup v2 kernel here: {V2RUN} (MEMGUARD_V2RUN) is not there"
 )
 
 
-def run(code: str) -> list[Any]:
+def run(code: str, *arguments: str, timeout_s: float = 120) -> list[Any]:
     """Run a piece of Python as root of the guest, and return what its last line says in JSON."""
-    path = os.pathsep.join(str(REPOSITORY / part) for part in ("meta-memguard/lib", "lib"))
+    path = os.pathsep.join(str(REPOSITORY / part) for part in ("meta-memguard/lib", "lib", "tests"))
     found = subprocess.run(
-        [str(V2RUN), sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": path, "V2_CGROUP": "v2", "V2_SHARE": "cow"},
+        [str(V2RUN), sys.executable, "-c", code, *arguments],
+        env={**os.environ, "PYTHONPATH": path, "V2_CGROUP": "v2", "V2_SHARE": "cow", "V2_TIMEOUT": str(int(timeout_s))},
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=timeout_s,
         check=False,
     )
     assert found.returncode == 0, found.stdout + found.stderr
@@ -166,3 +214,18 @@ def test_memguard_run_on_a_real_v2_kernel() -> None:
     assert "processes lie in the cgroup above" in busy
     assert events == [True]
     assert left == []
+
+
+@NEEDS_V2
+def test_a_build_survives_in_a_pod_that_is_killed_whole() -> None:
+    """With memory.oom.group one kill takes the pod: the stock build is lost, the guarded one never meets the kernel."""
+    stock, guarded = run(BUILD, str(REPOSITORY / "tests"), timeout_s=900)
+    assert stock[0] != 0
+    assert stock[1][0] >= 1
+    status, kernel_kills, (stops, kills, retries), leftover, output = guarded
+    assert status == 0, output
+    assert kernel_kills == [0, 0]
+    assert stops > 0
+    assert kills > 0
+    assert retries > 0
+    assert leftover == []
