@@ -38,6 +38,7 @@ EDGES = {
     "procs": "",
     "jobserver": "",
     "jobsizes": "units",
+    "precedence": "",
     "pressure": "",
     "regulate": "jobsizes units",
     "signals": "procs",
@@ -53,8 +54,8 @@ EDGES = {
     "retries": "",
     "kills": "leftovers model regulate signals",
     "sentinel": (
-        "history kills metrics model notes pressure pressure_command procs readings reflex regulate retries sense "
-        "signals state"
+        "history kills metrics model notes precedence pressure pressure_command procs readings reflex regulate retries "
+        "sense signals state"
     ),
     "pressure_command": "",
     "failure_rules": "",
@@ -106,6 +107,7 @@ TYPED = (
     "metrics",
     "procs",
     "jobserver",
+    "precedence",
     "pressure",
     "signals",
     "reflex",

@@ -20,10 +20,12 @@ from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path
 from types import FrameType
+from typing import Callable
 
 from memguard.clients import MAKE_FIFO, MAKE_PIPE, PROGRAMS, Choice, Form, Tools, Version, flags
 from memguard.jobserver import make_pool
 from memguard.model import Policy, Reading
+from memguard.precedence import precedence
 from memguard.pressure import PressureTrigger
 from memguard.procs import Leader, ProcessTable, Usage, find_leader
 from memguard.reflex import Acted, Reflex, Ward
@@ -95,6 +97,7 @@ class Supervisor:
         self._process: subprocess.Popen[bytes] | None = None
         self._leader: Leader | None = None
         self._reflex: Reflex | None = None
+        self._step_back: Callable[[], None] = lambda: None
         self._is_ending = False
         # Signals that came before there was somebody to pass them on to.
         self._early: list[int] = []
@@ -110,7 +113,7 @@ class Supervisor:
             search = self._environment.get("PATH", os.defpath)
             self._make = Tools(Path(scratch) / "versions").oldest(("make", "gmake"), search)
             try:
-                with self._signals_passed_on():
+                with self._signals_passed_on(), precedence() as self._step_back:
                     self.account.exit_status = self._attempts(Path(scratch))
             finally:
                 janitor.close()
@@ -139,7 +142,7 @@ class Supervisor:
                 env={**self._environment, **client_words(str(pool), sides, jobs, self._wish.command, self._make)},
                 pass_fds=sides,
                 start_new_session=True,
-                preexec_fn=self._enclosure.enter if self._enclosure else None,
+                preexec_fn=self._enter,
             )
         except (OSError, subprocess.SubprocessError) as error:
             why = error.strerror if isinstance(error, OSError) else "its cgroup cannot be entered"
@@ -154,6 +157,12 @@ class Supervisor:
             return _status(self._process.wait())
         self._leader = leader
         return self._watch(self._process, leader, str(pool), jobs)
+
+    def _enter(self) -> None:
+        """What the command's process does before it becomes the command."""
+        self._step_back()
+        if self._enclosure is not None:
+            self._enclosure.enter()
 
     def _watch(self, process: subprocess.Popen[bytes], leader: Leader, pool: str, jobs: int) -> int:
         """Look and act until the command has ended."""

@@ -25,7 +25,8 @@ LIMIT_S = 10.0
 class PressureCommand:
     """One command of the user, run by sh. Not thread-safe: one thread starts, polls and ends it.
 
-    `failure` is what was wrong with its last run, in words; None as long as nothing was.
+    `failure` is what was wrong with its last run, in words; None as long as nothing was. `before_exec` is called in its
+    process before it is.
     """
 
     def __init__(
@@ -34,12 +35,14 @@ class PressureCommand:
         clock: Callable[[], float] = time.monotonic,
         interval_s: float = INTERVAL_S,
         limit_s: float = LIMIT_S,
+        before_exec: Callable[[], None] | None = None,
     ) -> None:
         self.failure: str | None = None
         self._command = command
         self._clock = clock
         self._interval_s = interval_s
         self._limit_s = limit_s
+        self._before_exec = before_exec
         self._started_s: float | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -72,6 +75,7 @@ class PressureCommand:
                 cwd="/",
                 env={"PATH": os.defpath, **os.environ, **told},
                 start_new_session=True,
+                preexec_fn=self._before_exec,
             )
         except (OSError, ValueError) as error:
             self.failure = f"MEMGUARD_PRESSURE_CMD cannot be started: {error}"

@@ -24,12 +24,13 @@ from collections import Counter, deque
 from dataclasses import asdict, dataclass, field
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 from memguard.kills import Kills
 from memguard.metrics import MetricsFile
 from memguard.model import Outcome, Policy, Reading, Record
 from memguard.notes import FAREWELL, Listener, Note, Notes, Orders, TaskEnd, TaskGrant, TaskHold, TaskNote, TaskWait
+from memguard.precedence import precedence
 from memguard.pressure import PressureTrigger
 from memguard.pressure_command import PressureCommand
 from memguard.procs import Leader, ProcessTable, Tally, Usage, find_leader
@@ -117,7 +118,13 @@ class Sentinel:
     EVENTS = 20
     LISTED = 30
 
-    def __init__(self, orders: Orders, listener: Listener, sensor: Sensor | None = None) -> None:
+    def __init__(
+        self,
+        orders: Orders,
+        listener: Listener,
+        sensor: Sensor | None = None,
+        before_exec: Callable[[], None] | None = None,
+    ) -> None:
         self.report = Report()
         self._orders = orders
         self._policy = Policy(reserve_bytes=orders.reserve_bytes, reserve_share=orders.reserve_share)
@@ -133,7 +140,9 @@ class Sentinel:
         self._reflex = Reflex(
             orders.slots or ceil(self._sensor.cpus().count), self._processes.members, orders.acts, self._note_kill
         )
-        self._command = PressureCommand(orders.pressure_command) if orders.pressure_command else None
+        self._command: PressureCommand | None = None
+        if orders.pressure_command:
+            self._command = PressureCommand(orders.pressure_command, before_exec=before_exec)
         self._watched: dict[Leader, Watched] = {}
         self._leaders: dict[str, Leader] = {}
         self._grants: dict[str, TaskGrant] = {}
@@ -637,9 +646,12 @@ def _is_gone(leader: Leader, is_thorough: bool) -> bool:
         return True
 
 
-def run(orders: Orders, notes: int, server: int) -> Report:
-    """Watch until the pipe `server` ends, then finish; the next look comes soon enough for what memory does."""
-    sentinel = Sentinel(orders, Listener(notes))
+def run(orders: Orders, notes: int, server: int, before_exec: Callable[[], None] | None = None) -> Report:
+    """Watch until the pipe `server` ends, then finish; the next look comes soon enough for what memory does.
+
+    before_exec: called in the process of what is started meanwhile.
+    """
+    sentinel = Sentinel(orders, Listener(notes), before_exec=before_exec)
     trigger = PressureTrigger(sentinel.pressure_source())
     poller = select.poll()
     poller.register(server, select.POLLIN)
@@ -676,7 +688,8 @@ def main(argument: str, notes: str) -> int:
     """The process itself: its orders as JSON, and the descriptor to take notes from; returns its exit status."""
     orders = Orders(**json.loads(argument))
     try:
-        report: dict[str, Any] = asdict(run(orders, int(notes), sys.stdin.fileno()))
+        with precedence() as step_back:
+            report: dict[str, Any] = asdict(run(orders, int(notes), sys.stdin.fileno(), step_back))
     except Exception:
         import traceback  # only now: it takes 2 MiB
 
