@@ -276,6 +276,20 @@ def test_processes_that_the_cgroup_does_not_count_yet_count(start: Start) -> Non
     assert task.reflex.left_bytes < 850 * MIB
 
 
+def test_late_looks_are_remembered_for_a_while(start: Start) -> None:
+    """A look that comes later than it was due says how late others may come; one that comes early says nothing."""
+    task = start("0.1:8,600:9")
+    task.settle()
+    task.look(100_000, now_s=100.0)
+    late = []
+    for now_s in (100.5, 101.8, 102.8, 110.0, 200.0):
+        task.look(100_000, now_s=now_s)
+        assert task.reflex.moment is not None
+        late.append(task.reflex.moment.late_s)
+    # The first was due within a tenth of a second, then one a second; no machine is that late.
+    assert late == pytest.approx([0.4, 0.4, 0.4, 0.5, 0.5], abs=0.05)
+
+
 def test_looks_come_sooner_as_memory_gets_short(start: Start) -> None:
     """Far from the limit once a second, near it ten times."""
     task = start("0.1:8,600:9")

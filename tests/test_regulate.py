@@ -171,6 +171,15 @@ def test_memory_that_fills_faster_than_expected_stops_jobs() -> None:
     assert acts(regulate(moment(2000, known, fill_mib_s=4000)), Act.STOP) == []
 
 
+def test_looks_that_come_late_stop_earlier() -> None:
+    """What fits until the next look need not fit until a late one; nothing is killed for that alone."""
+    known = task(job(2, 95, 1.0, growth_mib_s=2000), job(1, 95, 1.0, growth_mib_s=2000))
+    assert acts(regulate(moment(1200, known, fill_mib_s=4000)), Act.STOP) == []
+    assert acts(regulate(moment(1200, known, fill_mib_s=4000, late_s=0.3)), Act.STOP) == [2]
+    for late_s in (0.0, 0.5):
+        assert acts(regulate(moment(600, task(job(1, 95, 1.0)), fill_mib_s=4000, late_s=late_s)), Act.KILL) == []
+
+
 def test_pressure_stops_earlier() -> None:
     """Under pressure the stop mark is half as high again."""
     growing = task(job(2, 50, 0.5), job(1, 50, 0.5))
@@ -349,6 +358,7 @@ def moments(draw: st.DrawFn) -> Moment:
         slots=draw(st.integers(1, 64)),
         tasks=tuple(draw(st.permutations(tasks))),
         is_pressed=draw(st.booleans()),
+        late_s=draw(st.floats(0, 0.5)),
         since_wake_s=draw(st.floats(0, 10)),
         since_kill_s=draw(st.floats(0, 10)),
     )

@@ -33,6 +33,9 @@ GUESS_FACTOR = 8
 OUTSIDE_S = 3.0
 # A job has risen once it holds this share of its peak.
 RISEN_SHARE = 0.9
+# How late looks come is remembered for so long, and counts up to so much: a machine that slept says nothing.
+LATE_S = 5.0
+LATE_MOST_S = 0.5
 # Looks over which lost tokens are counted.
 LOST_LOOKS = 4
 # Programs that run their jobs as threads, each with a token of its own.
@@ -139,6 +142,8 @@ class Reflex:
         # Jobs are stopped, or more begin or fewer than may be: what comes of it is seen soon.
         self._is_changing = False
         self._woke_s = self._killed_s = float("-inf")
+        self._due_s: float | None = None
+        self._late: deque[tuple[float, float]] = deque()
 
     # -- tasks come and go ------------------------------------------------------------------------------------------
 
@@ -253,12 +258,22 @@ class Reflex:
             slots=self.slots,
             tasks=tuple(self._running(tid, charge) for tid, charge in self._charges.items()),
             is_pressed=is_pressed,
+            late_s=self._lateness(now_s),
             since_wake_s=now_s - self._woke_s,
             since_kill_s=now_s - self._killed_s,
         )
         done = [acted for action in regulate(self.moment) if (acted := self._carry_out(action, now_s))]
         self._is_changing = bool(self._signals.stopped or done)
+        self._due_s = now_s + self.next_look_s
         return done
+
+    def _lateness(self, now_s: float) -> float:
+        """By how much the latest of the last looks came too late: so many compilers are ready to run besides."""
+        if self._due_s is not None:
+            self._late.append((now_s, min(LATE_MOST_S, now_s - self._due_s)))
+        while self._late and self._late[0][0] < now_s - LATE_S:
+            self._late.popleft()
+        return max([0.0, *(late_s for _, late_s in self._late)])
 
     def _use(self, now_s: float, reading: Reading, tasks_bytes: int) -> int:
         """What is used now: as the cgroup says, or more where the processes have grown since it was counted.

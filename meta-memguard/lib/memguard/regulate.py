@@ -42,7 +42,8 @@ WAKES_MOST = 8
 # From one wake, or kill, to the next where nobody knows what comes of it: memory must be seen to move.
 TASK_PAUSE_S = 1.0
 KILL_PAUSE_S = 0.5
-# What is left is judged as it will be after this much more time at the present rate: a look and its effect.
+# What is left is judged as it will be after this much more time at the present rate: a look and its effect. For stops,
+# what looks came late by of late is added; nothing is killed for that.
 REACTION_S = 0.12
 # A job that should have ended runs on for so long, for all that is known.
 LEAST_LEFT_S = 0.02
@@ -132,6 +133,7 @@ class Moment:
     fill_bytes_s:  how fast memory in use grows now; negative where it falls.
     slots:         jobs of all tasks together, implicit ones included.
     is_pressed:    the container's own pressure has just passed its threshold.
+    late_s:        by how much looks came too late in the last seconds, at the most.
     since_wake_s, since_kill_s: the time since the last one, also of another task.
     tasks:         those that run, in any order.
     """
@@ -142,6 +144,7 @@ class Moment:
     slots: int
     tasks: tuple[Running, ...]
     is_pressed: bool = False
+    late_s: float = 0.0
     since_wake_s: float = 1e9
     since_kill_s: float = 1e9
 
@@ -393,12 +396,13 @@ def _stops(moment: Moment, oldest_first: Sequence[Running], forecast: _Forecast)
                 increase.add(forecast.of(task, job).own)
     room = moment.left_bytes - moment.stop_bytes
     growing = max(0.0, moment.fill_bytes_s)
+    reaction_s = REACTION_S + moment.late_s
     found: list[Action] = []
     for task in reversed(oldest_first):
         if not task.may_stop or task.is_stopped:
             continue
         for job in task.jobs:
-            if increase.most_bytes <= room and growing * REACTION_S <= room:
+            if increase.most_bytes <= room and growing * reaction_s <= room:
                 return found
             if job.is_stopped or (first and job is first[1]):
                 continue
@@ -407,7 +411,7 @@ def _stops(moment: Moment, oldest_first: Sequence[Running], forecast: _Forecast)
             found.append(Action(Act.STOP, task.tid, "memory is short", job))
             increase.take(forecast.of(task, job).own)
             growing = max(0.0, growing - job.growth_bytes_s)
-    if found or moment.left_bytes - growing * REACTION_S >= moment.stop_bytes:
+    if found or moment.left_bytes - growing * reaction_s >= moment.stop_bytes:
         return found
     # No job is left to be stopped: whole tasks, but never the oldest.
     for task in reversed(oldest_first[1:]):
