@@ -404,7 +404,10 @@ def test_something_always_goes_on(at: Moment) -> None:
 
 @given(moments())
 def test_nothing_is_done_twice_or_in_vain(at: Moment) -> None:
-    """Only what runs is stopped, only what is stopped is woken, once each, and never both; at most one is killed."""
+    """Only what runs is stopped, only what is stopped is woken, once each; at most one is killed.
+
+    Where something is stopped nothing is woken but the first job, so that one goes on.
+    """
     found = regulate(at)
     running = {job.pid for task in at.tasks for job in task.jobs if not job.is_stopped}
     stops = [pid for pid in acts(found, Act.STOP) if pid is not None]
@@ -413,7 +416,7 @@ def test_nothing_is_done_twice_or_in_vain(at: Moment) -> None:
     assert set(stops) <= running
     assert len(set(wakes)) == len(wakes)
     assert not set(wakes) & running
-    assert not (stops and wakes)
+    assert len(wakes) <= 1 or not stops
     assert len(acts(found, Act.KILL)) <= 1
 
 
