@@ -170,7 +170,7 @@ def test_failures_that_are_not_about_memory_are_shown_as_in_stock(bitbake: BitBa
 def test_what_cannot_be_helped_fails_with_an_explanation(bitbake: BitBake, tmp_path: Path) -> None:
     """After the last run, and where there is to be none, the task fails as in stock, and a warning says why."""
     plan = {
-        "again-make": {"c.o": "sentinel sentinel sentinel"},
+        "again-make": {"c.o": "sentinel sentinel sentinel sentinel"},
         "again-killed": {"d.o": "sentinel"},
         "again-install": {"f.o": "kill"},
         "again-ignored": {"g.o": "sentinel sentinel sentinel"},
@@ -185,7 +185,7 @@ MEMGUARD_RETRIES:pn-again-ignored = "1"
     result = build(bitbake, tmp_path, NUMBERS + conf, plan, "-k", *plan)
     assert result.returncode == 1
     jobs = {recipe: jobs_of(tmp_path, recipe) for recipe in plan}
-    assert jobs["again-make"] == ["compile -j 2", "compile -j 1", "compile -j 1"]
+    assert jobs["again-make"] == ["compile -j 2", *["compile -j 1"] * 3]
     assert jobs["again-killed"] == ["compile -j 2"]
     assert jobs["again-install"] == ["compile -j 2", "install -j 2 0"]
     assert jobs["again-ignored"] == ["compile -j 2", "compile -j 1", "compile -j 1"]
@@ -198,7 +198,7 @@ MEMGUARD_RETRIES:pn-again-ignored = "1"
         "again-python_1.0.bb:do_compile",
     }
     told = "\n".join(warnings_of(result))
-    assert re.search(r"again-make do_compile: cc1plus was killed .*, in the last of 3 runs", told)
+    assert re.search(r"again-make do_compile: cc1plus was killed .*, in the last of 4 runs", told)
     assert re.search(r"again-killed do_compile: cc1plus was killed .*\. It is not run again", told)
     assert re.search(r"again-install do_install: cc1 .*\. It is not run again", told)
     assert re.search(r"again-ignored do_compile: .* ended well all the same", told)

@@ -27,18 +27,19 @@ OTHER = Finding("other", "a compile error")
     ("jobs", "retries", "attempts"),
     [
         (8, 2, (Attempt(4), Attempt(2), ALONE)),
-        (3, 2, (Attempt(1), ALONE)),
-        (2, 2, (Attempt(1), ALONE)),
-        (1, 2, (ALONE,)),
+        (3, 2, (Attempt(1), Attempt(1), ALONE)),
+        (2, 2, (Attempt(1), Attempt(1), ALONE)),
+        (1, 2, (Attempt(1), Attempt(1), ALONE)),
+        (1, 1, (Attempt(1), ALONE)),
         (64, 1, (Attempt(32), ALONE)),
-        (8, 9, (Attempt(4), Attempt(2), Attempt(1), ALONE)),
+        (8, 4, (Attempt(4), Attempt(2), Attempt(1), Attempt(1), ALONE)),
         (8, 0, ()),
     ],
 )
 def test_each_run_has_half_the_jobs_and_the_last_is_alone(
     jobs: int, retries: int, attempts: tuple[Attempt, ...]
 ) -> None:
-    """Jobs are halved as often as is allowed, and no run is the same as the one before it."""
+    """Jobs are halved as often as is allowed, down to one; a task that has only one job runs again as often."""
     assert plan(jobs, retries) == attempts
 
 

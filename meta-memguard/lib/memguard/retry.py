@@ -74,15 +74,14 @@ class Cause:
 def plan(jobs: int, retries: int) -> tuple[Attempt, ...]:
     """The runs that may follow a first one with `jobs` jobs: each with half as many, and at last one job and alone.
 
-    No run but the last is the same as the one before it. `retries` = 0: none at all.
+    A task with one job has as many: what was short of memory may be something else, and is waited for before each run.
+    `retries` = 0: none at all.
     """
     if retries <= 0:
         return ()
     attempts = []
     for _ in range(retries):
-        if jobs <= 1:
-            break
-        jobs //= 2
+        jobs = max(1, jobs // 2)
         attempts.append(Attempt(jobs))
     return (*attempts, Attempt(1, is_alone=True))
 
