@@ -40,7 +40,7 @@ from memguard.regulate import Act, Job
 from memguard.retries import Waiting, next_turn
 from memguard.sense import Sensor
 from memguard.signals import offer_to_kernel
-from memguard.state import FRESHEN_S, StateFile
+from memguard.state import FRESHEN_S, StateFile, weight_of
 
 # Three times a second: a compiler takes two to three seconds to half of its peak, and with 500 processes so many looks
 # take 1 % of a core. Where memory gets short the reflex asks for more.
@@ -454,7 +454,7 @@ class Sentinel:
                 for task in left["tasks"].values():
                     self._adopt(task)
             elif left["used_bytes"] >= KILLED_SHARE * left["limit_bytes"]:
-                heaviest = max(left["tasks"].values(), key=_weight, default=None)
+                heaviest = max(left["tasks"].values(), key=weight_of, default=None)
                 if heaviest is not None:
                     self._remember([_lost(heaviest, left["build"])])
         except (KeyError, TypeError, ValueError):
@@ -604,11 +604,6 @@ def _history(orders: Orders, warnings: list[str]) -> Any:
         warnings.append(f"nothing is remembered of this build: {error}")
         return None
     return History(Path(orders.history), orders.history_max_bytes, warn=warnings.append)
-
-
-def _weight(task: dict[str, Any]) -> tuple[int, int]:
-    """What a task in a state is heavy by: what it took, or was expected to take where it was too young to be seen."""
-    return task["current_bytes"], task["granted_bytes"]
 
 
 def _lost(task: dict[str, Any], build: str) -> Record:

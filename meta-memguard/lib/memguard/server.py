@@ -33,7 +33,7 @@ from memguard.knobs import jobs_in
 from memguard.model import Duration, Mode, Policy, Sample, Task
 from memguard.notes import Note, Notes, Orders
 from memguard.sense import Sensor
-from memguard.state import StateFile
+from memguard.state import StateFile, weight_of
 from memguard.units import format_bytes
 from memguard.watch import Watch
 
@@ -179,8 +179,7 @@ def _tell_of_killed_build(directory: Path) -> None:
     if left is None:
         return
     try:
-        # One too young to be seen has only what it was granted.
-        tasks = sorted(left["tasks"].values(), key=lambda task: (-task["current_bytes"], -task["granted_bytes"]))
+        tasks = sorted(left["tasks"].values(), key=weight_of, reverse=True)
         heaviest = f"{tasks[0]['recipe']} {tasks[0]['task']} with {format_bytes(tasks[0]['current_bytes'])}"
         bb.warn(
             f"memguard: the last build here was killed when {format_bytes(left['used_bytes'])} of "

@@ -96,3 +96,11 @@ class StateFile:
         for path in (self._path, f"{self._path}.draft"):
             with contextlib.suppress(OSError):
                 os.unlink(path)
+
+
+def weight_of(task: dict[str, Any]) -> tuple[int, int]:
+    """What a task in a state is heavy by: what it took, or was expected to take where it was too young to be seen.
+
+    Raises KeyError for a task of a state that is not whole.
+    """
+    return task["current_bytes"], task["granted_bytes"]
