@@ -230,21 +230,27 @@ def test_completion_order_stays_whatever_is_remembered(modules: SimpleNamespace,
         modules.memguard_server.forget()
 
 
+def with_one_running(modules: SimpleNamespace, tmp_path: Path, cpus: float) -> tuple[Any, Any, str]:
+    """A run queue, its scheduler and the one task that runs, where every task is known to keep so many CPUs busy."""
+    durations = {(f"r{number}", kind): Duration(1.0, 0.0, cpus) for number in range(25) for kind in KINDS}
+    kind = recalling(modules, modules.memguard_scheduler.MemguardScheduler, durations)
+    rq = queue(modules, 1, {}, tmp_path)
+    rq.tasks_covered = set()
+    rq.cfgData.setVar("PARALLEL_MAKE", "-j 999")
+    rq.cfgData.setVar("BB_NUMBER_THREADS", "999")
+    rq.cooker.databuilder.mcdata[""] = rq.cfgData
+    scheduler = kind(rq, rq.rqdata)
+    first = scheduler.next_buildable_task()
+    rq.runq_running.add(first)
+    rq.build_stamps[first] = scheduler.stamps[first]
+    rq.stats.active = 1
+    return rq, scheduler, first
+
+
 def test_nothing_starts_while_the_cpus_are_busy(modules: SimpleNamespace, tmp_path: Path) -> None:
     """Where a running task is known to keep all CPUs busy the next waits for its end; an idle one lets it start."""
     for cpus, starts in ((1e3, False), (1e-3, True)):
-        durations = {(f"r{number}", kind): Duration(1.0, 0.0, cpus) for number in range(25) for kind in KINDS}
-        kind = recalling(modules, modules.memguard_scheduler.MemguardScheduler, durations)
-        rq = queue(modules, 1, {}, tmp_path)
-        rq.tasks_covered = set()
-        rq.cfgData.setVar("PARALLEL_MAKE", "-j 999")
-        rq.cfgData.setVar("BB_NUMBER_THREADS", "999")
-        rq.cooker.databuilder.mcdata[""] = rq.cfgData
-        scheduler = kind(rq, rq.rqdata)
-        first = scheduler.next_buildable_task()
-        rq.runq_running.add(first)
-        rq.build_stamps[first] = scheduler.stamps[first]
-        rq.stats.active = 1
+        rq, scheduler, first = with_one_running(modules, tmp_path, cpus)
         assert scheduler._guard.is_crowded is not starts
         assert (scheduler.next_buildable_task() is not None) is starts
         rq.runq_complete.add(first)
@@ -255,18 +261,7 @@ def test_nothing_starts_while_the_cpus_are_busy(modules: SimpleNamespace, tmp_pa
 
 def test_a_download_starts_although_the_cpus_are_busy(modules: SimpleNamespace, tmp_path: Path) -> None:
     """What earlier builds saw waiting for a network, and not for a CPU, passes what the busy CPUs hold back."""
-    rq = queue(modules, 1, {}, tmp_path)
-    rq.tasks_covered = set()
-    rq.cfgData.setVar("PARALLEL_MAKE", "-j 999")
-    rq.cfgData.setVar("BB_NUMBER_THREADS", "999")
-    rq.cooker.databuilder.mcdata[""] = rq.cfgData
-    durations = {(f"r{number}", kind): Duration(1.0, 0.0, 1e3) for number in range(25) for kind in KINDS}
-    kind = recalling(modules, modules.memguard_scheduler.MemguardScheduler, durations)
-    scheduler = kind(rq, rq.rqdata)
-    first = scheduler.next_buildable_task()
-    rq.runq_running.add(first)
-    rq.build_stamps[first] = scheduler.stamps[first]
-    rq.stats.active = 1
+    _, scheduler, first = with_one_running(modules, tmp_path, 1e3)
     assert scheduler.next_buildable_task() is None
     quiet = [tid for tid in scheduler.buildable if tid != first][-1]
     known = scheduler._task(quiet)

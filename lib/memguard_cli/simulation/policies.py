@@ -20,6 +20,7 @@ from memguard.guard import Guard
 from memguard.jobsizes import Expected
 from memguard.model import Policy as Settings
 from memguard.model import Reading, Task
+from memguard.reflex import FILL_LEAST_BYTES_S, LOOK_LEAST_S, LOOK_MOST_S
 from memguard.regulate import STOP_SHARE, Act, Action, Job, Moment, Running, regulate
 from memguard.sense import Sensor
 from memguard.state import State, StateFile
@@ -33,10 +34,8 @@ HOLDS_PER_CALL = 16
 # A job that still grows is expected to become so many times what it is, where its footprint says less.
 BEYOND = 1.25
 
-# As the reflex has them (reflex.py): how soon it looks again, and how fast memory is taken to fill. While something is
-# stopped it looks every tenth of a second, which here changes little and costs much.
-LOOK_LEAST_S, LOOK_MOST_S, LOOK_STOPPED_S = 0.1, 1.0, 0.25
-FILL_LEAST_BYTES_S = 1.0 * GIB
+# While something is stopped the reflex looks every tenth of a second, which here changes little and costs much.
+LOOK_STOPPED_S = 0.25
 
 # After a memory kill a task is taken to need at least so many times what it was thought to.
 AFTER_KILL = 1.2
@@ -268,7 +267,7 @@ class Reflex:
     def _running(self, number: int, task: Task, guard: Guard) -> Running:
         run = self._engine.runs[number]
         phase, granted = run.phase, guard.running[task.tid]
-        has_jobs = phase.width > 1 or (len(run.phases) > 1 and any(other.width > 1 for other in run.phases))
+        has_jobs = any(other.width > 1 for other in run.phases)
         peak_bytes = task.footprint.per_job_bytes if phase.width > 1 else task.footprint.serial_bytes
         size_bytes = phase.job_bytes if phase.width > 1 else phase.base_bytes
         growth_bytes_s = self._growth_bytes_s(run)
