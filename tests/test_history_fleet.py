@@ -276,9 +276,9 @@ def test_packages_that_are_not_there_are_named(tmp_path: Path) -> None:
     assert "pip install 'meta-memguard[postgresql]'" in refused(done)
 
 
-def test_no_other_command_imports_sqlalchemy() -> None:
+def test_no_other_command_of_history_imports_sqlalchemy() -> None:
     """A command that needs no database does not pay for one."""
-    program = "import sys; import memguard_cli.main; sys.exit(any('sqlalchemy' in name for name in sys.modules))"
+    program = "import sys; import memguard_cli.history; sys.exit(any('sqlalchemy' in name for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", program], env=environment()).returncode == 0
 
 

@@ -171,6 +171,23 @@ def test_memory_that_fills_faster_than_expected_stops_jobs() -> None:
     assert acts(regulate(moment(2000, known, fill_mib_s=4000)), Act.STOP) == []
 
 
+def test_jobs_that_grow_fast_are_stopped_though_others_end() -> None:
+    """One is about to end and will free more than the others take, but not for certain before the next look."""
+    ending = replace(job(1, 600, 1.99, growth_mib_s=0), expected=life(600, wall_s=2.0))
+    fast = task(*[job(pid, 100, 0.5, peak_mib=300, growth_mib_s=800) for pid in (4, 3, 2)], ending)
+    assert acts(regulate(moment(128 + 300, fast, fill_mib_s=-500)), Act.STOP) == []
+    assert acts(regulate(moment(128 + 250, fast, fill_mib_s=-500)), Act.STOP) == [4]
+
+
+def test_no_job_grows_beyond_the_largest_of_its_kind() -> None:
+    """The pace of one that is nearly grown up does not last."""
+    grown = job(1, 95, 0.9, peak_mib=100, growth_mib_s=800)
+    assert grown.soon_bytes(0.01) == pytest.approx(5 * MIB, rel=0.7)
+    assert grown.soon_bytes(1.0) == 5 * MIB
+    unknown = replace(grown, expected=life(100, ended=0))
+    assert unknown.soon_bytes(1.0) == 800 * MIB
+
+
 def test_looks_that_come_late_stop_earlier() -> None:
     """What fits until the next look need not fit until a late one; nothing is killed for that alone."""
     known = task(job(2, 95, 1.0, growth_mib_s=2000), job(1, 95, 1.0, growth_mib_s=2000))
@@ -231,6 +248,16 @@ def test_only_so_many_wake_at_one_look() -> None:
     waiting = task(*[job(pid, 5, 0.2, is_stopped=True) for pid in range(40, 1, -1)], job(1, 100, 1.2), most_jobs=64)
     assert len(acts(regulate(moment(100 * 1024, waiting, slots=64)), Act.WAKE)) == WAKES_MOST
     assert acts(regulate(moment(100 * 1024, waiting, slots=64, since_wake_s=0.01)), Act.WAKE) == []
+
+
+def test_those_that_grow_fast_wake_one_after_the_other() -> None:
+    """Others may be about to end: what is woken grows on now."""
+    ends_soon = life(400, wall_s=2.0)
+    ending = replace(job(1, 400, 1.99, growth_mib_s=0), expected=ends_soon)
+    fast = [job(pid, 100, 0.5, peak_mib=200, growth_mib_s=800, is_stopped=True) for pid in (5, 4, 3, 2)]
+    slow = [replace(one, growth_bytes_s=1.0 * MIB) for one in fast]
+    assert acts(regulate(moment(128 + 200, task(*fast, ending))), Act.WAKE) == [2, 3]
+    assert acts(regulate(moment(128 + 200, task(*slow, ending))), Act.WAKE) == [2, 3, 4, 5]
 
 
 def test_the_first_job_is_woken_where_no_other_goes_on() -> None:

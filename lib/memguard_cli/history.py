@@ -27,6 +27,7 @@ from memguard.history import BadSample, Counts, History, UnusableHistory, parse_
 from memguard.units import KIB, format_bytes
 from memguard_cli import history_file
 from memguard_cli.buildstats import NoBuildstats, import_buildstats
+from memguard_cli.history_fleet import pull, push
 from memguard_cli.screen import count, make_console, make_table, plain, printable
 
 # Of a whole build's thousands of tasks a screen shows those that matter.
@@ -68,6 +69,10 @@ def history(context: click.Context, file: str | None, as_json: bool) -> int:
         raise click.UsageError(f"--json is for show, not for {context.invoked_subcommand}")
     context.obj = (file, as_json)
     return 0
+
+
+history.add_command(pull)
+history.add_command(push)
 
 
 @history.command()

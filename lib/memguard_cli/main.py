@@ -9,24 +9,17 @@ a subcommand says besides.
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import sys
 from typing import Any
 
 import click
 
-from memguard_cli.doctor import doctor
-from memguard_cli.explain import explain
-from memguard_cli.export import export
-from memguard_cli.history import history
-from memguard_cli.history_fleet import pull, push
-from memguard_cli.plan import plan
-from memguard_cli.predict import predict
-from memguard_cli.report import report
-from memguard_cli.run import run as run_command
 from memguard_cli.screen import printable
-from memguard_cli.simulate import simulate
-from memguard_cli.top import top
+
+# Each is in the module of its name, which is imported when it is called: none waits for what others need.
+COMMANDS = ("doctor", "explain", "export", "history", "plan", "predict", "report", "run", "simulate", "top")
 
 
 class _ReaderLeft(Exception):
@@ -34,6 +27,15 @@ class _ReaderLeft(Exception):
 
 
 class _Group(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"memguard_cli.{cmd_name}"), cmd_name)
+        return command
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -45,23 +47,6 @@ class _Group(click.Group):
 @click.version_option(package_name="meta-memguard", prog_name="memguard")
 def memguard() -> None:
     """Yocto builds that do not die of memory."""
-
-
-for command in (
-    doctor,
-    explain,
-    export,
-    history,
-    plan,
-    predict,
-    report,
-    run_command,
-    simulate,
-    top,
-):
-    memguard.add_command(command)
-for command in (pull, push):
-    history.add_command(command)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -282,7 +282,7 @@ class Reflex:
                 program="cc",
                 bytes=size_bytes if place >= run.stopped or not run.stopped else run.frozen_bytes // run.stopped,
                 age_s=UNIT_S * (place + 1) / (count + 1),
-                growth_bytes_s=growth_bytes_s if place >= run.stopped else 0.0,
+                growth_bytes_s=growth_bytes_s,
                 expected=expected,
                 is_stopped=place < run.stopped,
             )

@@ -355,7 +355,7 @@ class Reflex:
             program=compiler.name,
             bytes=compiler.bytes,
             age_s=known.age_s,
-            growth_bytes_s=0.0 if target in self._signals.stopped else known.growth_bytes_s,
+            growth_bytes_s=known.growth_bytes_s,
             expected=charge.sizes.expect(compiler.bytes, known.age_s, compiler.name, known.still_s),
             is_stopped=target in self._signals.stopped,
         )

@@ -23,7 +23,7 @@ With all others stopped it finishes and frees what it held, so the next one can 
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import NamedTuple
@@ -70,7 +70,7 @@ class Job:
     """One job of a task: a compiler or linker process.
 
     age_s:         how long it has run, without the time it was stopped.
-    growth_bytes_s: how fast it grew when it was last looked at.
+    growth_bytes_s: how fast it grew when it was last looked at, or stopped.
     expected:      the life it is expected to have.
     """
 
@@ -92,6 +92,14 @@ class Job:
     def left_s(self) -> float:
         """How long it is expected to run on."""
         return max(LEAST_LEFT_S, self.expected.wall_s - self.age_s)
+
+    def soon_bytes(self, seconds: float) -> float:
+        """What it takes in so long at its present pace, up to the largest peak known of its kind."""
+        pace_bytes = max(0.0, self.growth_bytes_s) * seconds
+        if not self.expected.ended:
+            return pace_bytes
+        largest = max(life.peak_bytes for life in self.expected.lives or (self.expected,))
+        return min(pace_bytes, max(0, largest - self.bytes))
 
 
 @dataclass(frozen=True)
@@ -147,6 +155,11 @@ class Moment:
     late_s: float = 0.0
     since_wake_s: float = 1e9
     since_kill_s: float = 1e9
+
+    @property
+    def reaction_s(self) -> float:
+        """From one look to the effect of the next."""
+        return REACTION_S + self.late_s
 
     @property
     def stop_bytes(self) -> int:
@@ -253,9 +266,11 @@ def _growth(job: Job, life: Life, left_s: float, ahead_s: float) -> float:
         return -float(job.bytes)
     more, now = max(0, life.peak_bytes - job.bytes), life.bytes_at(job.age_s)
     if now < life.peak_bytes:
-        return more * (life.bytes_at(job.age_s + ahead_s) - now) / (life.peak_bytes - now)
-    # It should have risen by now; that it has not says the same for the next moment.
-    return more * min(1.0, 2 * ahead_s / left_s)
+        risen = (life.bytes_at(job.age_s + ahead_s) - now) / (life.peak_bytes - now)
+    else:
+        # It should have risen by now; that it has not says the same for the next moment.
+        risen = min(1.0, 2 * ahead_s / left_s)
+    return max(more * risen, min(more, job.growth_bytes_s * ahead_s))
 
 
 class _Forecast:
@@ -386,7 +401,10 @@ def _going(tasks: Sequence[Running], stops: Sequence[Action]) -> list[tuple[Runn
 
 
 def _stops(moment: Moment, oldest_first: Sequence[Running], forecast: _Forecast) -> list[Action]:
-    """Jobs to stop, the youngest of the newest task first, until what the others take fits."""
+    """Jobs to stop, the youngest of the newest task first, until what the others take fits.
+
+    It must fit by the forecast, and until the next look also if no job ends and all grow on at their pace.
+    """
     first = _first(oldest_first)
     increase = forecast.begin(moment.stop_bytes - moment.kill_bytes)
     for task in oldest_first:
@@ -395,14 +413,14 @@ def _stops(moment: Moment, oldest_first: Sequence[Running], forecast: _Forecast)
             if not job.is_stopped or (first and job is first[1]):
                 increase.add(forecast.of(task, job).own)
     room = moment.left_bytes - moment.stop_bytes
-    growing = max(0.0, moment.fill_bytes_s)
-    reaction_s = REACTION_S + moment.late_s
+    soon_bytes = _soon_bytes(moment, [job for task in oldest_first for job in task.jobs if not job.is_stopped])
+    soon_bytes = max(soon_bytes, moment.fill_bytes_s * moment.reaction_s)
     found: list[Action] = []
     for task in reversed(oldest_first):
         if not task.may_stop or task.is_stopped:
             continue
         for job in task.jobs:
-            if increase.most_bytes <= room and growing * reaction_s <= room:
+            if increase.most_bytes <= room and soon_bytes <= room:
                 return found
             if job.is_stopped or (first and job is first[1]):
                 continue
@@ -410,14 +428,19 @@ def _stops(moment: Moment, oldest_first: Sequence[Running], forecast: _Forecast)
                 continue
             found.append(Action(Act.STOP, task.tid, "memory is short", job))
             increase.take(forecast.of(task, job).own)
-            growing = max(0.0, growing - job.growth_bytes_s)
-    if found or moment.left_bytes - growing * reaction_s >= moment.stop_bytes:
+            soon_bytes = max(0.0, soon_bytes - job.soon_bytes(moment.reaction_s))
+    if found or soon_bytes <= room:
         return found
     # No job is left to be stopped: whole tasks, but never the oldest.
     for task in reversed(oldest_first[1:]):
         if task.may_stop and not task.is_stopped and not task.jobs and task.current_bytes > GROWN_BYTES:
             return [Action(Act.STOP, task.tid, "memory is short, and no job is left to be stopped")]
     return []
+
+
+def _soon_bytes(moment: Moment, jobs: Iterable[Job]) -> float:
+    """What `jobs` take until the next look has its effect, at their present pace, if none of them ends."""
+    return sum(job.soon_bytes(moment.reaction_s) for job in jobs)
 
 
 def _kills(moment: Moment, oldest_first: Sequence[Running]) -> list[Action]:
@@ -447,8 +470,9 @@ def _wakes(
     """The jobs to wake, the oldest first, while what they are expected to take beside the others fits.
 
     What they held is in use all the time. The first job may have what is kept free for it, and is woken in any case
-    where no other goes on. Whole tasks wake one at a time, with a longer pause, where as much fits again as they hold:
-    nobody knows what they will take.
+    where no other goes on. They grow on at once as they did when they were stopped: until the next look that must fit
+    above the stop mark, whatever the forecast says of others that will end. Whole tasks wake one at a time, with a
+    longer pause, where as much fits again as they hold: nobody knows what they will take.
     """
     first = _first(oldest_first)
     if first and not going and first[1].is_stopped:
@@ -459,6 +483,7 @@ def _wakes(
     increase = forecast.begin(moment.reserve_bytes - moment.kill_bytes)
     for task, job in going:
         increase.add(forecast.of(task, job).own)
+    soon_bytes = _soon_bytes(moment, [job for _, job in going])
     most = int(min(WAKES_MOST, moment.since_wake_s / WAKE_PAUSE_S))
     found: list[Action] = []
     for task in oldest_first:
@@ -470,7 +495,9 @@ def _wakes(
         for job in [job for job in reversed(task.jobs) if job.is_stopped]:
             increase.add(forecast.of(task, job).own)
             free = moment.stop_bytes if first and job is first[1] else moment.reserve_bytes
-            if len(found) >= most or increase.most_bytes > moment.left_bytes - free:
+            soon_bytes += job.soon_bytes(moment.reaction_s)
+            fits = increase.most_bytes <= moment.left_bytes - free
+            if len(found) >= most or not fits or soon_bytes > moment.left_bytes - moment.stop_bytes:
                 return found
             found.append(Action(Act.WAKE, task.tid, "it fits again", job))
     return found
