@@ -41,6 +41,15 @@ class Unit:
         """The most it takes."""
         return int(max(size for _, size in self.points))
 
+    def bytes_at(self, age_s: float) -> float:
+        """What it takes at an age."""
+        before_s, before = 0.0, 0.0
+        for at_s, size in self.points:
+            if age_s < at_s:
+                return before + (size - before) * (age_s - before_s) / (at_s - before_s)
+            before_s, before = at_s, size
+        return before
+
     def steps(self) -> Sizes:
         """The most it takes in each step of the clairvoyant's time."""
         count = max(1, round(self.wall_s / STEP_S))

@@ -31,7 +31,6 @@ READING_AGE_S = 0.1
 # reaches half of its peak in two to three seconds, after a second or two in which make or ninja find out what to do.
 GROWTH_S = 5.0
 
-
 # Tasks are started until those that run are expected to keep so many times the CPUs busy. They do so on average; what
 # one leaves idle while it links another takes.
 CROWD = 1.25

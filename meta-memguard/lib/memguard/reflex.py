@@ -117,7 +117,8 @@ class _Charge:
 class Reflex:
     """Acts on running tasks. `members` tells the processes of a task (ProcessTable.members).
 
-    Where `acts` is False it only says what it would do, and gives every pool all its tokens.
+    Where `acts` is False it only says what it would do, and gives every pool all its tokens. Whoever simulates tasks
+    has `signals` and pools of its own.
     """
 
     def __init__(
@@ -126,6 +127,8 @@ class Reflex:
         members: Callable[[Leader], Iterable[Leader]],
         acts: bool = True,
         before_kill: Callable[[str, Job], None] = lambda tid, job: None,
+        signals: Signals | None = None,
+        open_pool: Callable[[str], Pool] = Pool,
     ) -> None:
         self.slots = slots
         self.moment: Moment | None = None
@@ -134,7 +137,8 @@ class Reflex:
         self._acts = acts
         self._before_kill = before_kill
         self._charges: dict[str, _Charge] = {}
-        self._signals = Signals()
+        self._signals = Signals() if signals is None else signals
+        self._open_pool = open_pool
         self._outside: deque[tuple[float, int]] = deque()
         self._used: tuple[float, int] | None = None
         self._fill_bytes_s = 0.0
@@ -152,7 +156,7 @@ class Reflex:
         pool = None
         if ward.pool:
             try:
-                pool = Pool(ward.pool)
+                pool = self._open_pool(ward.pool)
             except OSError:
                 pool = None
         self.end(tid)

@@ -11,7 +11,7 @@ beyond what is used now, at several moments until the longest job ends. In order
 - Tokens are given while the forecast fits into what is left less the reserve. Where it does not, those are withdrawn
   whose next jobs would make it so, from the newest task first. The oldest task gets its tokens first; each task keeps
   its one implicit job. Tokens of all tasks together never exceed the slots.
-- Where the running jobs alone would pass the stop mark, or memory fills so fast that it will before the next look, the
+- Where the running jobs alone would pass the stop mark, or grow so fast that they will before the next look, the
   youngest jobs of the newest tasks are stopped: they hold least, and have most still to take. Then whole tasks.
 - Where the kill mark is passed and nothing can be stopped, one job is killed: the youngest that holds what is missing.
 - What was stopped is woken, the oldest first and before new jobs begin, once what it will take fits again.

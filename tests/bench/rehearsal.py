@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: MIT
+"""Makes whose units have known memory over time, in simulated time: the real Reflex, or a fixed number of jobs.
+
+Covers: makes that take tokens, units that grow, stand still and end, the kernel's OOM killer; hundreds of builds a
+        minute, each the same whenever it is repeated.
+Does not cover: real makes, processes and cgroups (feedback); workloads (schedules).
+
+What only reality has is left out: CPUs that are short, counters that lag, tokens that make takes back before the pool.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from memguard.jobserver import Pool
+from memguard.model import Policy, Reading
+from memguard.procs import Compiler, Leader, Usage
+from memguard.reflex import Reflex, Ward
+from memguard.regulate import Act
+from memguard.signals import Signals, Target
+from memguard.units import MIB
+from memguard_cli.supervise import MEASURE_S
+
+from .schedules import Make, Unit, Workload
+
+STEP_S = 0.01
+# What a look takes beside 64 compilers, and what `memguard run` takes until its command runs.
+LOOK_S, START_S = 0.01, 0.15
+# Make and memguard, and what a compiler has before it takes anything.
+BASE_BYTES, PROCESS_BYTES = 40 * MIB, MIB // 2
+TICKS_PER_S = 100
+# A build that takes so long has stalled.
+MOST_S = 300.0
+_TASK = "task"
+
+
+@dataclass
+class Rehearsed:
+    """What came of a build. `oom_kills` are the kernel's; with a fixed number of jobs the first of them ends it."""
+
+    wall_s: float = 0.0
+    peak_bytes: int = 0
+    oom_kills: int = 0
+    stopped: int = 0
+    killed: int = 0
+    has_built: bool = False
+
+
+@dataclass
+class _Job:
+    unit: Unit
+    pid: int
+    began_s: float
+    has_token: bool
+    ran_s: float = 0.0
+    is_killed: bool = False
+
+    @property
+    def target(self) -> Target:
+        return Target(self.pid, round(self.began_s * TICKS_PER_S))
+
+    @property
+    def bytes(self) -> int:
+        return PROCESS_BYTES + int(self.unit.bytes_at(self.ran_s))
+
+    @property
+    def has_ended(self) -> bool:
+        return self.is_killed or self.ran_s >= self.unit.wall_s
+
+
+@dataclass
+class _RunningMake:
+    """A make: what it has still to begin, its jobs, and the one job that it has without a token."""
+
+    units: deque[Unit]
+    links: deque[Unit]
+    jobs: list[_Job] = field(default_factory=list)
+    is_linking: bool = False
+
+    @classmethod
+    def of(cls, make: Make) -> _RunningMake:
+        return cls(deque(make.units), deque(make.links))
+
+    @property
+    def has_built(self) -> bool:
+        return not (self.units or self.links or self.jobs)
+
+    @property
+    def ready(self) -> deque[Unit]:
+        """What it may begin now: links only when all units are there."""
+        self.is_linking = self.is_linking or not (self.units or self.jobs)
+        return self.links if self.is_linking else self.units
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it may begin one without a token."""
+        return all(job.has_token for job in self.jobs)
+
+
+class _Pool(Pool):
+    """A pool without a FIFO: what is owed is taken back whenever a job ends."""
+
+    def __init__(self) -> None:
+        self._target = self._issued = self._held = 0
+
+    @property
+    def idle(self) -> int:
+        return self._issued - self._held
+
+    @property
+    def held(self) -> int:
+        return self._held
+
+    def take(self) -> bool:
+        """Whether a client gets a token."""
+        taken = self.idle > 0
+        self._held += taken
+        return taken
+
+    def give_back(self) -> None:
+        """A client's job has ended."""
+        self._held -= 1
+        self._settle()
+
+    def set_tokens(self, tokens: int) -> None:
+        self._target = tokens
+        self._settle()
+
+    def close(self, unlink: bool = True) -> None:
+        """Nothing to let go of."""
+
+    def _settle(self) -> None:
+        self._issued = max(self._target, self._held)
+
+
+class _Signals(Signals):
+    """Signals to the jobs of a rehearsal."""
+
+    def __init__(self, build: Rehearsal) -> None:
+        super().__init__()
+        self._build = build
+
+    def stop(self, target: Target) -> bool:
+        self.stopped.add(target)
+        return True
+
+    def wake(self, target: Target) -> bool:
+        self.stopped.discard(target)
+        return True
+
+    def kill(self, target: Target) -> bool:
+        self.stopped.discard(target)
+        self._build.kill(target)
+        return True
+
+    def keep_only(self, living: Iterable[Target]) -> None:
+        self.stopped &= set(living)
+
+
+class Rehearsal:
+    """One build in a container: with so many fixed jobs for all makes, or under the reflex where that is None.
+
+    gate_bytes: what must be free for a unit to begin to take memory.
+    """
+
+    def __init__(
+        self, workload: Workload, limit_bytes: int, jobs: int, fixed_jobs: int | None = None, gate_bytes: int = 0
+    ) -> None:
+        self.found = Rehearsed()
+        self._limit_bytes = limit_bytes
+        self._gate_bytes = gate_bytes
+        self._makes = [_RunningMake.of(make) for make in workload.makes]
+        self._pool = _Pool()
+        self._signals = _Signals(self)
+        self._now_s = self._look_at_s = 0.0
+        self._used_bytes = BASE_BYTES
+        self._begun = 0
+        self._reflex: Reflex | None = None
+        if fixed_jobs is None:
+            self._reflex = Reflex(jobs, lambda leader: [], signals=self._signals, open_pool=lambda path: self._pool)
+            self._reflex.begin(_TASK, Ward(Leader(1, 1), 1, jobs, pool=_TASK))
+        else:
+            self._pool.set_tokens(max(0, fixed_jobs - len(self._makes)))
+
+    def run(self) -> Rehearsed:
+        """The whole build."""
+        while not self.found.has_built and self._now_s < MOST_S:
+            self._end_jobs()
+            self._begin_jobs()
+            self._kill_for_kernel()
+            if self.found.oom_kills and self._reflex is None:
+                break  # make ends where a compiler of it was killed
+            if self._reflex is not None and self._now_s >= self._look_at_s:
+                self._look(self._reflex)
+            self._advance()
+            self.found.has_built = all(make.has_built for make in self._makes)
+        self.found.wall_s = self._now_s + (0.0 if self._reflex is None else START_S)
+        return self.found
+
+    def kill(self, target: Target) -> None:
+        """Kill a job; its unit is built anew, as by the command's second run."""
+        for job in self._jobs():
+            job.is_killed = job.is_killed or job.target == target
+
+    def _jobs(self) -> list[_Job]:
+        return [job for make in self._makes for job in make.jobs]
+
+    def _advance(self) -> None:
+        free_bytes = self._limit_bytes - self._used_bytes
+        for job in self._jobs():
+            may_begin = job.ran_s > 0 or free_bytes >= self._gate_bytes
+            if may_begin and job.target not in self._signals.stopped:
+                job.ran_s += STEP_S
+        self._now_s += STEP_S
+
+    def _end_jobs(self) -> None:
+        for make in self._makes:
+            again, ended = make.ready, [job for job in make.jobs if job.has_ended]
+            make.jobs = [job for job in make.jobs if not job.has_ended]
+            for job in ended:
+                if job.is_killed:
+                    again.append(job.unit)
+                if job.has_token:
+                    self._pool.give_back()
+
+    def _begin_jobs(self) -> None:
+        for make in self._makes:
+            while make.ready:
+                needs_token = not make.is_free
+                if needs_token and not self._pool.take():
+                    break
+                self._begun += 1
+                make.jobs.append(_Job(make.ready.popleft(), self._begun, self._now_s, needs_token))
+
+    def _kill_for_kernel(self) -> None:
+        """Add up what is used; where that is more than the limit, the kernel kills the largest."""
+        jobs = self._jobs()
+        self._used_bytes = BASE_BYTES + sum(job.bytes for job in jobs)
+        self.found.peak_bytes = max(self.found.peak_bytes, self._used_bytes)
+        if self._used_bytes > self._limit_bytes:
+            max(jobs, key=lambda job: job.bytes).is_killed = True
+            self.found.oom_kills += 1
+
+    def _look(self, reflex: Reflex) -> None:
+        used, limit = self._used_bytes, self._limit_bytes
+        compilers = tuple(
+            Compiler(*job.target, job.unit.program, job.bytes, self._now_s - job.began_s)
+            for job in sorted(self._jobs(), key=lambda job: -job.pid)
+        )
+        usage = Usage(used - BASE_BYTES, len(compilers) + 1, len(compilers), compilers)
+        reading = Reading(limit, "rehearsed", used, 0, limit - used, None, None, 2.0, charged_bytes=used)
+        for acted in reflex.look(self._now_s, reading, Policy().reserve_of(limit), {_TASK: usage}):
+            self.found.stopped += acted.action.act is Act.STOP
+            self.found.killed += acted.action.act is Act.KILL
+        self._look_at_s = self._now_s + min(reflex.next_look_s, MEASURE_S) + LOOK_S
