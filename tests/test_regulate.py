@@ -299,8 +299,17 @@ def all_stopped(*more: Job) -> Running:
 
 def test_where_nothing_can_be_stopped_the_youngest_that_holds_enough_is_killed() -> None:
     """One that holds nothing would be killed in vain."""
-    jobs = [job(4, 2, 0.1, is_stopped=True), job(3, 80, 0.8, is_stopped=True), job(2, 90, 0.9, is_stopped=True)]
+    jobs = [job(4, 2, 0.1, is_stopped=True), job(3, 97, 0.8, is_stopped=True), job(2, 99, 0.9, is_stopped=True)]
     assert acts(regulate(moment(30, all_stopped(*jobs))), Act.KILL) == [3]
+
+
+def test_what_is_killed_lasts_until_the_next_may_be() -> None:
+    """The first job grows on; one that holds what it takes at once would be gone before there is another kill."""
+    jobs = [job(3, 80, 0.8, is_stopped=True), job(2, 200, 0.9, peak_mib=300, is_stopped=True)]
+    fast = task(*jobs, job(1, 700, 3.0, peak_mib=1000, growth_mib_s=300))
+    assert acts(regulate(moment(30, fast)), Act.KILL) == [2]
+    slow = task(*jobs, job(1, 700, 3.0, peak_mib=1000, growth_mib_s=30))
+    assert acts(regulate(moment(30, slow)), Act.KILL) == [3]
 
 
 def test_the_largest_is_killed_where_none_holds_enough() -> None:

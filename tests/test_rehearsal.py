@@ -52,9 +52,9 @@ def test_a_fixed_number_of_jobs_takes_as_long_as_arithmetic_says() -> None:
 
 @st.composite
 def units(draw: st.DrawFn) -> Unit:
-    """A compiler that rises at 100 MiB a second at most, somewhere in its life, and keeps that or gives it back."""
+    """A compiler that rises at 250 MiB a second at most, somewhere in its life, and keeps that or gives it back."""
     peak_mib = draw(st.integers(1, 1400))
-    rise_s = peak_mib / 100 * draw(st.floats(1.0, 3.0))
+    rise_s = peak_mib / 250 * draw(st.floats(1.0, 3.0))
     begin_s, stay_s = draw(st.floats(0.0, 5.0)), draw(st.floats(0.05, 5.0))
     left = draw(st.sampled_from([0.1, 1.0]))
     points = [(begin_s, 1.0), (begin_s + rise_s, peak_mib), (begin_s + rise_s + stay_s, peak_mib * left)]

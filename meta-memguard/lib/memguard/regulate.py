@@ -191,7 +191,7 @@ def regulate(moment: Moment) -> list[Action]:
     stops = _stops(moment, oldest_first, forecast)
     going = _going(oldest_first, stops)
     # Where all jobs are stopped none makes memory shorter; the first one may.
-    kills = _kills(moment, oldest_first) if going and not stops else []
+    kills = _kills(moment, oldest_first, going) if going and not stops else []
     wakes = _wakes(moment, oldest_first, forecast, going, not stops) if not kills else []
     return [*stops, *kills, *wakes, *_tokens(moment, oldest_first, forecast)]
 
@@ -388,6 +388,11 @@ def _first(oldest_first: Sequence[Running]) -> tuple[Running, Job] | None:
     return next(((task, task.jobs[-1]) for task in oldest_first if task.jobs and not task.is_stopped), None)
 
 
+def _soon_bytes(jobs: Iterable[Job], seconds: float) -> float:
+    """What `jobs` take in so long at their present pace, if none of them ends."""
+    return sum(job.soon_bytes(seconds) for job in jobs)
+
+
 def _going(tasks: Sequence[Running], stops: Sequence[Action]) -> list[tuple[Running, Job]]:
     """The jobs that run and will not be stopped."""
     stopped = {(action.tid, action.job.pid) for action in stops if action.job}
@@ -412,9 +417,9 @@ def _stops(moment: Moment, oldest_first: Sequence[Running], forecast: _Forecast)
             # The first one's room is kept also where it is stopped still.
             if not job.is_stopped or (first and job is first[1]):
                 increase.add(forecast.of(task, job).own)
-    room = moment.left_bytes - moment.stop_bytes
-    soon_bytes = _soon_bytes(moment, [job for task in oldest_first for job in task.jobs if not job.is_stopped])
-    soon_bytes = max(soon_bytes, moment.fill_bytes_s * moment.reaction_s)
+    room, reaction_s = moment.left_bytes - moment.stop_bytes, moment.reaction_s
+    soon_bytes = _soon_bytes([job for task in oldest_first for job in task.jobs if not job.is_stopped], reaction_s)
+    soon_bytes = max(soon_bytes, moment.fill_bytes_s * reaction_s)
     found: list[Action] = []
     for task in reversed(oldest_first):
         if not task.may_stop or task.is_stopped:
@@ -428,7 +433,7 @@ def _stops(moment: Moment, oldest_first: Sequence[Running], forecast: _Forecast)
                 continue
             found.append(Action(Act.STOP, task.tid, "memory is short", job))
             increase.take(forecast.of(task, job).own)
-            soon_bytes = max(0.0, soon_bytes - job.soon_bytes(moment.reaction_s))
+            soon_bytes = max(0.0, soon_bytes - job.soon_bytes(reaction_s))
     if found or soon_bytes <= room:
         return found
     # No job is left to be stopped: whole tasks, but never the oldest.
@@ -438,19 +443,17 @@ def _stops(moment: Moment, oldest_first: Sequence[Running], forecast: _Forecast)
     return []
 
 
-def _soon_bytes(moment: Moment, jobs: Iterable[Job]) -> float:
-    """What `jobs` take until the next look has its effect, at their present pace, if none of them ends."""
-    return sum(job.soon_bytes(moment.reaction_s) for job in jobs)
-
-
-def _kills(moment: Moment, oldest_first: Sequence[Running]) -> list[Action]:
+def _kills(moment: Moment, oldest_first: Sequence[Running], going: Sequence[tuple[Running, Job]]) -> list[Action]:
     """The job to kill, where next to nothing is left and nothing can be stopped any more.
 
-    It is the youngest that holds what is missing, else the one that holds most: no more are killed than must be.
+    It is the youngest that holds what is missing, else the one that holds most: no more are killed than must be. What
+    it held must last until the next one may be killed.
     """
-    missing = moment.kill_bytes - moment.left_bytes + max(0.0, moment.fill_bytes_s) * REACTION_S
-    if missing <= 0 or moment.since_kill_s < KILL_PAUSE_S:
+    short = moment.kill_bytes - moment.left_bytes
+    if short + max(0.0, moment.fill_bytes_s) * REACTION_S <= 0 or moment.since_kill_s < KILL_PAUSE_S:
         return []
+    until_next_s = REACTION_S + KILL_PAUSE_S
+    missing = short + max(_soon_bytes([job for _, job in going], until_next_s), moment.fill_bytes_s * until_next_s)
     first = _first(oldest_first)
     youngest_first = [(task, job) for task in reversed(oldest_first) if task.may_kill for job in task.jobs]
     found = [(task, job) for task, job in youngest_first if not first or job is not first[1]] or youngest_first
@@ -483,7 +486,7 @@ def _wakes(
     increase = forecast.begin(moment.reserve_bytes - moment.kill_bytes)
     for task, job in going:
         increase.add(forecast.of(task, job).own)
-    soon_bytes = _soon_bytes(moment, [job for _, job in going])
+    soon_bytes = _soon_bytes([job for _, job in going], moment.reaction_s)
     most = int(min(WAKES_MOST, moment.since_wake_s / WAKE_PAUSE_S))
     found: list[Action] = []
     for task in oldest_first:
