@@ -62,11 +62,15 @@ def units(draw: st.DrawFn) -> Unit:
 
 
 @settings(max_examples=30)
-@given(st.lists(st.lists(units(), min_size=1, max_size=20), min_size=1, max_size=3), st.sampled_from([2, 8, 16]))
-def test_whatever_is_built_ends(makes: list[list[Unit]], jobs: int) -> None:
-    """Units that fit alone are all built, however many meet, and those that grow as compilers do are not killed."""
+@given(
+    st.lists(st.lists(units(), min_size=1, max_size=20), min_size=1, max_size=4),
+    st.sampled_from([2, 8, 16]),
+    st.booleans(),
+)
+def test_whatever_is_built_ends(makes: list[list[Unit]], jobs: int, are_tasks: bool) -> None:
+    """Units that fit alone are all built, however many meet, and the kernel kills none that grow as compilers do."""
     workload = Workload(tuple(Make(tuple(units)) for units in makes))
-    found = Rehearsal(workload, LIMIT, jobs).run()
+    found = Rehearsal(workload, LIMIT, jobs, are_tasks=are_tasks).run()
     work_s = sum(unit.wall_s for unit in workload.units)
     assert found.has_built or work_s > MOST_S
     assert found.oom_kills == 0

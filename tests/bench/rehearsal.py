@@ -33,7 +33,6 @@ BASE_BYTES, PROCESS_BYTES = 40 * MIB, MIB // 2
 TICKS_PER_S = 100
 # A build that takes so long has stalled.
 MOST_S = 300.0
-_TASK = "task"
 
 
 @dataclass
@@ -72,16 +71,17 @@ class _Job:
 
 @dataclass
 class _RunningMake:
-    """A make: what it has still to begin, its jobs, and the one job that it has without a token."""
+    """A make: the pool it takes tokens from, what it has still to begin, its jobs, of which one has no token."""
 
+    pool: _Pool
     units: deque[Unit]
     links: deque[Unit]
     jobs: list[_Job] = field(default_factory=list)
     is_linking: bool = False
 
     @classmethod
-    def of(cls, make: Make) -> _RunningMake:
-        return cls(deque(make.units), deque(make.links))
+    def of(cls, make: Make, pool: _Pool) -> _RunningMake:
+        return cls(pool, deque(make.units), deque(make.links))
 
     @property
     def has_built(self) -> bool:
@@ -163,26 +163,36 @@ class Rehearsal:
     """One build in a container: with so many fixed jobs for all makes, or under the reflex where that is None.
 
     gate_bytes: what must be free for a unit to begin to take memory.
+    are_tasks:  each make is a task with a pool of its own, as in a build of BitBake; else all are one command's.
     """
 
     def __init__(
-        self, workload: Workload, limit_bytes: int, jobs: int, fixed_jobs: int | None = None, gate_bytes: int = 0
+        self,
+        workload: Workload,
+        limit_bytes: int,
+        jobs: int,
+        fixed_jobs: int | None = None,
+        gate_bytes: int = 0,
+        are_tasks: bool = False,
     ) -> None:
         self.found = Rehearsed()
         self._limit_bytes = limit_bytes
         self._gate_bytes = gate_bytes
-        self._makes = [_RunningMake.of(make) for make in workload.makes]
-        self._pool = _Pool()
+        pools = [_Pool() for _ in (workload.makes if are_tasks else ("command",))]
+        self._makes = [_RunningMake.of(make, pools[place % len(pools)]) for place, make in enumerate(workload.makes)]
+        self._tasks = {str(place): pool for place, pool in enumerate(pools)}
         self._signals = _Signals(self)
         self._now_s = self._look_at_s = 0.0
         self._used_bytes = BASE_BYTES
         self._begun = 0
         self._reflex: Reflex | None = None
         if fixed_jobs is None:
-            self._reflex = Reflex(jobs, lambda leader: [], signals=self._signals, open_pool=lambda path: self._pool)
-            self._reflex.begin(_TASK, Ward(Leader(1, 1), 1, jobs, pool=_TASK))
+            self._reflex = Reflex(jobs, lambda leader: [], signals=self._signals, open_pool=self._tasks.__getitem__)
+            for place, tid in enumerate(self._tasks, start=1):
+                self._reflex.begin(tid, Ward(Leader(place, 1), place, jobs, pool=tid))
         else:
-            self._pool.set_tokens(max(0, fixed_jobs - len(self._makes)))
+            for pool in pools:
+                pool.set_tokens(max(0, fixed_jobs - len(self._makes)))
 
     def run(self) -> Rehearsed:
         """The whole build."""
@@ -223,13 +233,13 @@ class Rehearsal:
                 if job.is_killed:
                     again.append(job.unit)
                 if job.has_token:
-                    self._pool.give_back()
+                    make.pool.give_back()
 
     def _begin_jobs(self) -> None:
         for make in self._makes:
             while make.ready:
                 needs_token = not make.is_free
-                if needs_token and not self._pool.take():
+                if needs_token and not make.pool.take():
                     break
                 self._begun += 1
                 make.jobs.append(_Job(make.ready.popleft(), self._begun, self._now_s, needs_token))
@@ -244,14 +254,26 @@ class Rehearsal:
             self.found.oom_kills += 1
 
     def _look(self, reflex: Reflex) -> None:
+        for tid in [tid for tid, pool in self._tasks.items() if all(make.has_built for make in self._makes_of(pool))]:
+            del self._tasks[tid]
+            reflex.end(tid)
         used, limit = self._used_bytes, self._limit_bytes
-        compilers = tuple(
-            Compiler(*job.target, job.unit.program, job.bytes, self._now_s - job.began_s)
-            for job in sorted(self._jobs(), key=lambda job: -job.pid)
-        )
-        usage = Usage(used - BASE_BYTES, len(compilers) + 1, len(compilers), compilers)
+        usages = {
+            tid: self._usage([job for make in self._makes_of(pool) for job in make.jobs])
+            for tid, pool in self._tasks.items()
+        }
         reading = Reading(limit, "rehearsed", used, 0, limit - used, None, None, 2.0, charged_bytes=used)
-        for acted in reflex.look(self._now_s, reading, Policy().reserve_of(limit), {_TASK: usage}):
+        for acted in reflex.look(self._now_s, reading, Policy().reserve_of(limit), usages):
             self.found.stopped += acted.action.act is Act.STOP
             self.found.killed += acted.action.act is Act.KILL
         self._look_at_s = self._now_s + min(reflex.next_look_s, MEASURE_S) + LOOK_S
+
+    def _makes_of(self, pool: _Pool) -> list[_RunningMake]:
+        return [make for make in self._makes if make.pool is pool]
+
+    def _usage(self, jobs: list[_Job]) -> Usage:
+        compilers = tuple(
+            Compiler(*job.target, job.unit.program, job.bytes, self._now_s - job.began_s)
+            for job in sorted(jobs, key=lambda job: -job.pid)
+        )
+        return Usage(sum(job.bytes for job in jobs), len(compilers) + 1, len(compilers), compilers)
