@@ -217,7 +217,15 @@ def run_case(case: Case, options: argparse.Namespace, programs: Path) -> list[Ru
     build = Simulated(draw_workload(case.scenario, case.seed, room_bytes, case.jobs), programs)
     wanted = _policies(case, options)
     ordered = wanted if case.seed // len(options.jobs) % 2 == 0 else wanted[::-1]
-    return [run_once(build, policy, case.jobs, options.limit, programs.parent) for policy in ordered]
+    return [_told(case, run_once(build, policy, case.jobs, options.limit, programs.parent)) for policy in ordered]
+
+
+def _told(case: Case, run: Run) -> Run:
+    """The run, after a line about it: hours that are broken off have told something all the same."""
+    end = "built" if run.has_built else "not built"
+    line = f"{case.scenario}, seed {case.seed}, {case.jobs} jobs: {run.policy} {end}, {run.wall_s:.1f} s"
+    print(f"{line}, {run.oom_kills} killed by the kernel", file=sys.stderr, flush=True)
+    return run
 
 
 def rehearse_case(case: Case, options: argparse.Namespace) -> list[Run]:
@@ -343,7 +351,7 @@ def compile_really(options: argparse.Namespace, scratch: Path) -> list[str]:
         for seed in range(options.seeds):
             case = Case("g++", seed, jobs)
             ordered = options.policies if seed % 2 == 0 else options.policies[::-1]
-            runs += [(case, run_once(build, policy, jobs, options.limit, scratch)) for policy in ordered]
+            runs += [(case, _told(case, run_once(build, policy, jobs, options.limit, scratch))) for policy in ordered]
         missed += report(f"g++, {jobs} jobs", runs, {})
     return missed
 
