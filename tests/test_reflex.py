@@ -9,13 +9,14 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from memguard.jobserver import make_pool
 from memguard.model import Reading
-from memguard.procs import Leader, ProcessTable, find_leader
+from memguard.procs import Compiler, Leader, ProcessTable, Usage, find_leader
 from memguard.reflex import LOOK_LEAST_S, LOOK_MOST_S, Acted, Reflex, Ward
 from memguard.regulate import KILL_PAUSE_S, Act, Job
 from memguard.units import GIB, MIB
@@ -73,7 +74,7 @@ class Task:
         wait_until(lambda: len(self.jobs()) == self.count and all(job.bytes > 6 * MIB for job in self.jobs()))
         self.pids = [job.pid for job in reversed(self.jobs())]
 
-    def jobs(self) -> list[object]:
+    def jobs(self) -> list[Compiler]:
         """The jobs that the table sees now."""
         return list(self.table.scan({"task": self.leader})["task"].compilers)
 
@@ -160,6 +161,17 @@ def test_time_that_a_job_was_stopped_is_no_age(start: Start) -> None:
     assert young.age_s < 3600 / 2
     assert young.growth_bytes_s > 0
     assert not old.is_stopped
+
+
+def test_a_newborn_has_no_pace_yet(start: Start) -> None:
+    """What a compiler has mapped after ten milliseconds it will not take each ten milliseconds from now on."""
+    task = start("0.001:50,600:50")
+    task.settle()
+    newborn = replace(task.jobs()[0], age_s=0.01)
+    reading = Reading(GIB, "test", newborn.bytes, 0, GIB - newborn.bytes, None, 64 * GIB, 2.0)
+    task.reflex.look(1.0, reading, RESERVE, {"task": Usage(newborn.bytes, 1, 1, (newborn,))})
+    assert task.reflex.moment
+    assert task.reflex.moment.tasks[0].jobs[0].growth_bytes_s == pytest.approx(newborn.bytes / LOOK_LEAST_S)
 
 
 def test_the_kill_is_for_one_and_not_for_the_oldest(start: Start) -> None:

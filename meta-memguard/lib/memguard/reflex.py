@@ -312,7 +312,8 @@ class Reflex:
         for target, compiler in seen.items():
             known = charge.known.get(target)
             if known is None:
-                known = charge.known[target] = _Known(compiler.name, 0, now_s - max(compiler.age_s, 0.01))
+                # What a program maps as it starts is no pace at which it goes on.
+                known = charge.known[target] = _Known(compiler.name, 0, now_s - max(compiler.age_s, LOOK_LEAST_S))
             passed_s = now_s - known.at_s
             if target in self._signals.stopped:
                 known.stopped_s += passed_s
