@@ -10,6 +10,7 @@ memguard  `memguard run --jobs N -- make`, which knows nothing of the units befo
 stock     `make -jN`
 static    `make -jK`, where K of the heaviest unit fit: what is safe without feedback
 gate      `make -jN`, and a unit waits to begin while more than 75 % of the limit is charged
+told      with --rehearse: memguard that knows of each job that runs, but of no other, how it will live
 clairvoyant  computed: the best of 200 schedules of somebody who knows every unit's memory over time; the same reserve
 in order  computed: the same with the units in make's order, which is all that a tool below make can reach
 """
@@ -235,20 +236,22 @@ def rehearse_case(case: Case, options: argparse.Namespace) -> list[Run]:
     makes = len(workload.makes)
     found = []
     for policy in _policies(case, options):
-        fixed_jobs, gate_bytes = None if policy == "memguard" else case.jobs * makes, 0
+        is_guarded = policy in ("memguard", "told")
+        fixed_jobs, gate_bytes = None if is_guarded else case.jobs * makes, 0
         if policy == "static":
             fixed_jobs = safe_jobs(workload.heaviest_bytes, room_bytes, case.jobs)
         if policy == "gate":
             gate_bytes = int((1 - GATE_SHARE) * options.limit)
-        came = Rehearsal(workload, options.limit, case.jobs, fixed_jobs, gate_bytes).run()
-        account = {"stopped": came.stopped, "killed": came.killed, "retried": 0} if policy == "memguard" else {}
+        came = Rehearsal(workload, options.limit, case.jobs, fixed_jobs, gate_bytes, is_told=policy == "told").run()
+        account = {"stopped": came.stopped, "killed": came.killed, "retried": 0} if is_guarded else {}
         found.append(Run(policy, came.wall_s, came.oom_kills, came.has_built, account))
     return found
 
 
 def _policies(case: Case, options: argparse.Namespace) -> list[str]:
     """Those that are asked for of one seed: memguard of all, the others of the first ones."""
-    return [name for name in options.policies if name == "memguard" or case.seed < options.baseline_seeds]
+    names = [*options.policies, *(("told",) if options.rehearse else ())]
+    return [name for name in names if name in ("memguard", "told") or case.seed < options.baseline_seeds]
 
 
 def report(title: str, runs: list[tuple[Case, Run]], ideal: dict[Case, Ideal]) -> list[str]:
@@ -258,7 +261,7 @@ def report(title: str, runs: list[tuple[Case, Run]], ideal: dict[Case, Ideal]) -
     print(f"{'':>12} {'':>5} {'the kernel':>9}")
     missed = []
     walls: dict[str, list[float]] = {}
-    for policy in [name for name in POLICIES if any(run.policy == name for _, run in runs)]:
+    for policy in [name for name in (*POLICIES, "told") if any(run.policy == name for _, run in runs)]:
         mine = [(case, run) for case, run in runs if run.policy == policy]
         kills = sum(run.oom_kills for _, run in mine)
         built = [(case, run) for case, run in mine if run.has_built]

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from memguard.jobserver import Pool
+from memguard.jobsizes import Expected, Life
 from memguard.model import Policy, Reading
 from memguard.procs import Compiler, Leader, Usage
 from memguard.reflex import Reflex, Ward
-from memguard.regulate import Act
+from memguard.regulate import Act, Job
 from memguard.signals import Signals, Target
 from memguard.units import MIB
 from memguard_cli.supervise import MEASURE_S
@@ -159,11 +161,23 @@ class _Signals(Signals):
         self.stopped &= set(living)
 
 
+class _ToldReflex(Reflex):
+    """Knows of each job that runs how it will live, as if it had been built before."""
+
+    lives: dict[int, Life]
+
+    def _job(self, charge: Any, compiler: Compiler) -> Job:
+        life = self.lives[compiler.pid]
+        expected = Expected(life.peak_bytes, life.wall_s, life.rise_s, life.begun_s, ended=1, lives=(life,))
+        return replace(super()._job(charge, compiler), expected=expected)
+
+
 class Rehearsal:
     """One build in a container: with so many fixed jobs for all makes, or under the reflex where that is None.
 
     gate_bytes: what must be free for a unit to begin to take memory.
     are_tasks:  each make is a task with a pool of its own, as in a build of BitBake; else all are one command's.
+    is_told:    the reflex knows how each job that runs will live.
     """
 
     def __init__(
@@ -174,6 +188,7 @@ class Rehearsal:
         fixed_jobs: int | None = None,
         gate_bytes: int = 0,
         are_tasks: bool = False,
+        is_told: bool = False,
     ) -> None:
         self.found = Rehearsed()
         self._limit_bytes = limit_bytes
@@ -186,8 +201,12 @@ class Rehearsal:
         self._used_bytes = BASE_BYTES
         self._begun = 0
         self._reflex: Reflex | None = None
+        self._lives: dict[int, Life] = {}
         if fixed_jobs is None:
-            self._reflex = Reflex(jobs, lambda leader: [], signals=self._signals, open_pool=self._tasks.__getitem__)
+            kind = _ToldReflex if is_told else Reflex
+            self._reflex = kind(jobs, lambda leader: [], signals=self._signals, open_pool=self._tasks.__getitem__)
+            if isinstance(self._reflex, _ToldReflex):
+                self._reflex.lives = self._lives
             for place, tid in enumerate(self._tasks, start=1):
                 self._reflex.begin(tid, Ward(Leader(place, 1), place, jobs, pool=tid))
         else:
@@ -242,7 +261,9 @@ class Rehearsal:
                 if needs_token and not make.pool.take():
                     break
                 self._begun += 1
-                make.jobs.append(_Job(make.ready.popleft(), self._begun, self._now_s, needs_token))
+                unit = make.ready.popleft()
+                self._lives[self._begun] = unit.life
+                make.jobs.append(_Job(unit, self._begun, self._now_s, needs_token))
 
     def _kill_for_kernel(self) -> None:
         """Add up what is used; where that is more than the limit, the kernel kills the largest."""
