@@ -106,7 +106,7 @@ class Compilers:
             shutil.copy(SPIRIT / name, directory)
         waits = f"while [ $$(cat {gate[0]}) -gt {gate[1]} ]; do sleep 0.05; done; " if gate else ""
         units = " ".join(f"unit{number}.o" for number in range(self.units))
-        rule = f"all: {units}\n%.o:\n\t@{waits}g++ -O1 -c -o $@ part1.cpp\n"
+        rule = f".PHONY: all\nall: {units}\n%.o:\n\t@{waits}g++ -O1 -c -o $@ part1.cpp\n"
         (directory / "0.mk").write_text(rule, encoding="ascii")
         return [["make", "-f", "0.mk"]]
 
