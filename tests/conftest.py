@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,9 @@ sys.path[:0] = [str(TESTS.parent / "meta-memguard" / "lib"), str(TESTS.parent / 
 from testbed import postgresql  # noqa: E402  (found through the lines above)
 from testbed.bitbake import BitBake, BitBakeMissing, locate  # noqa: E402
 from testbed.postgresql import Postgres, PostgresMissing  # noqa: E402
+
+# A shell that starts the tests in the background has them, and all they start, ignore SIGINT.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No test judges by the clock; in CI the same examples are tried each time, elsewhere new ones.
 settings.register_profile("house", deadline=None, derandomize="CI" in os.environ)
