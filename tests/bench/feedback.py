@@ -46,6 +46,9 @@ TESTS = Path(__file__).resolve().parents[1]
 SPIRIT = TESTS / "bitbake" / "meta-heavy" / "recipes-heavy" / "heavy" / "files"
 MEMGUARD = Path(sys.executable).with_name("memguard")
 POLICIES = ("memguard", "stock", "static", "gate")
+# Those under the reflex, all seeds of which are run, and those there are with --rehearse.
+GUARDED = ("memguard", "told")
+REHEARSED = (*POLICIES, "told")
 GATE_SHARE = 0.75
 # A run that takes so long is called stalled, and ended.
 STALLED_S = 300.0
@@ -122,9 +125,14 @@ class Run:
     account: dict[str, Any]
 
 
+def room_of(limit_bytes: int) -> int:
+    """What a build may use by plan under a limit."""
+    return limit_bytes - Policy().reserve_of(limit_bytes)
+
+
 def run_once(build: Build, policy: str, jobs: int, limit_bytes: int, scratch: Path) -> Run:
     """One build under one policy in a container of its own. Raises NoContainer."""
-    room_bytes = limit_bytes - Policy().reserve_of(limit_bytes)
+    room_bytes = room_of(limit_bytes)
     with tempfile.TemporaryDirectory(dir=scratch) as made, container(limit_bytes, "memguard-bench") as box:
         directory = Path(made)
         gate = (charged_file(box), int(GATE_SHARE * limit_bytes)) if policy == "gate" else None
@@ -195,6 +203,10 @@ class Case:
     seed: int
     jobs: int
 
+    def draw(self, room_bytes: int) -> Workload:
+        """Its units."""
+        return draw_workload(self.scenario, self.seed, room_bytes, self.jobs)
+
 
 @dataclass(frozen=True)
 class Ideal:
@@ -206,22 +218,21 @@ class Ideal:
 
 def ideal_of(case: Case, limit_bytes: int) -> Ideal:
     """Seconds that the clairvoyant's schedules take."""
-    room_bytes = limit_bytes - Policy().reserve_of(limit_bytes)
-    workload = draw_workload(case.scenario, case.seed, room_bytes, case.jobs)
+    room_bytes = room_of(limit_bytes)
+    workload = case.draw(room_bytes)
     best_s = clairvoyant_s(workload, room_bytes, case.jobs)
     return Ideal(best_s, clairvoyant_s(workload, room_bytes, case.jobs, schedules=1))
 
 
 def run_case(case: Case, options: argparse.Namespace, programs: Path) -> list[Run]:
     """All policies of one seed, one after the other, every second time in reverse."""
-    room_bytes = options.limit - Policy().reserve_of(options.limit)
-    build = Simulated(draw_workload(case.scenario, case.seed, room_bytes, case.jobs), programs)
+    build = Simulated(case.draw(room_of(options.limit)), programs)
     wanted = _policies(case, options)
     ordered = wanted if case.seed // len(options.jobs) % 2 == 0 else wanted[::-1]
-    return [_told(case, run_once(build, policy, case.jobs, options.limit, programs.parent)) for policy in ordered]
+    return [_announced(case, run_once(build, policy, case.jobs, options.limit, programs.parent)) for policy in ordered]
 
 
-def _told(case: Case, run: Run) -> Run:
+def _announced(case: Case, run: Run) -> Run:
     """The run, after a line about it: hours that are broken off have told something all the same."""
     end = "built" if run.has_built else "not built"
     line = f"{case.scenario}, seed {case.seed}, {case.jobs} jobs: {run.policy} {end}, {run.wall_s:.1f} s"
@@ -231,12 +242,12 @@ def _told(case: Case, run: Run) -> Run:
 
 def rehearse_case(case: Case, options: argparse.Namespace) -> list[Run]:
     """All policies of one seed in simulated time."""
-    room_bytes = options.limit - Policy().reserve_of(options.limit)
-    workload = draw_workload(case.scenario, case.seed, room_bytes, case.jobs)
+    room_bytes = room_of(options.limit)
+    workload = case.draw(room_bytes)
     makes = len(workload.makes)
     found = []
     for policy in _policies(case, options):
-        is_guarded = policy in ("memguard", "told")
+        is_guarded = policy in GUARDED
         fixed_jobs, gate_bytes = None if is_guarded else case.jobs * makes, 0
         if policy == "static":
             fixed_jobs = safe_jobs(workload.heaviest_bytes, room_bytes, case.jobs)
@@ -251,7 +262,7 @@ def rehearse_case(case: Case, options: argparse.Namespace) -> list[Run]:
 def _policies(case: Case, options: argparse.Namespace) -> list[str]:
     """Those that are asked for of one seed: memguard of all, the others of the first ones."""
     names = [*options.policies, *(("told",) if options.rehearse else ())]
-    return [name for name in names if name in ("memguard", "told") or case.seed < options.baseline_seeds]
+    return [name for name in names if name in GUARDED or case.seed < options.baseline_seeds]
 
 
 def report(title: str, runs: list[tuple[Case, Run]], ideal: dict[Case, Ideal]) -> list[str]:
@@ -261,7 +272,7 @@ def report(title: str, runs: list[tuple[Case, Run]], ideal: dict[Case, Ideal]) -
     print(f"{'':>12} {'':>5} {'the kernel':>9}")
     missed = []
     walls: dict[str, list[float]] = {}
-    for policy in [name for name in (*POLICIES, "told") if any(run.policy == name for _, run in runs)]:
+    for policy in [name for name in REHEARSED if any(run.policy == name for _, run in runs)]:
         mine = [(case, run) for case, run in runs if run.policy == policy]
         kills = sum(run.oom_kills for _, run in mine)
         built = [(case, run) for case, run in mine if run.has_built]
@@ -354,7 +365,9 @@ def compile_really(options: argparse.Namespace, scratch: Path) -> list[str]:
         for seed in range(options.seeds):
             case = Case("g++", seed, jobs)
             ordered = options.policies if seed % 2 == 0 else options.policies[::-1]
-            runs += [(case, _told(case, run_once(build, policy, jobs, options.limit, scratch))) for policy in ordered]
+            runs += [
+                (case, _announced(case, run_once(build, policy, jobs, options.limit, scratch))) for policy in ordered
+            ]
         missed += report(f"g++, {jobs} jobs", runs, {})
     return missed
 

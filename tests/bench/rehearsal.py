@@ -11,8 +11,9 @@ What only reality has is left out: CPUs that are short, counters that lag, token
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from memguard.jobserver import Pool
@@ -164,10 +165,12 @@ class _Signals(Signals):
 class _ToldReflex(Reflex):
     """Knows of each job that runs how it will live, as if it had been built before."""
 
-    lives: dict[int, Life]
+    def __init__(self, life_of: Callable[[int], Life], *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self._life_of = life_of
 
     def _job(self, charge: Any, compiler: Compiler) -> Job:
-        life = self.lives[compiler.pid]
+        life = self._life_of(compiler.pid)
         expected = Expected(life.peak_bytes, life.wall_s, life.rise_s, life.begun_s, ended=1, lives=(life,))
         return replace(super()._job(charge, compiler), expected=expected)
 
@@ -201,12 +204,9 @@ class Rehearsal:
         self._used_bytes = BASE_BYTES
         self._begun = 0
         self._reflex: Reflex | None = None
-        self._lives: dict[int, Life] = {}
         if fixed_jobs is None:
-            kind = _ToldReflex if is_told else Reflex
+            kind = partial(_ToldReflex, self._life_of) if is_told else Reflex
             self._reflex = kind(jobs, lambda leader: [], signals=self._signals, open_pool=self._tasks.__getitem__)
-            if isinstance(self._reflex, _ToldReflex):
-                self._reflex.lives = self._lives
             for place, tid in enumerate(self._tasks, start=1):
                 self._reflex.begin(tid, Ward(Leader(place, 1), place, jobs, pool=tid))
         else:
@@ -261,9 +261,7 @@ class Rehearsal:
                 if needs_token and not make.pool.take():
                     break
                 self._begun += 1
-                unit = make.ready.popleft()
-                self._lives[self._begun] = unit.life
-                make.jobs.append(_Job(unit, self._begun, self._now_s, needs_token))
+                make.jobs.append(_Job(make.ready.popleft(), self._begun, self._now_s, needs_token))
 
     def _kill_for_kernel(self) -> None:
         """Add up what is used; where that is more than the limit, the kernel kills the largest."""
@@ -288,6 +286,9 @@ class Rehearsal:
             self.found.stopped += acted.action.act is Act.STOP
             self.found.killed += acted.action.act is Act.KILL
         self._look_at_s = self._now_s + min(reflex.next_look_s, MEASURE_S) + LOOK_S
+
+    def _life_of(self, pid: int) -> Life:
+        return next(job.unit.life for job in self._jobs() if job.pid == pid)
 
     def _makes_of(self, pool: _Pool) -> list[_RunningMake]:
         return [make for make in self._makes if make.pool is pool]

@@ -499,8 +499,8 @@ def _wakes(
             increase.add(forecast.of(task, job).own)
             free = moment.stop_bytes if first and job is first[1] else moment.reserve_bytes
             soon_bytes += job.soon_bytes(moment.reaction_s)
-            fits = increase.most_bytes <= moment.left_bytes - free
-            if len(found) >= most or not fits or soon_bytes > moment.left_bytes - moment.stop_bytes:
+            fits_soon = soon_bytes <= moment.left_bytes - moment.stop_bytes
+            if len(found) >= most or not fits_soon or increase.most_bytes > moment.left_bytes - free:
                 return found
             found.append(Action(Act.WAKE, task.tid, "it fits again", job))
     return found
