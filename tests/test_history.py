@@ -355,6 +355,56 @@ def size(path: Path) -> int:
     return sum(found.stat().st_size for found in path.parent.glob(f"{path.name}*") if not found.name.endswith("-shm"))
 
 
+def test_lives_come_back(path: Path) -> None:
+    """The bytes that were remembered last of a task, in another process's connection, too; of others none."""
+    with opened(path) as history:
+        assert history.lives("zlib", "do_compile") == b""
+        history.remember_lives("zlib", "do_compile", b"first")
+        history.remember_lives("zlib", "do_compile", b"\0second")
+        history.remember_lives("zlib", "do_install", b"other")
+        for reader in (history, History(path, warn=pytest.fail, is_read_only=True)):
+            assert reader.lives("zlib", "do_compile") == b"\0second"
+            assert reader.lives("zlib", "do_package") == reader.lives("zl\0ib", "do_compile") == b""
+            reader.close()
+    with opened(path, is_read_only=True) as history:
+        history.remember_lives("zlib", "do_compile", b"third")
+        assert history.lives("zlib", "do_compile") == b"\0second"
+    check(path)
+
+
+def test_lives_make_room_for_samples(path: Path) -> None:
+    """In a file that is to shrink, lives go before samples do, those that were written longest ago first."""
+    most = 512 * KIB
+    with opened(path, max_bytes=most) as history:
+        history.add(run(number) for number in range(400))
+        for number in range(40):
+            history.remember_lives("zlib", f"do_{number:02}", bytes(40 * KIB))
+        history.add([run(1000)])
+        left = [number for number in range(40) if history.lives("zlib", f"do_{number:02}")]
+        assert left
+        assert left == list(range(left[0], 40))
+        assert size(path) <= most
+        assert len(history.records("zlib")) == 401
+    check(path)
+
+
+def test_a_history_of_the_first_version_learns_lives(path: Path) -> None:
+    """A file without lives is read as it is, also where nothing may be written, and takes them when it is written."""
+    with opened(path) as history:
+        history.add([RECORD])
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("DROP TABLE lives")
+        connection.execute("PRAGMA user_version = 1")
+    with opened(path, is_read_only=True) as history:
+        assert [sample.record for sample in history.records("zlib")] == [RECORD]
+        assert history.lives("zlib", "do_compile") == b""
+    with opened(path) as history:
+        assert history.prune(0) == 0
+        history.remember_lives("zlib", "do_compile", b"lives")
+        assert history.lives("zlib", "do_compile") == b"lives"
+        assert [sample.record for sample in history.records("zlib")] == [RECORD]
+
+
 def test_the_best_known_go_first(path: Path) -> None:
     """A task with few samples loses none while another has more, and the oldest go."""
     with opened(path) as history:

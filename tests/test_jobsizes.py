@@ -56,6 +56,33 @@ def test_running_jobs_tell_of_the_next_ones_while_few_have_ended() -> None:
     assert sizes(*[LIGHT] * KNOWN_FROM).expect_new([HEAVY] * 9).peak_bytes == LIGHT.peak_bytes
 
 
+def test_earlier_builds_tell_of_the_next_ones() -> None:
+    """Before any job has ended the next one is like those of earlier builds, and not like what is guessed."""
+    found = JobSizes(90 * MIB, [LIGHT, HEAVY] * KNOWN_FROM)
+    expected = found.expect_new([HEAVY] * 9)
+    assert expected.peak_bytes == (LIGHT.peak_bytes + HEAVY.peak_bytes) // 2
+    assert expected.ended == 2 * KNOWN_FROM
+    assert {life.peak_bytes for life in expected.lives} == {LIGHT.peak_bytes, HEAVY.peak_bytes}
+
+
+def test_a_job_lives_as_the_same_did_before() -> None:
+    """A newborn whose unit was heavy is expected to be, whatever others of its size were; until it has taken more."""
+    found = sizes(*[LIGHT] * KNOWN_FROM)
+    assert found.expect(MIB, 0.1).peak_bytes < 2 * LIGHT.peak_bytes
+    known = found.expect(MIB, 0.1, before=HEAVY)
+    assert (known.peak_bytes, known.wall_s, known.rise_s) == (HEAVY.peak_bytes, HEAVY.wall_s, HEAVY.rise_s)
+    assert known.ended == 1
+    grown = found.expect(HEAVY.peak_bytes * 5 // 4, 1.0, before=HEAVY)
+    assert grown.peak_bytes > HEAVY.peak_bytes * 5 // 4
+
+
+def test_a_job_that_lasts_longer_than_before_is_not_over_yet() -> None:
+    """On a slower machine a part of its age is still before it, and what it has not taken yet."""
+    overdue = sizes().expect(100 * MIB, 40.0, before=HEAVY)
+    assert overdue.wall_s == pytest.approx(44.0)
+    assert overdue.peak_bytes == HEAVY.peak_bytes
+
+
 def test_a_job_is_like_those_that_were_its_size_at_its_age() -> None:
     """A heavy job is told from light ones while it is still as small as those become."""
     found = sizes(*[LIGHT] * 9, HEAVY)

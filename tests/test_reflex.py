@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from memguard.jobserver import make_pool
+from memguard.lives import Lives
 from memguard.model import Reading
 from memguard.procs import Compiler, Leader, ProcessTable, Usage, find_leader
 from memguard.reflex import LOOK_LEAST_S, LOOK_MOST_S, Acted, Reflex, Ward
@@ -201,6 +202,27 @@ def test_jobs_that_have_ended_teach_what_a_job_takes(start: Start) -> None:
     expected = task.reflex.moment.tasks[0].next_job
     assert any(abs(life.peak_bytes - 40 * MIB) < 4 * MIB for life in expected.lives)
     assert all(life.wall_s < WAIT_S for life in expected.lives)
+
+
+def test_what_a_unit_took_is_known_when_it_is_built_again(start: Start) -> None:
+    """Of a real job that has just begun the next build knows what it will take."""
+    profile = "1:40,3:40"
+    task = start(profile)
+    deadline = time.monotonic() + WAIT_S
+    while not task.reflex.lives("task").has_news:
+        task.look(100_000)
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    packed = task.reflex.lives("task").packed()
+    again = start(profile)
+    again.reflex.begin("task", Ward(again.leader, 1, 8), Lives(packed))
+    wait_until(lambda: bool(again.jobs()))
+    again.look(100_000)
+    assert again.reflex.moment is not None
+    (job,) = again.reflex.moment.tasks[0].jobs
+    assert job.expected.ended == 1
+    assert job.bytes < 30 * MIB
+    assert abs(job.expected.peak_bytes - 40 * MIB) < 4 * MIB
 
 
 def test_a_task_that_ends_leaves_nothing_stopped(start: Start) -> None:

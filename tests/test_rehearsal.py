@@ -34,6 +34,32 @@ def test_every_scenario_is_built_and_nothing_killed(scenario: str, jobs: int) ->
     assert safe.wall_s > found.wall_s
 
 
+def test_what_is_built_again_is_built_faster() -> None:
+    """The second build of the same units kills nothing either; over all scenarios together it takes less time."""
+    first_s = again_s = 0.0
+    for scenario in SCENARIOS:
+        workload = draw_workload(scenario, 0, ROOM, 16)
+        first = Rehearsal(workload, LIMIT, 16)
+        first_s += first.run().wall_s
+        found = Rehearsal(workload, LIMIT, 16, before=first.remembered()).run()
+        assert found.has_built
+        assert (found.oom_kills, found.killed) == (0, 0)
+        again_s += found.wall_s
+    assert again_s < 0.97 * first_s
+
+
+def test_what_is_remembered_wrongly_does_no_harm() -> None:
+    """Units that take four times what they took before are built all the same, and the kernel kills none."""
+    workload = draw_workload("tenth", 0, ROOM, 16)
+    (make,) = workload.makes
+    lighter = tuple(Unit(unit.program, tuple((at_s, size / 4) for at_s, size in unit.points)) for unit in make.units)
+    first = Rehearsal(Workload((Make(lighter),)), LIMIT, 16)
+    assert first.run().has_built
+    found = Rehearsal(workload, LIMIT, 16, before=first.remembered()).run()
+    assert found.has_built
+    assert found.oom_kills == 0
+
+
 def test_the_same_build_goes_the_same_way_twice() -> None:
     """What is rehearsed depends on nothing but the workload."""
     workload = draw_workload("burst", 0, ROOM, 16)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -16,8 +17,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from memguard.history import History
+from memguard.lives import Lives
 from memguard.units import MIB
-from testbed import memory
+from testbed import compilers, memory
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT / 'meta-memguard' / 'lib'}:{ROOT / 'lib'}"}
@@ -88,16 +91,20 @@ def test_the_commands_end_is_passed_on(tmp_path: Path, script: str, status: int)
         (("--jobs", "0", "--", "true"), 2, "--jobs"),
         (("--reserve", "most", "--", "true"), 2, "--reserve 10%"),
         (("--json", "no/where.json", "--", "true"), 2, "--json run.json"),
+        (("--history", "no/where.db", "--", "true"), 2, "--history build.db"),
+        (("--limit", "512M", "--reserve", "most", "--", "true"), 2, "--reserve 10%"),
+        (("--limit", "512M", "--history", __file__, "--", "true"), 2, "test_run.py"),
         (("--", "no-such-command"), 127, "no-such-command"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(tmp_path: Path, arguments: tuple[str, ...], status: int, word: str) -> None:
-    """A wrong argument is named with a good example; a command that is not there has a shell's status."""
+    """A wrong argument is named with a good example; a command that is not there has a shell's status; none stays."""
     done = run(*arguments, cwd=tmp_path)
     assert done.returncode == status
     assert len(done.stderr.splitlines()) == 1
     assert word in done.stderr
     assert done.stdout == ""
+    assert traces() == []
 
 
 @pytest.mark.memcg
@@ -119,6 +126,21 @@ def test_jobs_that_do_not_fit_at_once_all_end(tmp_path: Path) -> None:
     assert 0 < told["tokens_max"] < 16
     assert len(list(tmp_path.glob("o*"))) == 16
     assert traces() == []
+
+
+def test_what_jobs_took_is_remembered_where_that_is_wished(tmp_path: Path) -> None:
+    """A run that ended well leaves the lives of its jobs in the file, one that failed does not."""
+    line = f"for unit in one two; do {compilers.build(tmp_path)}/cc1plus -o $unit -p 0.3:40,0.9:40; done"
+    file = tmp_path / "history.db"
+    done = run("--history", str(file), "--", "sh", "-c", f"{line}; exit 3", cwd=tmp_path)
+    assert (done.returncode, file.exists()) == (3, False)
+    for _ in range(2):
+        done = run("--history", str(file), "--", "sh", "-c", line, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        with contextlib.closing(History(file, warn=pytest.fail, is_read_only=True)) as history:
+            kept = Lives(history.lives(tmp_path.name, f"sh -c {line}"))
+        assert len(kept) == 2
+        assert all(40 * MIB <= life.peak_bytes < 60 * MIB for life in kept.sample(2))
 
 
 @pytest.mark.memcg

@@ -18,15 +18,18 @@ import psutil
 import pytest
 
 from memguard.history import History
+from memguard.jobserver import make_pool
+from memguard.lives import Lives
 from memguard.model import Outcome, Reading, Record
 from memguard.notes import Listener, Notes, Orders, TaskEnd, TaskGrant, TaskHold, TaskNote, TaskWait
 from memguard.procs import find_leader
+from memguard.regulate import Job
 from memguard.sense import Sensor
 from memguard.sentinel import Sentinel
 from memguard.state import State, StateFile
 from memguard.units import GIB, MIB
 from memguard.watch import Watch
-from testbed import memory
+from testbed import compilers, memory
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 HOLD = "import sys, time; held = b'x' * (int(sys.argv[1]) << 20); print(flush=True); time.sleep(600)"
@@ -369,6 +372,39 @@ def test_a_compiler_is_killed_noted_and_its_task_gets_a_turn(
     events = [json.loads(line)["event"] for line in Path(log).read_text().splitlines()]
     assert [event for event in events if event != "reading"] == ["kill", "retry", "task"]
     assert sorted(path.name for path in Path(orders.directory).iterdir()) == ["asked", "readings", "tasks"]
+
+
+def test_the_lives_of_a_tasks_jobs_are_kept_and_known_again(
+    orders: Orders, listener: Listener, box: Box, tmp_path: Path
+) -> None:
+    """A task with a pool that ended well leaves what its jobs took, and the next build's sentinel knows it."""
+    programs = compilers.build(tmp_path)
+    notes = Notes(Path(orders.directory))
+    for build in ("first", "second"):
+        make_pool(str(tmp_path / "pool"))
+        words = ["sh", "-c", f"{programs}/cc1plus -o one.o -p 1:40,3:40; exec sleep 600"]
+        process = subprocess.Popen(words, start_new_session=True, cwd=tmp_path)
+        sentinel = Sentinel(replace(orders, build=build), listener, sensor=box)
+        note = replace(note_of(process), pool=str(tmp_path / "pool"), most_jobs=2)
+        try:
+            assert notes.send(note)
+            seen: list[Job] = []
+            while not seen or psutil.Process(process.pid).children():
+                sentinel.step()
+                moment = sentinel._reflex.moment
+                seen += [job for task in moment.tasks for job in task.jobs] if moment else []
+                time.sleep(0.05)
+            notes.send(TaskEnd(note.pid, note.start_ticks, Outcome.OK, 3.0, 0.1, 40 * MIB))
+            sentinel.step()
+        finally:
+            process.kill()
+            process.wait()
+            sentinel.finish()
+        assert seen[0].bytes < 30 * MIB
+        assert (seen[0].expected.ended > 0) is (build == "second")
+    assert abs(seen[0].expected.peak_bytes - 40 * MIB) < 4 * MIB
+    with contextlib.closing(History(Path(orders.history), warn=pytest.fail, is_read_only=True)) as history:
+        assert len(Lives(history.lives("heavy", "do_compile"))) == 1
 
 
 def test_who_must_not_be_killed_is_not(

@@ -2,22 +2,25 @@
 """`memguard run`: any command under the same pool and reflex as the tasks of a build.
 
 Runs in: outside BitBake.
-Covers: arguments, the summary, and the data for machines.
+Covers: arguments, what is remembered from run to run, the summary, and the data for machines.
 Does not cover: the loop (supervise), the cgroup (enclosure).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
+from memguard.lives import Lives, NoTable
 from memguard.model import Policy
 from memguard.units import format_bytes, parse_bytes, parse_share
 from memguard_cli.enclosure import Enclosure, NoEnclosure
@@ -54,6 +57,9 @@ def _size(name: str, example: str, least: int = 1) -> Any:
 @click.option("--job-size", callback=_size("--job-size", "600M"), help="What one job is thought to take at first.")
 @click.option("--reserve", help="Memory kept free: a size, or a share of the limit (10%).")
 @click.option("--retries", type=click.IntRange(0, 100), help="Runs again after a job was lost for memory.")
+@click.option(
+    "--history", type=click.Path(dir_okay=False, path_type=Path), help="Remember in FILE what each job takes."
+)
 @click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write what it took to FILE.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def run(
@@ -62,6 +68,7 @@ def run(
     job_size: int | None,
     reserve: str | None,
     retries: int | None,
+    history: Path | None,
     file: Path | None,
     command: tuple[str, ...],
 ) -> int:
@@ -70,42 +77,73 @@ def run(
     make, ninja (1.13 or newer), cargo and what they start take their jobs from a pool that shrinks as memory gets short
     and grows again; compilers are stopped, and in need killed, before the kernel kills. Give no -j to COMMAND: it would
     switch the pool off. With --limit, as root or where a cgroup is delegated, the limit is enforced as well; without,
-    it is the container's own.
+    it is the container's own. With --history, the next run of COMMAND in a directory of this name knows what each job
+    will take as soon as it begins.
 
     \b
     Examples:
       memguard run -- make
       memguard run --limit 4G --jobs 16 -- ninja -C build
       memguard run --limit 4G --json run.json -- sh -c 'make && cargo build'
+      memguard run --history build.db -- ninja -C build
 
     The exit status is COMMAND's, 128 and the signal's number where a signal ended it; 2 for a wrong argument, 126 for
     what cannot be run, 127 where there is no such command.
     """
     if not command:
         raise click.UsageError("no command is given; a good call is: memguard run --limit 4G -- make")
-    if file is not None and not file.absolute().parent.is_dir():
-        raise click.UsageError(f"--json {file}: its directory does not exist; a good value is --json run.json")
+    for option, path, example in (("--json", file, "run.json"), ("--history", history, "build.db")):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise click.UsageError(f"{option} {path}: its directory does not exist; a good value is {option} {example}")
     found = shutil.which(command[0])
     if found is None:
         is_there = os.sep in command[0] and Path(command[0]).exists()
         why = "is no program that can be run" if is_there else "no such command"
         click.echo(f"memguard: {printable(command[0])}: {why}; a good call is: memguard run -- make", err=True)
         return _NOT_EXECUTABLE if is_there else _NOT_FOUND
+    # First all that may be refused, so that no cgroup is left behind.
+    policy = _policy(reserve)
+    remembered = _Remembered(history, command) if history is not None else None
     enclosure = _enclose(limit)
     if retries is None:
         retries = _CONTINUES if Path(found).name in _CONTINUING else 0
-    wish = Wish(command, limit, jobs, job_size, _policy(reserve), retries)
+    wish = Wish(command, limit, jobs, job_size, policy, retries)
     try:
-        account = Supervisor(wish, enclosure, os.environ).run()
+        account = Supervisor(wish, enclosure, os.environ, remembered.lives if remembered else None).run()
     except NotStarted as reason:
         click.echo(f"memguard: {printable(str(reason))}; a good call is: memguard run -- make", err=True)
         return _NOT_EXECUTABLE
+    if remembered is not None and account.exit_status == 0:
+        remembered.keep()
     sys.stdout.flush()
     for line in _summary(account):
         click.echo(f"memguard: {line}", err=True)
     if file is not None:
         file.write_text(json.dumps({"command": list(command), **asdict(account)}, indent=2) + "\n", encoding="utf-8")
     return account.exit_status
+
+
+class _Remembered:
+    """What the jobs of a command took in earlier runs. Raises UsageError for a file that is no history."""
+
+    def __init__(self, path: Path, command: Sequence[str]) -> None:
+        from memguard_cli import history_file  # only now: SQLite is not for everybody to wait for
+
+        self._path = path
+        self._name = (printable(Path.cwd().name), printable(" ".join(command))[:500])
+        self.lives = Lives()
+        if history_file.is_there(path):
+            with history_file.opened_to_read(path) as history, contextlib.suppress(NoTable):
+                self.lives = Lives(history.lives(*self._name))
+
+    def keep(self) -> None:
+        """Remember those of this run, too; where that is not possible, say so."""
+        from memguard.history import History
+
+        if self.lives.has_news:
+            history = History(self._path, warn=lambda text: click.echo(f"memguard: {printable(text)}", err=True))
+            history.remember_lives(*self._name, self.lives.packed())
+            history.close()
 
 
 def _policy(reserve: str | None) -> Policy:

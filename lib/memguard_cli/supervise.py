@@ -24,6 +24,7 @@ from typing import Callable
 
 from memguard.clients import MAKE_FIFO, MAKE_PIPE, PROGRAMS, Choice, Form, Tools, Version, flags
 from memguard.jobserver import make_pool
+from memguard.lives import Lives
 from memguard.model import Policy, Reading
 from memguard.precedence import precedence
 from memguard.pressure import PressureTrigger
@@ -87,10 +88,13 @@ class Account:
 
 
 class Supervisor:
-    """One command under supervision."""
+    """One command under supervision. `lives` are those of its jobs in earlier runs; those of this one are added."""
 
-    def __init__(self, wish: Wish, enclosure: Enclosure | None, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, wish: Wish, enclosure: Enclosure | None, environment: Mapping[str, str], lives: Lives | None = None
+    ) -> None:
         self.account = Account()
+        self._lives = Lives() if lives is None else lives
         self._wish = wish
         self._enclosure = enclosure
         self._environment = environment
@@ -173,7 +177,7 @@ class Supervisor:
         ended = _PidFile(process.pid)
         kills_before, pressed_s = sensor.oom_kills() or 0, float("-inf")
         try:
-            reflex.begin(_COMMAND, Ward(leader, 1, jobs, self._wish.job_bytes, pool=pool))
+            reflex.begin(_COMMAND, Ward(leader, 1, jobs, self._wish.job_bytes, pool=pool), self._lives)
             poller = select.poll()
             poller.register(ended.file, select.POLLIN)
             if trigger.file is not None:
@@ -192,6 +196,7 @@ class Supervisor:
                         pressed_s = time.monotonic()
                     if file != ended.file and trigger.file is None:
                         poller.unregister(file)
+            reflex.settle(_COMMAND, time.monotonic())
             if self._is_ending:
                 for member in table.members(leader):
                     send(Target(*member), signal.SIGKILL)

@@ -7,10 +7,10 @@ g++ on Boost.Spirit instead; with --rehearse all but memguard's own reflex is si
 a second. Policies, all in the same run and in alternating order:
 
 memguard  `memguard run --jobs N -- make`, which knows nothing of the units beforehand
+again     the same once more, which knows what each unit took in the run before (`--history`)
 stock     `make -jN`
 static    `make -jK`, where K of the heaviest unit fit: what is safe without feedback
 gate      `make -jN`, and a unit waits to begin while more than 75 % of the limit is charged
-told      with --rehearse: memguard that knows of each job that runs, but of no other, how it will live
 clairvoyant  computed: the best of 200 schedules of somebody who knows every unit's memory over time; the same reserve
 in order  computed: the same with the units in make's order, which is all that a tool below make can reach
 """
@@ -45,10 +45,9 @@ from .statistics import spread
 TESTS = Path(__file__).resolve().parents[1]
 SPIRIT = TESTS / "bitbake" / "meta-heavy" / "recipes-heavy" / "heavy" / "files"
 MEMGUARD = Path(sys.executable).with_name("memguard")
-POLICIES = ("memguard", "stock", "static", "gate")
-# Those under the reflex, all seeds of which are run, and those there are with --rehearse.
-GUARDED = ("memguard", "told")
-REHEARSED = (*POLICIES, "told")
+POLICIES = ("memguard", "again", "stock", "static", "gate")
+# Those under the reflex, all seeds of which are run.
+GUARDED = ("memguard", "again")
 GATE_SHARE = 0.75
 # A run that takes so long is called stalled, and ended.
 STALLED_S = 300.0
@@ -130,20 +129,25 @@ def room_of(limit_bytes: int) -> int:
     return limit_bytes - Policy().reserve_of(limit_bytes)
 
 
-def run_once(build: Build, policy: str, jobs: int, limit_bytes: int, scratch: Path) -> Run:
-    """One build under one policy in a container of its own. Raises NoContainer."""
+def run_once(build: Build, policy: str, jobs: int, limit_bytes: int, place: Path) -> Run:
+    """One build under one policy in a container of its own. Raises NoContainer.
+
+    place: a directory of the case's own; what memguard remembers from run to run stays there.
+    """
     room_bytes = room_of(limit_bytes)
-    with tempfile.TemporaryDirectory(dir=scratch) as made, container(limit_bytes, "memguard-bench") as box:
-        directory = Path(made)
+    with tempfile.TemporaryDirectory(dir=place) as made, container(limit_bytes, "memguard-bench") as box:
+        directory = Path(made) / "build"
+        directory.mkdir()
         gate = (charged_file(box), int(GATE_SHARE * limit_bytes)) if policy == "gate" else None
         makes = build.write(directory, gate)
-        if policy != "memguard":
+        if policy not in GUARDED:
             count = safe_jobs(build.heaviest_bytes, room_bytes, jobs) if policy == "static" else jobs
             each = max(1, count // len(makes)) if policy == "static" else count
             makes = [[*make, f"-j{each}"] for make in makes]
         command = _at_once(makes)
-        if policy == "memguard":
-            command = [str(MEMGUARD), "run", "--jobs", str(jobs), "--json", str(directory / "run.json"), "--", *command]
+        if policy in GUARDED:
+            options = ["--jobs", str(jobs), "--json", str(directory / "run.json"), "--history", str(place / "history")]
+            command = [str(MEMGUARD), "run", *options, "--", *command]
         began_s = time.monotonic()
         with open(directory / "log", "wb") as log:
             process = subprocess.Popen([*box.prefix, *command], cwd=directory, stdout=log, stderr=log)
@@ -156,7 +160,7 @@ def run_once(build: Build, policy: str, jobs: int, limit_bytes: int, scratch: Pa
         account: dict[str, Any] = {}
         with contextlib.suppress(OSError, ValueError):
             account = json.loads((directory / "run.json").read_text(encoding="utf-8"))
-        if policy == "memguard" and "Traceback" in (
+        if policy in GUARDED and "Traceback" in (
             said := (directory / "log").read_text(encoding="utf-8", errors="replace")
         ):
             raise RuntimeError(said)
@@ -227,9 +231,17 @@ def ideal_of(case: Case, limit_bytes: int) -> Ideal:
 def run_case(case: Case, options: argparse.Namespace, programs: Path) -> list[Run]:
     """All policies of one seed, one after the other, every second time in reverse."""
     build = Simulated(case.draw(room_of(options.limit)), programs)
-    wanted = _policies(case, options)
-    ordered = wanted if case.seed // len(options.jobs) % 2 == 0 else wanted[::-1]
-    return [_announced(case, run_once(build, policy, case.jobs, options.limit, programs.parent)) for policy in ordered]
+    return run_all(build, case, options, programs.parent, is_reversed=case.seed // len(options.jobs) % 2 == 1)
+
+
+def run_all(build: Build, case: Case, options: argparse.Namespace, scratch: Path, is_reversed: bool) -> list[Run]:
+    """All policies of one case, one after the other; memguard's second run follows its first."""
+    ordered = [name for name in _policies(case, options) if name != "again"]
+    ordered = ordered[::-1] if is_reversed else ordered
+    if "again" in options.policies:
+        ordered.insert(ordered.index("memguard") + 1, "again")
+    with tempfile.TemporaryDirectory(dir=scratch) as place:
+        return [_announced(case, run_once(build, policy, case.jobs, options.limit, Path(place))) for policy in ordered]
 
 
 def _announced(case: Case, run: Run) -> Run:
@@ -245,6 +257,7 @@ def rehearse_case(case: Case, options: argparse.Namespace) -> list[Run]:
     room_bytes = room_of(options.limit)
     workload = case.draw(room_bytes)
     makes = len(workload.makes)
+    before: dict[str, bytes] = {}
     found = []
     for policy in _policies(case, options):
         is_guarded = policy in GUARDED
@@ -253,7 +266,8 @@ def rehearse_case(case: Case, options: argparse.Namespace) -> list[Run]:
             fixed_jobs = safe_jobs(workload.heaviest_bytes, room_bytes, case.jobs)
         if policy == "gate":
             gate_bytes = int((1 - GATE_SHARE) * options.limit)
-        came = Rehearsal(workload, options.limit, case.jobs, fixed_jobs, gate_bytes, is_told=policy == "told").run()
+        rehearsal = Rehearsal(workload, options.limit, case.jobs, fixed_jobs, gate_bytes, before=before)
+        came, before = rehearsal.run(), rehearsal.remembered() if policy == "memguard" else {}
         account = {"stopped": came.stopped, "killed": came.killed, "retried": 0} if is_guarded else {}
         found.append(Run(policy, came.wall_s, came.oom_kills, came.has_built, account))
     return found
@@ -261,8 +275,8 @@ def rehearse_case(case: Case, options: argparse.Namespace) -> list[Run]:
 
 def _policies(case: Case, options: argparse.Namespace) -> list[str]:
     """Those that are asked for of one seed: memguard of all, the others of the first ones."""
-    names = [*options.policies, *(("told",) if options.rehearse else ())]
-    return [name for name in names if name in GUARDED or case.seed < options.baseline_seeds]
+    wanted = [name for name in POLICIES if name in options.policies]
+    return [name for name in wanted if name in GUARDED or case.seed < options.baseline_seeds]
 
 
 def report(title: str, runs: list[tuple[Case, Run]], ideal: dict[Case, Ideal]) -> list[str]:
@@ -272,7 +286,7 @@ def report(title: str, runs: list[tuple[Case, Run]], ideal: dict[Case, Ideal]) -
     print(f"{'':>12} {'':>5} {'the kernel':>9}")
     missed = []
     walls: dict[str, list[float]] = {}
-    for policy in [name for name in REHEARSED if any(run.policy == name for _, run in runs)]:
+    for policy in [name for name in POLICIES if any(run.policy == name for _, run in runs)]:
         mine = [(case, run) for case, run in runs if run.policy == policy]
         kills = sum(run.oom_kills for _, run in mine)
         built = [(case, run) for case, run in mine if run.has_built]
@@ -283,11 +297,11 @@ def report(title: str, runs: list[tuple[Case, Run]], ideal: dict[Case, Ideal]) -
             f"{spread(walls[policy], digits=1) if built else '':26} {spread(over) if over else '':26}{_acts(mine)}",
             flush=True,
         )
-        if policy == "memguard":
-            missed += [f"{title}: {kills} kernel OOM kills"] if kills else []
-            missed += [f"{title}: {len(mine) - len(built)} not built"] if len(built) < len(mine) else []
+        if policy in GUARDED:
+            missed += [f"{title}, {policy}: {kills} kernel OOM kills"] if kills else []
+            missed += [f"{title}, {policy}: {len(mine) - len(built)} not built"] if len(built) < len(mine) else []
             if over and statistics.median(over) > MOST_OVER_CLAIRVOYANT:
-                missed.append(f"{title}: {statistics.median(over):.2f} x clairvoyant")
+                missed.append(f"{title}, {policy}: {statistics.median(over):.2f} x clairvoyant")
     if ideal:
         best = spread([found.best_s for found in ideal.values()], digits=1)
         print(f"{'clairvoyant':>12} {len(ideal):5} {'':9} {'':6}  {best}")
@@ -364,10 +378,7 @@ def compile_really(options: argparse.Namespace, scratch: Path) -> list[str]:
         runs = []
         for seed in range(options.seeds):
             case = Case("g++", seed, jobs)
-            ordered = options.policies if seed % 2 == 0 else options.policies[::-1]
-            runs += [
-                (case, _announced(case, run_once(build, policy, jobs, options.limit, scratch))) for policy in ordered
-            ]
+            runs += [(case, run) for run in run_all(build, case, options, scratch, is_reversed=seed % 2 == 1)]
         missed += report(f"g++, {jobs} jobs", runs, {})
     return missed
 
@@ -409,6 +420,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--real", action="store_true", help="g++ instead of simulated compilers")
     options = parser.parse_args(arguments)
     options.seeds = options.seeds or (3 if options.real else SEEDS)
+    if "again" in options.policies and "memguard" not in options.policies:
+        parser.error("--policies again: there is nothing to remember; a good value is --policies memguard,again")
     options.jobs = [int(count) for count in (options.jobs or ("8" if options.real else "16,64")).split(",")]
     print(
         f"limit {format_bytes(options.limit)}, {format_bytes(Policy().reserve_of(options.limit))} in reserve",

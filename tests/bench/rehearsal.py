@@ -11,17 +11,15 @@ What only reality has is left out: CPUs that are short, counters that lag, token
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from memguard.jobserver import Pool
-from memguard.jobsizes import Expected, Life
+from memguard.lives import Lives, unit_of
 from memguard.model import Policy, Reading
 from memguard.procs import Compiler, Leader, Usage
 from memguard.reflex import Reflex, Ward
-from memguard.regulate import Act, Job
+from memguard.regulate import Act
 from memguard.signals import Signals, Target
 from memguard.units import MIB
 from memguard_cli.supervise import MEASURE_S
@@ -162,25 +160,12 @@ class _Signals(Signals):
         self.stopped &= set(living)
 
 
-class _ToldReflex(Reflex):
-    """Knows of each job that runs how it will live, as if it had been built before."""
-
-    def __init__(self, life_of: Callable[[int], Life], *arguments: Any, **more: Any) -> None:
-        super().__init__(*arguments, **more)
-        self._life_of = life_of
-
-    def _job(self, charge: Any, compiler: Compiler) -> Job:
-        life = self._life_of(compiler.pid)
-        expected = Expected(life.peak_bytes, life.wall_s, life.rise_s, life.begun_s, ended=1, lives=(life,))
-        return replace(super()._job(charge, compiler), expected=expected)
-
-
 class Rehearsal:
     """One build in a container: with so many fixed jobs for all makes, or under the reflex where that is None.
 
     gate_bytes: what must be free for a unit to begin to take memory.
     are_tasks:  each make is a task with a pool of its own, as in a build of BitBake; else all are one command's.
-    is_told:    the reflex knows how each job that runs will live.
+    before:     what a rehearsal of the same kind has remembered of the same workload.
     """
 
     def __init__(
@@ -191,7 +176,7 @@ class Rehearsal:
         fixed_jobs: int | None = None,
         gate_bytes: int = 0,
         are_tasks: bool = False,
-        is_told: bool = False,
+        before: Mapping[str, bytes] | None = None,
     ) -> None:
         self.found = Rehearsed()
         self._limit_bytes = limit_bytes
@@ -199,16 +184,17 @@ class Rehearsal:
         pools = [_Pool() for _ in (workload.makes if are_tasks else ("command",))]
         self._makes = [_RunningMake.of(make, pools[place % len(pools)]) for place, make in enumerate(workload.makes)]
         self._tasks = {str(place): pool for place, pool in enumerate(pools)}
+        self._lives = {tid: Lives((before or {}).get(tid, b"")) for tid in self._tasks}
+        self._names = {id(unit): unit_of(b"%d.o" % number) for number, unit in enumerate(workload.units)}
         self._signals = _Signals(self)
         self._now_s = self._look_at_s = 0.0
         self._used_bytes = BASE_BYTES
         self._begun = 0
         self._reflex: Reflex | None = None
         if fixed_jobs is None:
-            kind = partial(_ToldReflex, self._life_of) if is_told else Reflex
-            self._reflex = kind(jobs, lambda leader: [], signals=self._signals, open_pool=self._tasks.__getitem__)
+            self._reflex = Reflex(jobs, lambda leader: [], signals=self._signals, open_pool=self._tasks.__getitem__)
             for place, tid in enumerate(self._tasks, start=1):
-                self._reflex.begin(tid, Ward(Leader(place, 1), place, jobs, pool=tid))
+                self._reflex.begin(tid, Ward(Leader(place, 1), place, jobs, pool=tid), self._lives[tid])
         else:
             for pool in pools:
                 pool.set_tokens(max(0, fixed_jobs - len(self._makes)))
@@ -227,6 +213,10 @@ class Rehearsal:
             self.found.has_built = all(make.has_built for make in self._makes)
         self.found.wall_s = self._now_s + (0.0 if self._reflex is None else START_S)
         return self.found
+
+    def remembered(self) -> dict[str, bytes]:
+        """What the next build of the same units may know."""
+        return {tid: lives.packed() for tid, lives in self._lives.items()}
 
     def kill(self, target: Target) -> None:
         """Kill a job; its unit is built anew, as by the command's second run."""
@@ -287,15 +277,18 @@ class Rehearsal:
             self.found.killed += acted.action.act is Act.KILL
         self._look_at_s = self._now_s + min(reflex.next_look_s, MEASURE_S) + LOOK_S
 
-    def _life_of(self, pid: int) -> Life:
-        return next(job.unit.life for job in self._jobs() if job.pid == pid)
-
     def _makes_of(self, pool: _Pool) -> list[_RunningMake]:
         return [make for make in self._makes if make.pool is pool]
 
     def _usage(self, jobs: list[_Job]) -> Usage:
         compilers = tuple(
-            Compiler(*job.target, job.unit.program, job.bytes, self._now_s - job.began_s)
+            Compiler(
+                *job.target,
+                job.unit.program,
+                job.bytes,
+                self._now_s - job.began_s,
+                self._names[id(job.unit)],
+            )
             for job in sorted(jobs, key=lambda job: -job.pid)
         )
         return Usage(sum(job.bytes for job in jobs), len(compilers) + 1, len(compilers), compilers)

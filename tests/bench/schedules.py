@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from memguard.jobsizes import BEGUN_SHARE, Life
 from memguard.units import MIB
 
 # The clairvoyant sees memory in steps of this: short beside a unit, long enough to search many schedules.
@@ -41,13 +40,6 @@ class Unit:
     def peak_bytes(self) -> int:
         """The most it takes."""
         return int(max(size for _, size in self.points))
-
-    @property
-    def life(self) -> Life:
-        """The same as the reflex remembers it of a job that has ended."""
-        risen_s = next(at_s for at_s, size in self.points if size >= self.peak_bytes)
-        begun_s = next(at_s for at_s, size in self.points if size >= BEGUN_SHARE / 2 * self.peak_bytes)
-        return Life(self.peak_bytes, self.wall_s, risen_s, begun_s if begun_s < risen_s else 0.0)
 
     def bytes_at(self, age_s: float) -> float:
         """What it takes at an age."""

@@ -2,7 +2,8 @@
 """What the tasks of earlier builds took: records in an SQLite file that several builds may share.
 
 Runs in: whoever has records (writes) or predicts (reads), and the command; standard library only.
-Covers: one row per run of a task, the age of each in builds, samples as JSON objects in and out, a bound in bytes.
+Covers: one row per run of a task, the age of each in builds, samples as JSON objects in and out, the lives of single
+jobs of the last build, a bound in bytes.
 Does not cover: measuring a task (sentinel), what follows from the records (predict).
 
 A history never fails a build. What is wrong with its file is said once through `warn`; for the rest of that build the
@@ -28,20 +29,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional, TypeVar
+from typing import Any, Optional, TypeVar
 
 from memguard import mounts
+from memguard.digest import digest
 from memguard.model import Outcome, Policy, Record, Run, Sample
 from memguard.units import KIB
-
-if TYPE_CHECKING:
-    from hashlib import blake2b
-else:
-    try:
-        # hashlib loads OpenSSL, 3 MiB more for a process that shall stay small.
-        from _blake2 import blake2b
-    except ImportError:
-        from hashlib import blake2b
 
 DEFAULT_MAX_BYTES = Policy.history_max_bytes
 LEAST_MAX_BYTES = 256 * KIB  # an empty history takes a tenth of it
@@ -78,6 +71,7 @@ _STEPS = (
             per_job_bytes INTEGER, serial_bytes INTEGER, PRIMARY KEY (task, build, digest)
         ) WITHOUT ROWID""",
     ),
+    ("CREATE TABLE lives (recipe TEXT, task TEXT, written_s REAL, units BLOB, UNIQUE (recipe, task))",),
 )
 VERSION = len(_STEPS)
 
@@ -86,6 +80,9 @@ _AGES = "WITH ages AS (SELECT id, row_number() OVER (ORDER BY first_s DESC, id D
 _COLUMNS = """builds.name, tasks.recipe, version, tasks.name, machine, jobs, peak_bytes, largest_process_bytes, wall_s,
     cpu_s, outcome, per_job_bytes, serial_bytes"""
 _JOINED = "samples JOIN tasks ON tasks.id = task JOIN builds ON builds.id = build JOIN ages ON ages.id = build"
+
+# Lives of units are worth less than samples: of a file that is to shrink they may keep this share.
+LIVES_SHARE = 1 / 4
 
 # File systems that one machine alone writes to.
 _LOCAL = frozenset(
@@ -260,6 +257,32 @@ class History:
             return {(recipe, task): _run(*values) for recipe, task, *values, _ in rows}
 
         return self._read(read, {})
+
+    def lives(self, recipe: str, task: str) -> bytes:
+        """The lives of a task's jobs as remember_lives() was given them last; none are no bytes."""
+
+        def read(connection: sqlite3.Connection) -> bytes:
+            if not _has_lives(connection):
+                return b""
+            where = "SELECT units FROM lives WHERE recipe = ? AND task = ?"
+            (units,) = connection.execute(where, (recipe, task)).fetchone() or (b"",)
+            if type(units) is not bytes:
+                raise _Damage("lives of another shape")
+            return units
+
+        return self._read(read, b"") if _is_text(recipe) and _is_text(task) else b""
+
+    def remember_lives(self, recipe: str, task: str, packed: bytes) -> None:
+        """Remember the lives of a task's jobs instead of those that were remembered before."""
+        if not (self._takes_records and _is_text(recipe) and _is_text(task)):
+            return
+
+        def write(connection: sqlite3.Connection) -> None:
+            with self._transaction(connection, "BEGIN IMMEDIATE"):
+                row = (recipe, task, time.time(), packed)
+                connection.execute("INSERT OR REPLACE INTO lives VALUES (?, ?, ?, ?)", row)
+
+        self._try(write, None, for_writing=True)
 
     def export(self) -> Iterator[dict[str, Any]]:
         """All samples as JSON objects, oldest build first; import_samples() takes them."""
@@ -468,8 +491,8 @@ class History:
                     _choose_journal(connection, "wal" if is_local(self.path) else "delete")
                     log_pages = max(8, min(1000, self._max_bytes // (64 * KIB)))
                     connection.execute(f"PRAGMA wal_autocheckpoint = {log_pages}")
-                if version < VERSION:
-                    _migrate(connection)
+                    if version < VERSION:
+                        _migrate(connection)
         except BaseException:
             self._disconnect()
             raise
@@ -547,6 +570,9 @@ class History:
         _empty_log(connection)
         before = forgotten = 0
         if _page_bytes(connection) > most_bytes:
+            if _has_lives(connection):
+                with self._transaction(connection, "BEGIN IMMEDIATE"):
+                    _forget_lives(connection, int(target_bytes * LIVES_SHARE))
             connection.execute("VACUUM")
             while _page_bytes(connection) > target_bytes:
                 (samples,) = connection.execute("SELECT count(*) FROM samples").fetchone()
@@ -736,8 +762,7 @@ def _insert(connection: sqlite3.Connection, rows: list[_Row]) -> int:
             record.per_job_bytes,
             record.serial_bytes,
         )
-        digest = blake2b(repr(values).encode(), digest_size=8).digest()
-        row = (task, build, int.from_bytes(digest, "big", signed=True), *values)
+        row = (task, build, int.from_bytes(digest(repr(values).encode()), "big", signed=True), *values)
         new += connection.execute(insert, row).rowcount
     return new
 
@@ -809,6 +834,21 @@ def _forget(connection: sqlite3.Connection, count: int) -> int:
     connection.execute("DELETE FROM tasks WHERE id NOT IN (SELECT task FROM samples)")
     connection.execute("DELETE FROM builds WHERE id NOT IN (SELECT build FROM samples)")
     return deleted
+
+
+def _has_lives(connection: sqlite3.Connection) -> bool:
+    """Whether there may be lives: not in a file of the first version, which nobody has written to since."""
+    return connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'lives'").fetchone() is not None
+
+
+def _forget_lives(connection: sqlite3.Connection, most_bytes: int) -> None:
+    """Delete the lives that were written longest ago, until the others take no more than `most_bytes`."""
+    connection.execute(
+        """DELETE FROM lives WHERE rowid IN (SELECT rowid FROM (
+            SELECT rowid, sum(length(units)) OVER (ORDER BY written_s DESC, rowid DESC) AS bytes FROM lives
+        ) WHERE bytes > ?)""",
+        (most_bytes,),
+    )
 
 
 def _level(connection: sqlite3.Connection, count: int) -> int:

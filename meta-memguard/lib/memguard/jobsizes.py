@@ -2,7 +2,8 @@
 """What one job of a task takes over its life: learned while the task runs, from those of its jobs that have ended.
 
 Runs in: the sentinel, `memguard run` and every simulation; pure.
-Covers: peak, length and rise of a job that runs, given its program, age and size, and of one that is still to start.
+Covers: peak, length and rise of a job that runs, given its program, age and size, or what the same took in the last
+build; and of one that is still to start.
 Does not cover: what a whole task takes (learn), and what follows from it (regulate).
 
 A job is like those of its program that were about its size at its age. Where none was, or none has ended yet, it goes
@@ -27,6 +28,8 @@ KEPT = 64
 KNOWN_FROM = 8
 # So many of them stand for all where the future is worked out.
 SAMPLE = 12
+# A job that has outlived what it took in the last build is taken to have this part of its age still before it.
+OVERDUE_SHARE = 0.1
 # A job is like those that had its size at its age, give or take this factor, and whose peak it has hardly passed.
 ALIKE = 1.5
 GROWN = 1.1
@@ -86,11 +89,13 @@ class JobSizes:
     """The lives of one task's jobs, the newest KEPT of them, by program.
 
     prior_bytes: the peak of a job as it is thought beforehand, None where nothing is.
+    before:      the lives of some jobs in earlier builds.
     """
 
-    def __init__(self, prior_bytes: int | None = None) -> None:
+    def __init__(self, prior_bytes: int | None = None, before: Sequence[Life] = ()) -> None:
         self._prior_bytes = prior_bytes
         self._prior = Life(prior_bytes or UNKNOWN_BYTES, 2.0, 1.0)
+        self._before = before
         self._ended: deque[tuple[str, Life]] = deque(maxlen=KEPT)
         self._by_program: dict[str, list[Life]] = {}
 
@@ -103,17 +108,31 @@ class JobSizes:
         self._by_program.clear()
 
     def expect_new(self, running: Sequence[Life] = ()) -> Expected:
-        """The next job to start: like any of those that have ended; while these are few, like the running ones, too."""
-        lives = [life for _, life in self._ended]
-        if len(lives) < KNOWN_FROM:
-            lives += [*running, self._prior]
-        return _middle(lives, 0, 0.0, len(self._ended))
+        """The next job to start: like any of those that have ended, also in earlier builds.
 
-    def expect(self, size_bytes: int, age_s: float, program: str = "", still_s: float = 0.0) -> Expected:
+        While these are few, it is like the running ones, too.
+        """
+        lives = [*self._before, *(life for _, life in self._ended)]
+        ended = len(lives)
+        if ended < KNOWN_FROM:
+            lives += [*running, self._prior]
+        return _middle(lives, 0, 0.0, ended)
+
+    def expect(
+        self,
+        size_bytes: int,
+        age_s: float,
+        program: str = "",
+        still_s: float = 0.0,
+        before: Life | None = None,
+    ) -> Expected:
         """A job that runs: like those of its program that were about its size at its age, else as it has begun.
 
         still_s: how long it has hardly grown.
+        before:  what the same took in the last build. That is believed until it has taken more.
         """
+        if before is not None and size_bytes <= before.peak_bytes * GROWN:
+            return _again(before, size_bytes, age_s)
         lives = self._lives(program)
         low, high = size_bytes / ALIKE, size_bytes * ALIKE + LEAST_BYTES
         later = [life for life in lives if life.wall_s > age_s]
@@ -135,6 +154,13 @@ class JobSizes:
         if program not in self._by_program:
             self._by_program[program] = [life for name, life in self._ended if name == program]
         return self._by_program[program]
+
+
+def _again(before: Life, size_bytes: int, age_s: float) -> Expected:
+    """The same life once more; one that lasts longer now will soon be over."""
+    wall_s = max(before.wall_s, age_s * (1 + OVERDUE_SHARE))
+    life = replace(before, peak_bytes=max(before.peak_bytes, size_bytes), wall_s=wall_s)
+    return Expected(life.peak_bytes, life.wall_s, life.rise_s, life.begun_s, ended=1, lives=(life,))
 
 
 def _go_on(size_bytes: int, age_s: float, still_s: float) -> Expected:

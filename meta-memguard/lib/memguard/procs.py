@@ -41,6 +41,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from memguard.lives import unit_of
+
 MARK = "MEMGUARD_TASK"
 
 # Processes that are one job of a build each: their number is the jobs at work, and the build loses one object file with
@@ -90,6 +92,7 @@ _YOUNG_S = 2.0
 
 _MARK_IS = f"{MARK}=".encode()
 _ENVIRON_MOST_BYTES = 1 << 20
+_COMMAND_LINE_MOST_BYTES = 1 << 17
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -111,13 +114,17 @@ class Leader(NamedTuple):
 
 @dataclass(frozen=True)
 class Compiler:
-    """A compiler process: what identifies it, its share of memory and how long ago it started."""
+    """A compiler process: what identifies it, its share of memory, how long ago it started, and what it builds.
+
+    unit: the same for the same in another build (lives.unit_of), 0 where that is not known.
+    """
 
     pid: int
     start_ticks: int
     name: str
     bytes: int
     age_s: float
+    unit: int = 0
 
 
 @dataclass(frozen=True)
@@ -229,6 +236,7 @@ class _Process:
         "statm",
         "text",
         "tree",
+        "unit",
         "walked_anon_bytes",
         "walked_faults",
         "walked_shmem_bytes",
@@ -241,6 +249,7 @@ class _Process:
         self.name = ""
         self.comm = b""
         self.is_compiler = False
+        self.unit = 0
         # is_foreign: it has memory that was inherited from a process outside of its tree.
         self.is_gone = self.has_copies = self.is_foreign = False
         self.file = -1
@@ -347,7 +356,14 @@ class _Tree:
             processes=processes,
             workers=len(self.members.keys() - {process.parent for process in self.members.values()}),
             compilers=tuple(
-                Compiler(process.pid, process.start_ticks, process.name, own, _age_s(process.start_ticks, now_s))
+                Compiler(
+                    process.pid,
+                    process.start_ticks,
+                    process.name,
+                    own,
+                    _age_s(process.start_ticks, now_s),
+                    process.unit,
+                )
                 for process, own in compilers
             ),
             largest_process_bytes=largest,
@@ -628,10 +644,14 @@ class ProcessTable:
             if process.image:
                 process.forget_image()
             process.image = image
+            process.unit = 0
         if comm != process.comm:
             process.comm = comm
             process.name = self._name(process)
             process.is_compiler = is_compiler(process.name)
+            process.unit = 0
+        if process.is_compiler and not process.unit:
+            process.unit = unit_of(self._read(process, "cmdline", _COMMAND_LINE_MOST_BYTES) or b"")
 
     def _note_gone(self, process: _Process) -> None:
         """The next scan forgets it, and meets whoever has its pid then."""

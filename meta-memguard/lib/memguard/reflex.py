@@ -2,7 +2,8 @@
 """The reflex: looks at what running tasks take and does at once what regulate() says, to pools and processes.
 
 Runs in: the sentinel and `memguard run`; standard library only.
-Covers: what each job has taken so far, how fast memory fills, tokens, signals, and when to look again.
+Covers: what each job has taken so far and in the last build, how fast memory fills, tokens, signals, and when to look
+again.
 Does not cover: reading processes (procs) and the container (sense), deciding (regulate), telling of it (sentinel, run).
 """
 
@@ -14,7 +15,8 @@ from dataclasses import dataclass, field, replace
 from typing import Callable
 
 from memguard.jobserver import Pool, certainly_lost
-from memguard.jobsizes import BEGUN_SHARE, JobSizes, Life
+from memguard.jobsizes import BEGUN_SHARE, KEPT, JobSizes, Life
+from memguard.lives import Lives
 from memguard.model import Reading
 from memguard.procs import Compiler, Leader, Usage
 from memguard.regulate import Act, Action, Job, Moment, Running, regulate
@@ -79,6 +81,7 @@ class _Known:
     program: str
     bytes: int
     at_s: float
+    unit: int = 0
     growth_bytes_s: float = 0.0
     peak_bytes: int = 0
     # Age and size whenever it had grown by a tenth.
@@ -106,6 +109,7 @@ class _Charge:
     ward: Ward
     sizes: JobSizes
     pool: Pool | None
+    lives: Lives
     known: dict[Target, _Known] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
     looks: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=LOST_LOOKS))
@@ -151,8 +155,11 @@ class Reflex:
 
     # -- tasks come and go ------------------------------------------------------------------------------------------
 
-    def begin(self, tid: str, ward: Ward) -> bool:
-        """Take charge of a task; False where its pool cannot be opened, so that it has none."""
+    def begin(self, tid: str, ward: Ward, lives: Lives | None = None) -> bool:
+        """Take charge of a task; False where its pool cannot be opened, so that it has none.
+
+        lives: those of its jobs in earlier builds, to which those of this one are added.
+        """
         pool = None
         if ward.pool:
             try:
@@ -160,7 +167,8 @@ class Reflex:
             except OSError:
                 pool = None
         self.end(tid)
-        self._charges[tid] = _Charge(ward, JobSizes(ward.job_bytes), pool)
+        lives = Lives() if lives is None else lives
+        self._charges[tid] = _Charge(ward, JobSizes(ward.job_bytes, lives.sample(KEPT)), pool, lives)
         return pool is not None or not ward.pool
 
     def change(self, tid: str, most_jobs: int, granted_bytes: int) -> None:
@@ -184,6 +192,13 @@ class Reflex:
         charge = self._charges.get(tid)
         if charge is not None and charge.pool is not None:
             charge.pool.adopt(tokens)
+
+    def settle(self, tid: str, now_s: float) -> None:
+        """A task has ended, and with it the jobs that still ran at the last look: they teach what they took."""
+        charge = self._charges.get(tid)
+        if charge is not None:
+            charge.usage = Usage()
+            self._learn(charge, now_s)
 
     def renew(self, tid: str) -> None:
         """A task begins anew after a kill: no process of it holds a token."""
@@ -214,6 +229,11 @@ class Reflex:
         """What one more job of a task is expected to take."""
         charge = self._charges.get(tid)
         return charge.sizes.expect_new().peak_bytes if charge is not None else 0
+
+    def lives(self, tid: str) -> Lives:
+        """Those of a task's jobs by unit; none of a task that is not known."""
+        charge = self._charges.get(tid)
+        return charge.lives if charge is not None else Lives()
 
     def stopped(self, tid: str) -> int:
         """How many of its processes are stopped."""
@@ -308,7 +328,9 @@ class Reflex:
             if not ended.was_killed and ended.peak_bytes > 0:
                 # It has ended somewhere between the last look and this one.
                 wall_s = max(ended.age_s + (now_s - ended.at_s) / 2, 0.1)
-                charge.sizes.add(ended.life(wall_s), ended.program)
+                life = ended.life(wall_s)
+                charge.sizes.add(life, ended.program)
+                charge.lives.add(ended.unit, life)
         for target, compiler in seen.items():
             known = charge.known.get(target)
             if known is None:
@@ -319,7 +341,7 @@ class Reflex:
                 known.stopped_s += passed_s
             elif passed_s > 0:
                 known.growth_bytes_s = (compiler.bytes - known.bytes) / passed_s
-            known.bytes, known.at_s = compiler.bytes, now_s
+            known.bytes, known.at_s, known.unit = compiler.bytes, now_s, compiler.unit
             known.age_s = max(0.0, compiler.age_s - known.stopped_s)
             known.peak_bytes = max(known.peak_bytes, compiler.bytes)
             if compiler.bytes * RISEN_SHARE > known.steps[-1][1]:
@@ -361,7 +383,9 @@ class Reflex:
             bytes=compiler.bytes,
             age_s=known.age_s,
             growth_bytes_s=known.growth_bytes_s,
-            expected=charge.sizes.expect(compiler.bytes, known.age_s, compiler.name, known.still_s),
+            expected=charge.sizes.expect(
+                compiler.bytes, known.age_s, compiler.name, known.still_s, charge.lives.of(compiler.unit)
+            ),
             is_stopped=target in self._signals.stopped,
         )
 

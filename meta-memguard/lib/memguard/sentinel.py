@@ -3,7 +3,7 @@
 
 Runs in: a process of its own, which the server starts and which ends with it; standard library only.
 Covers: measuring tasks, the reflex on running ones, whose turn it is to run again, one record in the history for each
-task that ends, the state that the server reads, the readings that stay.
+task that ends, with the lives of its jobs, the state that the server reads, the readings that stay.
 Does not cover: which task starts (the server), what is done to running ones (regulate). Where it fails, the build goes
 on without it, and nothing stays stopped.
 
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from memguard.kills import Kills
+from memguard.lives import Lives, NoTable
 from memguard.metrics import MetricsFile
 from memguard.model import Outcome, Policy, Reading, Record
 from memguard.notes import FAREWELL, Listener, Note, Notes, Orders, TaskEnd, TaskGrant, TaskHold, TaskNote, TaskWait
@@ -301,7 +302,7 @@ class Sentinel:
         )
         if self._orders.acts and self._reading is not None:
             offer_to_kernel(note.pid, run.granted_bytes / max(1, self._reading.bound_bytes))
-        if not self._reflex.begin(note.tid, ward):
+        if not self._reflex.begin(note.tid, ward, self._lives_before(note)):
             self.report.warnings.append(f"{run} has no pool, so it runs one job at a time: {note.pool}")
 
     def _wait(self, run: Watched, note: TaskWait, now_s: float) -> None:
@@ -390,6 +391,8 @@ class Sentinel:
             peak_bytes=record.peak_bytes,
             outcome=record.outcome.value,
         )
+        if record.outcome in (Outcome.OK, Outcome.THROTTLED):
+            self._remember_lives(note)
         leader = Leader(note.pid, note.start_ticks)
         del self._watched[leader]
         if self._leaders.get(note.tid) == leader:
@@ -436,6 +439,20 @@ class Sentinel:
         self.report.recorded += len(records)
         if self._history is not None and records:
             self._history.add(records, self._began_s)
+
+    def _lives_before(self, note: TaskNote) -> Lives:
+        """Those of a task's jobs in earlier builds; of a task without a pool nothing depends on them."""
+        if self._history is None or not note.pool:
+            return Lives()
+        try:
+            return Lives(self._history.lives(note.recipe, note.task))
+        except NoTable:
+            return Lives()
+
+    def _remember_lives(self, note: TaskNote) -> None:
+        lives = self._reflex.lives(note.tid)
+        if self._history is not None and note.pool and lives.has_news:
+            self._history.remember_lives(note.recipe, note.task, lives.packed())
 
     def _counters(self) -> tuple[int, int]:
         """How often the kernel has killed in this container, and slowed it down at memory.high."""
