@@ -18,8 +18,9 @@ import psutil
 import pytest
 
 from memguard.history import History
+from memguard.lives import Lives, unit_of
 from memguard.model import Outcome, Record
-from testbed import builddir
+from testbed import builddir, compilers
 from testbed.bitbake import BitBake, environment
 from testbed.builddir import META_TEST, Result
 from testbed.container import NoContainer, container
@@ -449,6 +450,31 @@ def test_a_build_learns_what_its_tasks_took(bitbake: BitBake, tmp_path: Path, in
     assert grant["origin"] == "history"
     assert record.peak_bytes < grant["bytes"] < 2 * record.peak_bytes
     assert len({record.build for record in remembered(tmp_path)["tiny-02"]}) == 2
+
+
+def test_a_build_learns_what_single_jobs_took(bitbake: BitBake, tmp_path: Path) -> None:
+    """Of a task with a pool each compiler is remembered by what it builds, the same one in the next build, too."""
+    programs = compilers.build(tmp_path)
+    units = {f"unit{number}.o": 20 + 20 * number for number in range(4)}
+    rules = [f"{name}:\n\t{programs}/cc1plus -o $@ -p 0.3:{mib},1.0:{mib}" for name, mib in units.items()]
+    (tmp_path / "units.mk").write_text("\n".join([f"all: {' '.join(units)}", *rules, ""]), encoding="ascii")
+    conf = ON + 'TINY_COMMAND = "make -f ${TOPDIR}/units.mk ${PARALLEL_MAKE}"\nPARALLEL_MAKE = "-j 4"\n'
+    for _ in range(2):
+        built = build(bitbake, tmp_path, conf, "tiny-02")
+        assert built.result.returncode == 0, built.result.output
+        log = tmp_path / "tmp" / "work" / "tiny-02" / "1.0" / "temp" / "log.do_compile"
+        assert "jobs come from a pool" in log.read_text(encoding="utf-8")
+        history = History(tmp_path / "memguard" / "history.db", warn=pytest.fail, is_read_only=True)
+        lives = Lives(history.lives("tiny-02", "do_compile"))
+        history.close()
+        shutil.rmtree(tmp_path / "tmp")
+        assert len(lives) == 4
+        for name, mib in units.items():
+            words = ["cc1plus", "-o", name, "-p", f"0.3:{mib},1.0:{mib}", ""]
+            life = lives.of(unit_of("\0".join(words).encode()))
+            assert life is not None
+            assert mib << 20 <= life.peak_bytes < (mib + 8) << 20
+            assert 0.8 < life.wall_s < 3
 
 
 @pytest.mark.parametrize("victim", ["sentinel", "server"])

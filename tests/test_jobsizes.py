@@ -57,12 +57,15 @@ def test_running_jobs_tell_of_the_next_ones_while_few_have_ended() -> None:
 
 
 def test_earlier_builds_tell_of_the_next_ones() -> None:
-    """Before any job has ended the next one is like those of earlier builds, and not like what is guessed."""
+    """Before any job has ended the next one is like those of earlier builds; each that ends takes the place of one."""
     found = JobSizes(90 * MIB, [LIGHT, HEAVY] * KNOWN_FROM)
     expected = found.expect_new([HEAVY] * 9)
     assert expected.peak_bytes == (LIGHT.peak_bytes + HEAVY.peak_bytes) // 2
     assert expected.ended == 2 * KNOWN_FROM
     assert {life.peak_bytes for life in expected.lives} == {LIGHT.peak_bytes, HEAVY.peak_bytes}
+    for _ in range(2 * KNOWN_FROM):
+        found.add(HEAVY)
+    assert found.expect_new().peak_bytes == HEAVY.peak_bytes
 
 
 def test_a_job_lives_as_the_same_did_before() -> None:
@@ -77,10 +80,12 @@ def test_a_job_lives_as_the_same_did_before() -> None:
 
 
 def test_a_job_that_lasts_longer_than_before_is_not_over_yet() -> None:
-    """On a slower machine a part of its age is still before it, and what it has not taken yet."""
-    overdue = sizes().expect(100 * MIB, 40.0, before=HEAVY)
+    """One that has risen is about to end; one that has not is slower, and has as long again before it."""
+    overdue = sizes().expect(HEAVY.peak_bytes, 40.0, before=HEAVY)
     assert overdue.wall_s == pytest.approx(44.0)
-    assert overdue.peak_bytes == HEAVY.peak_bytes
+    late = sizes().expect(100 * MIB, 3.0, before=HEAVY)
+    assert (late.wall_s, late.peak_bytes) == (pytest.approx(6.0), HEAVY.peak_bytes)
+    assert sizes().expect(100 * MIB, 1.0, before=HEAVY).wall_s == HEAVY.wall_s
 
 
 def test_a_job_is_like_those_that_were_its_size_at_its_age() -> None:

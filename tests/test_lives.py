@@ -62,6 +62,17 @@ def test_a_unit_is_known_in_another_build(tmp_path: Path) -> None:
         ("rustc --crate-name one src/lib.rs", "rustc --crate-name two src/lib.rs", False),
         ("ld -o app a.o", "ld -o lib.so a.o", False),
         ("cc1 /tmp/build/src/a.c", "cc1 /tmp/build/src/b.c", False),
+        ("cc1 -o cc_utils.s cc_utils.c", "cc1 -o cc_debug.s cc_debug.c", False),
+        (
+            "rustc --crate-name one src/lib.rs --extern a=/x/tmp/work/1.0/liba-1f.rmeta -C metadata=1f -L deps=/x",
+            "rustc --crate-name one src/lib.rs --extern a=/y/tmp/work/1.1/liba-2e.rmeta -C metadata=2e -L deps=/y",
+            True,
+        ),
+        (
+            "/go/pkg/tool/compile -o /tmp/go-build1/b07/_pkg_.a -p net/http -buildid A/A -pack ./server.go",
+            "/go/pkg/tool/compile -o /tmp/go-build2/b07/_pkg_.a -p net/http -buildid B/B -pack ./server.go",
+            True,
+        ),
     ],
 )
 def test_what_names_a_unit(one: str, other: str, is_same: bool) -> None:
@@ -107,13 +118,27 @@ def test_no_bytes_do_harm(rest: bytes, has_beginning: bool, unit: int) -> None:
     assert len(Lives(kept.packed())) <= len(kept)
 
 
-def test_what_a_whole_build_did_not_meet_is_forgotten() -> None:
-    """Units that are gone from the sources go; a build of a few units of many tells nothing of the others."""
-    all_units = remembered(dict.fromkeys(range(1, 11), HEAVY))
-    whole = remembered(dict.fromkeys(range(3, 13), HEAVY), all_units)
-    assert [unit for unit in range(1, 14) if whole.of(unit)] == list(range(3, 13))
-    few = remembered({1: LIGHT, 20: LIGHT}, remembered(dict.fromkeys(range(1, 11), HEAVY)))
-    assert [unit for unit in range(1, 21) if few.of(unit)] == [*range(1, 11), 20]
+def test_what_builds_do_not_meet_any_more_is_forgotten() -> None:
+    """Units that are gone from the sources go after some builds; a build of a few of many says nothing of others."""
+    kept = remembered(dict.fromkeys(range(1, 11), HEAVY))
+    for _ in range(10):
+        kept = remembered({1: LIGHT, 20: LIGHT}, kept)
+    assert [unit for unit in range(1, 21) if kept.of(unit)] == [*range(1, 11), 20]
+    for missed in range(1, module.GONE_AFTER + 2):
+        kept = remembered(dict.fromkeys(range(3, 13), HEAVY), kept)
+        has_gone = missed > module.GONE_AFTER
+        assert [unit for unit in range(1, 21) if kept.of(unit)] == (
+            [*range(3, 13)] if has_gone else [*range(1, 13), 20]
+        )
+
+
+def test_two_builds_of_the_same_add_up() -> None:
+    """What one build added goes onto what another has left meanwhile."""
+    mine, other = Lives(), remembered({2: HEAVY})
+    mine.add(1, LIGHT)
+    other.take(mine)
+    both = Lives(other.packed())
+    assert (both.of(1), both.of(2)) == (LIGHT, HEAVY)
 
 
 def test_a_peak_is_forgotten_slowly_and_learned_at_once() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memguard import procs
+from memguard.lives import unit_of
 from memguard.procs import Compiler, Leader, ProcessTable, Tally, Usage, find_leader, is_compiler
 from memguard.units import MIB
 from testbed import memory
@@ -376,6 +378,28 @@ def test_a_pid_that_is_reused_is_another_process(tmp_path: Path) -> None:
         now_s[0] += 0.25
         usage = table.scan({0: Leader(7, 100)})[0]
     assert usage.processes == 1
+
+
+def test_a_wrapper_is_not_a_second_one_of_the_same(table: ProcessTable, tmp_path: Path) -> None:
+    """ccache may have the name and the words of the compiler that it waits for; only one of the two is that unit."""
+    wrapper, compiler = tmp_path / "wrapper" / "cc1plus", tmp_path / "real" / "cc1plus"
+    for program, source in ((wrapper, "/bin/sh"), (compiler, "/bin/sleep")):
+        program.parent.mkdir()
+        shutil.copy(source, program)
+    (tmp_path / "600").write_text(f"{compiler} 600; true", encoding="ascii")
+    leader = subprocess.Popen([str(wrapper), "600"], cwd=tmp_path, start_new_session=True)
+    try:
+        task = find_leader(leader.pid)
+        assert task
+        deadline = time.monotonic() + 20
+        while len(found := table.scan({0: task})[0].compilers) < 2 or not found[0].unit:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert [bool(one.unit) for one in found] == [True, False]
+        assert found[0].unit == unit_of(b"cc1plus\000600\0")
+    finally:
+        os.killpg(leader.pid, signal.SIGKILL)
+        leader.wait()
 
 
 def test_forbidden_files_are_no_fault(program: Path, tmp_path: Path) -> None:

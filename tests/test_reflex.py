@@ -207,15 +207,15 @@ def test_jobs_that_have_ended_teach_what_a_job_takes(start: Start) -> None:
 def test_what_a_unit_took_is_known_when_it_is_built_again(start: Start) -> None:
     """Of a real job that has just begun the next build knows what it will take."""
     profile = "1:40,3:40"
-    task = start(profile)
+    task, lives = start(profile), Lives()
+    task.reflex.begin("task", Ward(task.leader, 1, 8), lives)
     deadline = time.monotonic() + WAIT_S
-    while not task.reflex.lives("task").has_news:
+    while not lives.has_news:
         task.look(100_000)
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    packed = task.reflex.lives("task").packed()
     again = start(profile)
-    again.reflex.begin("task", Ward(again.leader, 1, 8), Lives(packed))
+    again.reflex.begin("task", Ward(again.leader, 1, 8), Lives(lives.packed()))
     wait_until(lambda: bool(again.jobs()))
     again.look(100_000)
     assert again.reflex.moment is not None
@@ -223,6 +223,18 @@ def test_what_a_unit_took_is_known_when_it_is_built_again(start: Start) -> None:
     assert job.expected.ended == 1
     assert job.bytes < 30 * MIB
     assert abs(job.expected.peak_bytes - 40 * MIB) < 4 * MIB
+
+
+def test_jobs_that_ended_with_their_task_teach_as_well(start: Start) -> None:
+    """The last job may end together with its task, after the last look."""
+    task, lives = start("0.2:40,600:40"), Lives()
+    task.reflex.begin("task", Ward(task.leader, 1, 8), lives)
+    task.settle()
+    wait_until(lambda: task.jobs()[0].bytes > 39 * MIB)
+    task.look(100_000)
+    assert not lives.has_news
+    task.reflex.settle("task", task.moment_s + 1)
+    assert lives.has_news
 
 
 def test_a_task_that_ends_leaves_nothing_stopped(start: Start) -> None:

@@ -48,14 +48,21 @@ def test_what_is_built_again_is_built_faster() -> None:
     assert again_s < 0.97 * first_s
 
 
-def test_what_is_remembered_wrongly_does_no_harm() -> None:
-    """Units that take four times what they took before are built all the same, and the kernel kills none."""
-    workload = draw_workload("tenth", 0, ROOM, 16)
+@pytest.mark.parametrize(("slower", "heavier"), [(1.0, 4.0), (2.5, 1.0), (0.5, 1.0), (1.0, 0.25)])
+@pytest.mark.parametrize("jobs", [16, 64])
+@pytest.mark.parametrize("scenario", ["tenth", "links", "slow"])
+def test_what_is_remembered_wrongly_does_no_harm(scenario: str, jobs: int, slower: float, heavier: float) -> None:
+    """Units that take longer or more, or less, than they took before are built, and the kernel kills none."""
+
+    def before(unit: Unit) -> Unit:
+        return Unit(unit.program, tuple((at_s / slower, size / heavier) for at_s, size in unit.points))
+
+    workload = draw_workload(scenario, 0, ROOM, jobs)
     (make,) = workload.makes
-    lighter = tuple(Unit(unit.program, tuple((at_s, size / 4) for at_s, size in unit.points)) for unit in make.units)
-    first = Rehearsal(Workload((Make(lighter),)), LIMIT, 16)
-    assert first.run().has_built
-    found = Rehearsal(workload, LIMIT, 16, before=first.remembered()).run()
+    other = Make(tuple(map(before, make.units)), tuple(map(before, make.links)))
+    first = Rehearsal(Workload((other,)), LIMIT, jobs)
+    first.run()
+    found = Rehearsal(workload, LIMIT, jobs, before=first.remembered()).run()
     assert found.has_built
     assert found.oom_kills == 0
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import click
 
+from memguard.digest import digest
 from memguard.lives import Lives, NoTable
 from memguard.model import Policy
 from memguard.units import format_bytes, parse_bytes, parse_share
@@ -31,6 +32,8 @@ LEAST_LIMIT_BYTES = 16 * 1024**2
 # What goes on from what is built already when it is run again.
 _CONTINUING = frozenset({"make", "gmake", "ninja", "ninja-build", "samu", "cargo", "cmake", "meson", "bazel", "scons"})
 _CONTINUES = 2
+# What a history takes for a name.
+_NAME_MOST = 500
 # As shells have it.
 _NOT_EXECUTABLE, _NOT_FOUND = 126, 127
 
@@ -127,23 +130,36 @@ class _Remembered:
     """What the jobs of a command took in earlier runs. Raises UsageError for a file that is no history."""
 
     def __init__(self, path: Path, command: Sequence[str]) -> None:
-        from memguard_cli import history_file  # only now: SQLite is not for everybody to wait for
+        from memguard.history import History  # only now: SQLite is not for everybody to wait for
+        from memguard_cli import history_file
 
-        self._path = path
-        self._name = (printable(Path.cwd().name), printable(" ".join(command))[:500])
+        def warn(text: str) -> None:
+            click.echo(f"memguard: {printable(text)}", err=True)
+
+        self._name = (printable(Path.cwd().name), _name(command))
+        self._history = History(path, history_file.find_max_bytes(None), warn=warn)
         self.lives = Lives()
-        if history_file.is_there(path):
-            with history_file.opened_to_read(path) as history, contextlib.suppress(NoTable):
+        if not history_file.is_there(path):
+            return
+        with contextlib.closing(History(path, warn=lambda text: None, is_read_only=True)) as history:
+            with contextlib.suppress(NoTable):
                 self.lives = Lives(history.lives(*self._name))
+            if not history.is_usable:
+                raise click.UsageError(str(history.failure))
+            if history.failure is not None:
+                warn(f"{history.failure}: what jobs took before is not known")
 
     def keep(self) -> None:
         """Remember those of this run, too; where that is not possible, say so."""
-        from memguard.history import History
-
         if self.lives.has_news:
-            history = History(self._path, warn=lambda text: click.echo(f"memguard: {printable(text)}", err=True))
-            history.remember_lives(*self._name, self.lives.packed())
-            history.close()
+            self._history.remember_lives(*self._name, self.lives.packed())
+            self._history.close()
+
+
+def _name(command: Sequence[str]) -> str:
+    """The words of a command, as long as a name may be."""
+    words = printable(" ".join(command))
+    return words if len(words) <= _NAME_MOST else f"{words[: _NAME_MOST - 17]} {digest(words.encode()).hex()}"
 
 
 def _policy(reserve: str | None) -> Policy:

@@ -67,7 +67,7 @@ int main(int count, char **words) {
     long long gate_bytes = 0;
     for (int i = 1; i < count; i++) {
         if (!strcmp(words[i], "-o") && i + 1 < count) output = words[++i];
-        else if (!strcmp(words[i], "-p") && i + 1 < count) parse(words[++i]);
+        else if (!strcmp(words[i], "-p") && i + 1 < count) parse(strdup(words[++i])); // it is cut up
         else if (!strcmp(words[i], "-gate") && i + 2 < count) gate = words[i + 1], gate_bytes = atoll(words[i + 2]), i += 2;
         else return 2;
     }

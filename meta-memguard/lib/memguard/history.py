@@ -181,6 +181,12 @@ class History:
         self._takes_records = not self._is_read_only
         self._patience_s = PATIENCE_S
         self._pending: list[_Row] = []
+        self._pending_lives: dict[tuple[str, str], bytes] = {}
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the file can serve as a history, as far as that was tried; one that others hold can."""
+        return not self._is_off
 
     def add(self, records: Iterable[Record], recorded_s: float | None = None) -> None:
         """Remember `records`, in one transaction.
@@ -200,6 +206,8 @@ class History:
                 self._pending.append(row)
         if self._pending and self._write(self._pending) is not None:
             self._pending = []
+        if self._pending_lives:
+            self._write_lives()
 
     def records(self, recipe: str, task: str | None = None) -> list[Sample]:
         """All samples of a recipe, or of one task of it, newest build first."""
@@ -273,16 +281,26 @@ class History:
         return self._read(read, b"") if _is_text(recipe) and _is_text(task) else b""
 
     def remember_lives(self, recipe: str, task: str, packed: bytes) -> None:
-        """Remember the lives of a task's jobs instead of those that were remembered before."""
-        if not (self._takes_records and _is_text(recipe) and _is_text(task)):
-            return
+        """Remember the lives of a task's jobs instead of those that were remembered before.
 
-        def write(connection: sqlite3.Connection) -> None:
+        Where another process holds the file, they wait as records do.
+        """
+        self._leave_the_parents()
+        if self._takes_records and _is_text(recipe) and _is_text(task):
+            self._pending_lives[recipe, task] = packed
+            self._write_lives()
+
+    def _write_lives(self) -> None:
+        def write(connection: sqlite3.Connection) -> bool:
             with self._transaction(connection, "BEGIN IMMEDIATE"):
-                row = (recipe, task, time.time(), packed)
-                connection.execute("INSERT OR REPLACE INTO lives VALUES (?, ?, ?, ?)", row)
+                for (recipe, task), packed in self._pending_lives.items():
+                    row = (recipe, task, time.time(), packed)
+                    connection.execute("INSERT OR REPLACE INTO lives VALUES (?, ?, ?, ?)", row)
+            return True
 
-        self._try(write, None, for_writing=True)
+        if self._try(write, False, for_writing=True):
+            self._pending_lives = {}
+            self._keep_within(self._max_bytes)
 
     def export(self) -> Iterator[dict[str, Any]]:
         """All samples as JSON objects, oldest build first; import_samples() takes them."""
@@ -410,7 +428,7 @@ class History:
                 )
                 return True
         self._disconnect()
-        self._takes_records, self._pending = False, []
+        self._takes_records, self._pending, self._pending_lives = False, [], {}
         if for_writing and not is_corrupt and not isinstance(error, UnusableHistory):
             self._complain(f"{self.path} cannot be written ({error})", ": nothing of this build is remembered")
         else:
@@ -573,6 +591,7 @@ class History:
             if _has_lives(connection):
                 with self._transaction(connection, "BEGIN IMMEDIATE"):
                     _forget_lives(connection, int(target_bytes * LIVES_SHARE))
+            connection.execute("PRAGMA busy_timeout = 0")
             connection.execute("VACUUM")
             while _page_bytes(connection) > target_bytes:
                 (samples,) = connection.execute("SELECT count(*) FROM samples").fetchone()
@@ -582,6 +601,7 @@ class History:
                 surplus = math.ceil(samples * (1 - target_bytes / _page_bytes(connection)))
                 with self._transaction(connection, "BEGIN IMMEDIATE"):
                     forgotten += _forget(connection, surplus)
+                connection.execute("PRAGMA busy_timeout = 0")
                 connection.execute("VACUUM")
             _empty_log(connection)
         return forgotten

@@ -28,7 +28,7 @@ KEPT = 64
 KNOWN_FROM = 8
 # So many of them stand for all where the future is worked out.
 SAMPLE = 12
-# A job that has outlived what it took in the last build is taken to have this part of its age still before it.
+# A job that has lasted longer than in the last build is taken to have this part of its age still before it.
 OVERDUE_SHARE = 0.1
 # A job is like those that had its size at its age, give or take this factor, and whose peak it has hardly passed.
 ALIKE = 1.5
@@ -108,11 +108,11 @@ class JobSizes:
         self._by_program.clear()
 
     def expect_new(self, running: Sequence[Life] = ()) -> Expected:
-        """The next job to start: like any of those that have ended, also in earlier builds.
+        """The next job to start: like any of those that have ended, each of which takes the place of one before.
 
-        While these are few, it is like the running ones, too.
+        While all of these are few, it is like the running ones, too.
         """
-        lives = [*self._before, *(life for _, life in self._ended)]
+        lives = [*self._before[len(self._ended) :], *(life for _, life in self._ended)]
         ended = len(lives)
         if ended < KNOWN_FROM:
             lives += [*running, self._prior]
@@ -157,8 +157,9 @@ class JobSizes:
 
 
 def _again(before: Life, size_bytes: int, age_s: float) -> Expected:
-    """The same life once more; one that lasts longer now will soon be over."""
-    wall_s = max(before.wall_s, age_s * (1 + OVERDUE_SHARE))
+    """The same life once more. What lasts longer will soon be over; but not what has yet to rise, for it is slower."""
+    is_late = age_s > before.rise_s * GROWN and size_bytes * GROWN < before.peak_bytes
+    wall_s = max(before.wall_s, age_s * (2.0 if is_late else 1 + OVERDUE_SHARE))
     life = replace(before, peak_bytes=max(before.peak_bytes, size_bytes), wall_s=wall_s)
     return Expected(life.peak_bytes, life.wall_s, life.rise_s, life.begun_s, ended=1, lives=(life,))
 

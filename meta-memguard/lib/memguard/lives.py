@@ -26,16 +26,21 @@ from memguard.jobsizes import Life
 MOST_UNITS = 50_000
 # Where a unit took less than before, it is believed to take so much of the difference less: a look may miss a peak.
 FADES = 0.25
-# A build that built as large a part of what is remembered has built all there is: units it did not meet are gone.
+# A unit is gone once so many builds have not met it, each of which built at least this share of what is remembered.
+GONE_AFTER = 4
 WHOLE_SHARE = 0.5
 
-# Begins each table; the digit is the version of what follows, by unit: unit, peak, length, rise and begin.
+# Begins each table; the digit is the version of what follows, by unit: unit, peak, length, rise, begin, and how many
+# builds have not met it since.
 _MAGIC = b"lives1\n\0"
-_ROW = struct.Struct(">QQfff")
+_ROW = struct.Struct(">QQfffB")
 # Options whose next word is no file that is built: macros, directories, settings.
-_WITH_WORD = frozenset(b"-A -C -D -F -I -L -U -idirafter -imultiarch -imultilib -iquote -isysroot -isystem".split())
-# What compilers call their temporary files, with "@" before a list of arguments.
-_TEMPORARY = re.compile(rb"@?(?:(?:/var)?/tmp/[^/]*|(?:.*/)?cc\w{6}(?:\..*)?)")
+_WITH_WORD = frozenset(
+    b"-A -C -D -F -I -L -U -buildid -fdebug-compilation-dir -idirafter -imultiarch -imultilib -iquote -isysroot "
+    b"-isystem -resource-dir -target-cpu --extern".split()
+)
+# Temporary files, with "@" before a list of arguments.
+_TEMPORARY = re.compile(rb"@?(?:/var|/usr)?/tmp/[^/]*")
 
 
 class NoTable(ValueError):
@@ -46,7 +51,7 @@ def unit_of(command_line: bytes) -> int:
     """The unit that a process builds, by its command line as in /proc/PID/cmdline; 0 where that is empty.
 
     It is the same wherever the build directory lies, and whatever temporary files are called: the names of the program,
-    of sources and of outputs count; options and their values do not, and neither do directories of absolute paths.
+    of sources and of outputs count; options do not, nor most of their values, nor directories of absolute paths.
     """
     words = command_line.split(b"\0")
     names = [
@@ -84,10 +89,8 @@ class Lives:
 
     def of(self, unit: int) -> Life | None:
         """The life of `unit` in earlier builds, None where it is not known."""
-        place = bisect_left(self._units, unit)
-        if place == len(self._units) or self._units[place] != unit:
-            return None
-        return _life(self._row(place))
+        place = self._find(unit)
+        return None if place is None else _life(self._row(place))
 
     def sample(self, count: int) -> list[Life]:
         """So many of earlier builds, of all kinds, the same ones each time."""
@@ -98,20 +101,38 @@ class Lives:
 
     def add(self, unit: int, life: Life) -> None:
         """A job of this build has ended."""
-        if not unit:
-            return
-        row = _ROW.pack(unit, life.peak_bytes, life.wall_s, life.rise_s, life.begun_s)
-        # Of what is built twice, as tests of a configure script are, the largest counts; rows are in order of that.
-        self._added[unit] = max(row, self._added.get(unit, row))
+        if unit:
+            self._add(unit, _ROW.pack(unit, life.peak_bytes, life.wall_s, life.rise_s, life.begun_s, 0))
+
+    def take(self, other: Lives) -> None:
+        """Add what was added to `other`."""
+        for unit, row in other._added.items():
+            self._add(unit, row)
 
     def packed(self) -> bytes:
         """All that shall be remembered, as bytes."""
-        rows = [_faded(row, self.of(unit)) for unit, row in self._added.items()]
-        if len(self._added) < WHOLE_SHARE * len(self):
-            rows += [row for unit, row in zip(self._units, self._rows()) if unit not in self._added]
+        is_whole = len(self._added) >= WHOLE_SHARE * len(self)
+        rows = []
+        for unit, row in zip(self._units, self._rows()):
+            added = self._added.get(unit)
+            if added is not None:
+                rows.append(_faded(added, row))
+            elif not is_whole:
+                rows.append(row)
+            elif row[-1] < GONE_AFTER:
+                rows.append(row[:-1] + bytes([row[-1] + 1]))
+        rows += [row for unit, row in self._added.items() if self._find(unit) is None]
         if len(rows) > MOST_UNITS:
-            rows = heapq.nlargest(MOST_UNITS, rows, key=lambda row: int(_ROW.unpack(row)[1]))
+            rows = heapq.nlargest(MOST_UNITS, rows, key=_peak_bytes)
         return _MAGIC + b"".join(sorted(rows))
+
+    def _add(self, unit: int, row: bytes) -> None:
+        # Of what is built twice, as tests of a configure script are, the largest counts; rows are in order of that.
+        self._added[unit] = max(row, self._added.get(unit, row))
+
+    def _find(self, unit: int) -> int | None:
+        place = bisect_left(self._units, unit)
+        return place if place < len(self._units) and self._units[place] == unit else None
 
     def _row(self, place: int) -> bytes:
         start = len(_MAGIC) + place * _ROW.size
@@ -121,17 +142,21 @@ class Lives:
         return map(self._row, range((len(self._packed) - len(_MAGIC)) // _ROW.size))
 
 
-def _faded(row: bytes, before: Life | None) -> bytes:
+def _peak_bytes(row: bytes) -> int:
+    return int.from_bytes(row[8:16], "big")
+
+
+def _faded(row: bytes, before: bytes) -> bytes:
     """The row of a unit, with a part of what it took before where that was more."""
-    unit, peak, *times = _ROW.unpack(row)
-    if before is not None:
-        peak = max(peak, before.peak_bytes - int((before.peak_bytes - peak) * FADES))
-    return _ROW.pack(unit, peak, *times)
+    less = _peak_bytes(before) - _peak_bytes(row)
+    if less <= 0:
+        return row
+    return row[:8] + (_peak_bytes(before) - int(less * FADES)).to_bytes(8, "big") + row[16:]
 
 
 def _life(row: bytes) -> Life | None:
     """The life in a row, None where there is none in it."""
-    _, peak, wall_s, rise_s, begun_s = _ROW.unpack(row)
+    _, peak, wall_s, rise_s, begun_s, _ = _ROW.unpack(row)
     if not (isfinite(wall_s) and wall_s > 0 and 0 <= begun_s < rise_s < float("inf")):
         return None
     return Life(peak, wall_s, rise_s, begun_s)

@@ -349,6 +349,11 @@ class _Tree:
                 compilers.append((process, own))
         self.bytes, self.doubt_bytes = anon + max(shmem_pss, shmem), doubt + self.left_bytes
         self.cpu_s = max(self.cpu_s, (ticks + self.lost_ticks) / _TICKS_PER_S)
+        # A wrapper that was called like the compiler waits for it, and is not a second one of the same.
+        units = {process.pid: process.unit for process, _ in compilers}
+        waiting = {
+            process.parent for process, _ in compilers if process.unit and units.get(process.parent) == process.unit
+        }
         compilers.sort(key=lambda found: (found[0].start_ticks, found[0].pid), reverse=True)
         self.is_changed = False
         self._last = Usage(
@@ -362,7 +367,7 @@ class _Tree:
                     process.name,
                     own,
                     _age_s(process.start_ticks, now_s),
-                    process.unit,
+                    0 if process.pid in waiting else process.unit,
                 )
                 for process, own in compilers
             ),

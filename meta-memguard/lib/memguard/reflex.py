@@ -230,11 +230,6 @@ class Reflex:
         charge = self._charges.get(tid)
         return charge.sizes.expect_new().peak_bytes if charge is not None else 0
 
-    def lives(self, tid: str) -> Lives:
-        """Those of a task's jobs by unit; none of a task that is not known."""
-        charge = self._charges.get(tid)
-        return charge.lives if charge is not None else Lives()
-
     def stopped(self, tid: str) -> int:
         """How many of its processes are stopped."""
         charge = self._charges.get(tid)

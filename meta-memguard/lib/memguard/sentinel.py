@@ -75,6 +75,7 @@ class Watched:
     kills_before: int
     throttles_before: int
     granted_bytes: int = 0
+    lives: Lives = field(default_factory=Lives)
     tally: Tally = field(default_factory=Tally)
     usage: Usage = field(default_factory=Usage)
     jobs_at_peak: int | None = None
@@ -214,6 +215,8 @@ class Sentinel:
             # As it was then: what ran has lost its server, and ends meanwhile.
             self._take_notes(now_s)
             self._publish(now_s, is_last=True)
+        for run in self._watched.values():
+            self._reflex.settle(run.note.tid, now_s)
         self._reflex.close()
         self._remember([self._end(run, now_s) for run in list(self._watched.values())])
         if self._history is not None:
@@ -302,7 +305,8 @@ class Sentinel:
         )
         if self._orders.acts and self._reading is not None:
             offer_to_kernel(note.pid, run.granted_bytes / max(1, self._reading.bound_bytes))
-        if not self._reflex.begin(note.tid, ward, self._lives_before(note)):
+        run.lives = self._remembered_lives(note)
+        if not self._reflex.begin(note.tid, ward, run.lives):
             self.report.warnings.append(f"{run} has no pool, so it runs one job at a time: {note.pool}")
 
     def _wait(self, run: Watched, note: TaskWait, now_s: float) -> None:
@@ -391,8 +395,9 @@ class Sentinel:
             peak_bytes=record.peak_bytes,
             outcome=record.outcome.value,
         )
+        self._reflex.settle(note.tid, now_s)
         if record.outcome in (Outcome.OK, Outcome.THROTTLED):
-            self._remember_lives(note)
+            self._remember_lives(run)
         leader = Leader(note.pid, note.start_ticks)
         del self._watched[leader]
         if self._leaders.get(note.tid) == leader:
@@ -440,7 +445,7 @@ class Sentinel:
         if self._history is not None and records:
             self._history.add(records, self._began_s)
 
-    def _lives_before(self, note: TaskNote) -> Lives:
+    def _remembered_lives(self, note: TaskNote) -> Lives:
         """Those of a task's jobs in earlier builds; of a task without a pool nothing depends on them."""
         if self._history is None or not note.pool:
             return Lives()
@@ -449,9 +454,12 @@ class Sentinel:
         except NoTable:
             return Lives()
 
-    def _remember_lives(self, note: TaskNote) -> None:
-        lives = self._reflex.lives(note.tid)
-        if self._history is not None and note.pool and lives.has_news:
+    def _remember_lives(self, run: Watched) -> None:
+        """Add those of this build to what is remembered by now, perhaps by another build of the same."""
+        note = run.note
+        if self._history is not None and note.pool and run.lives.has_news:
+            lives = self._remembered_lives(note)
+            lives.take(run.lives)
             self._history.remember_lives(note.recipe, note.task, lives.packed())
 
     def _counters(self) -> tuple[int, int]:
