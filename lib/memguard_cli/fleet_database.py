@@ -11,7 +11,6 @@ schema. It is known by its content: sending it again changes nothing.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from memguard.digest import digest
 from memguard.settings import is_database, without_secrets
 
 if TYPE_CHECKING:
@@ -281,11 +281,11 @@ def _name(url: URL) -> str:
 def _row(sample: dict[str, Any]) -> dict[str, Any]:
     """A sample as it is sent. Fields that say nothing do not count for what it is known by."""
     content = {key: value for key, value in sample.items() if value is not None and key not in ("build", "recorded_s")}
-    digest = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).digest()
+    known_by = digest(json.dumps(content, sort_keys=True).encode())
     return {
         "recipe": sample["pn"],
         "task": sample["task"],
-        "digest": int.from_bytes(digest, "big", signed=True),
+        "digest": int.from_bytes(known_by, "big", signed=True),
         "sample": sample,
         "first_s": sample.get("recorded_s", 0.0),
     }

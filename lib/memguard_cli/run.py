@@ -21,7 +21,7 @@ from typing import Any
 import click
 
 from memguard.digest import digest
-from memguard.lives import Lives, NoTable
+from memguard.lives import Lives
 from memguard.model import Policy
 from memguard.units import format_bytes, parse_bytes, parse_share
 from memguard_cli.enclosure import Enclosure, NoEnclosure
@@ -32,8 +32,6 @@ LEAST_LIMIT_BYTES = 16 * 1024**2
 # What goes on from what is built already when it is run again.
 _CONTINUING = frozenset({"make", "gmake", "ninja", "ninja-build", "samu", "cargo", "cmake", "meson", "bazel", "scons"})
 _CONTINUES = 2
-# What a history takes for a name.
-_NAME_MOST = 500
 # As shells have it.
 _NOT_EXECUTABLE, _NOT_FOUND = 126, 127
 
@@ -130,20 +128,19 @@ class _Remembered:
     """What the jobs of a command took in earlier runs. Raises UsageError for a file that is no history."""
 
     def __init__(self, path: Path, command: Sequence[str]) -> None:
-        from memguard.history import History  # only now: SQLite is not for everybody to wait for
+        from memguard.history import NAME_MOST, History  # only now: SQLite is not for everybody to wait for
         from memguard_cli import history_file
 
         def warn(text: str) -> None:
             click.echo(f"memguard: {printable(text)}", err=True)
 
-        self._name = (printable(Path.cwd().name), _name(command))
+        self._name = (printable(Path.cwd().name), _name(command, NAME_MOST))
         self._history = History(path, history_file.find_max_bytes(None), warn=warn)
         self.lives = Lives()
         if not history_file.is_there(path):
             return
         with contextlib.closing(History(path, warn=lambda text: None, is_read_only=True)) as history:
-            with contextlib.suppress(NoTable):
-                self.lives = Lives(history.lives(*self._name))
+            self.lives = Lives.found(history.lives(*self._name))
             if not history.is_usable:
                 raise click.UsageError(str(history.failure))
             if history.failure is not None:
@@ -156,10 +153,10 @@ class _Remembered:
             self._history.close()
 
 
-def _name(command: Sequence[str]) -> str:
-    """The words of a command, as long as a name may be."""
+def _name(command: Sequence[str], most: int) -> str:
+    """The words of a command, in no more than `most` characters."""
     words = printable(" ".join(command))
-    return words if len(words) <= _NAME_MOST else f"{words[: _NAME_MOST - 17]} {digest(words.encode()).hex()}"
+    return words if len(words) <= most else f"{words[: most - 17]} {digest(words.encode()).hex()}"
 
 
 def _policy(reserve: str | None) -> Policy:

@@ -94,7 +94,7 @@ class Supervisor:
         self, wish: Wish, enclosure: Enclosure | None, environment: Mapping[str, str], lives: Lives | None = None
     ) -> None:
         self.account = Account()
-        self._lives = Lives() if lives is None else lives
+        self._lives = lives
         self._wish = wish
         self._enclosure = enclosure
         self._environment = environment

@@ -52,6 +52,9 @@ WORK_S = 0.1  # a statement that takes no longer has not waited, it has worked
 CLOSING_SHARE = 7 / 8
 PRUNED_SHARE = 3 / 4
 
+# Characters of a name.
+NAME_MOST = 500
+
 # Records that wait for a locked file; a large build has ten thousand tasks.
 MOST_PENDING = 50_000
 
@@ -683,7 +686,7 @@ def _take_bytes_or_null(sample: dict[str, Any], key: str) -> int | None:
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= 500 and value.isprintable()
+    return isinstance(value, str) and len(value) <= NAME_MOST and value.isprintable()
 
 
 def _is_count(value: Any, least: int = 0) -> bool:

@@ -78,6 +78,14 @@ class Lives:
             raise NoTable("a table of lives whose units come in no order")
         self._added: dict[int, bytes] = {}
 
+    @classmethod
+    def found(cls, packed: bytes) -> Lives:
+        """Those in `packed`; none where it is no table."""
+        try:
+            return cls(packed)
+        except NoTable:
+            return cls()
+
     def __len__(self) -> int:
         """The units known from earlier builds."""
         return len(self._units)

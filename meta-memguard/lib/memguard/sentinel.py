@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from memguard.kills import Kills
-from memguard.lives import Lives, NoTable
+from memguard.lives import Lives
 from memguard.metrics import MetricsFile
 from memguard.model import Outcome, Policy, Reading, Record
 from memguard.notes import FAREWELL, Listener, Note, Notes, Orders, TaskEnd, TaskGrant, TaskHold, TaskNote, TaskWait
@@ -449,10 +449,7 @@ class Sentinel:
         """Those of a task's jobs in earlier builds; of a task without a pool nothing depends on them."""
         if self._history is None or not note.pool:
             return Lives()
-        try:
-            return Lives(self._history.lives(note.recipe, note.task))
-        except NoTable:
-            return Lives()
+        return Lives.found(self._history.lives(note.recipe, note.task))
 
     def _remember_lives(self, run: Watched) -> None:
         """Add those of this build to what is remembered by now, perhaps by another build of the same."""
