@@ -60,3 +60,9 @@ def promtool() -> str:
     if found is None:
         pytest.skip("promtool is not here: it is in Debian's package prometheus, which scripts/setup unpacks")
     return found
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with the kind that its folder names."""
+    for item in items:
+        item.add_marker(item.path.relative_to(TESTS).parts[0])

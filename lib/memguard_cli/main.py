@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from memguard_cli.screen import printable
+from memguard_cli.screens.text import printable
 
 # Each is in the module of its name, which is imported when it is called: none waits for what others need.
 COMMANDS = ("doctor", "explain", "export", "history", "plan", "predict", "report", "run", "simulate", "top")
@@ -33,7 +33,7 @@ class _Group(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(importlib.import_module(f"memguard_cli.{cmd_name}"), cmd_name)
+        command: click.Command = getattr(importlib.import_module(f"memguard_cli.commands.{cmd_name}"), cmd_name)
         return command
 
     def invoke(self, ctx: click.Context) -> Any:

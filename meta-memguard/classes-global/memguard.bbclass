@@ -84,18 +84,18 @@ MEMGUARD_JOBSERVER[doc] = "Whether tasks take their jobs from a pool that follow
 
 MEMGUARD_FOOTPRINT[doc] = "What is known of a recipe's memory, for example MEMGUARD_FOOTPRINT:pn-foo = 'do_compile:base=200M,per_job=2600M,serial=8G do_package:serial=3G'."
 
-BB_SCHEDULERS:append = " memguard.scheduler.MemguardScheduler memguard.scheduler.MemguardCompletionScheduler"
+BB_SCHEDULERS:append = " memguard.bitbake.scheduler.MemguardScheduler memguard.bitbake.scheduler.MemguardCompletionScheduler"
 
 python memguard_server () {
-    import memguard.server
-    memguard.server.handle(e, d)
+    from memguard.bitbake import handlers
+    handlers.handle(e, d)
 }
 addhandler memguard_server
 memguard_server[eventmask] = "bb.event.ConfigParsed bb.event.BuildStarted bb.event.BuildCompleted bb.event.HeartbeatEvent bb.runqueue.runQueueTaskStarted bb.runqueue.runQueueTaskCompleted bb.runqueue.runQueueTaskFailed"
 
 python memguard_task () {
-    import memguard.worker
-    memguard.worker.handle(e, d)
+    from memguard.bitbake import task
+    task.handle(e, d)
 }
 addhandler memguard_task
 memguard_task[eventmask] = "bb.build.TaskStarted bb.build.TaskSucceeded bb.build.TaskFailed bb.build.TaskFailedSilent"

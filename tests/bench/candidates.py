@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from statistics import fmean, pstdev
 from typing import Optional
 
-from memguard.learn import learn
 from memguard.model import Footprint, Outcome, Sample
+from memguard.predict.fit import learn
 from memguard.units import GIB
 
 Prediction = Callable[[int], float]

@@ -22,10 +22,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from memguard.durations import by_kind
 from memguard.model import Duration, Footprint
-from memguard.predict import Predictor, read_table
-from memguard_cli.buildstats import split_name
+from memguard.predict.durations import by_kind
+from memguard.predict.footprints import Predictor, read_table
+from memguard_cli.builds.buildstats import split_name
 from memguard_cli.simulation.graph import Graph, read_dot
 from memguard_cli.simulation.profiles import scale_footprint
 

@@ -371,7 +371,7 @@ class Chaos(threading.Thread):
         for pid in self._pids():
             with contextlib.suppress(OSError):
                 words = Path(f"/proc/{pid}/cmdline").read_bytes()
-                if b"memguard.sentinel" in words:
+                if b"memguard.sentinel.process" in words:
                     os.kill(pid, signal.SIGKILL)
                     return 0.0
         return 1.0

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from memguard.failures import classify_stream
+from memguard.diagnose.scan import classify_stream
 
 from .statistics import spread
 

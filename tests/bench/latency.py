@@ -17,9 +17,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from memguard.decide.moment import STOP_SHARE
 from memguard.model import Policy
-from memguard.procs import COMPILERS
-from memguard.regulate import STOP_SHARE
+from memguard.sense.compilers import COMPILERS
 from memguard.units import GIB
 from testbed import compilers
 from testbed.container import NoContainer, container

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from memguard.model import Outcome, Record, Sample
-from memguard.predict import Predictor, read_table
+from memguard.predict.footprints import Predictor, read_table
 
 from .candidates import BASELINES, METHODS
 from .recipes import CLASSES, HELD_OUT, Run, Series, generate

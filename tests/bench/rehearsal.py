@@ -14,15 +14,17 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from memguard.jobserver import Pool
-from memguard.lives import Lives, unit_of
+from memguard.act.signals import Signals
+from memguard.act.token_pool import Pool
+from memguard.decide.moment import Act
 from memguard.model import Policy, Reading
-from memguard.procs import Compiler, Leader, Usage
-from memguard.reflex import Reflex, Ward
-from memguard.regulate import Act
-from memguard.signals import Signals, Target
+from memguard.predict.remembered_lives import Lives
+from memguard.sense.compilers import unit_of
+from memguard.sense.proc_files import Leader, Target
+from memguard.sense.process_tree import Compiler, Usage
+from memguard.sentinel.reflex import Reflex, Ward
 from memguard.units import MIB
-from memguard_cli.supervise import MEASURE_S
+from memguard_cli.supervise.supervisor import MEASURE_S
 
 from .schedules import Make, Unit, Workload
 

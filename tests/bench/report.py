@@ -16,10 +16,11 @@ from pathlib import Path
 from playwright.sync_api import Browser
 
 from memguard.units import MIB
-from memguard_cli import build_record, report_page
-from memguard_cli.build_advice import advise
-from memguard_cli.build_record import BuildRecord
-from memguard_cli.report_words import Standing
+from memguard_cli.advice.build import advise
+from memguard_cli.builds.assemble import read_build
+from memguard_cli.builds.record import BuildRecord
+from memguard_cli.report.page import render
+from memguard_cli.report.words import Standing
 from testbed import build_logs
 from testbed.browser import DESKTOP, NoBrowser, browser
 
@@ -64,11 +65,11 @@ def measure(chromium: Browser, directory: Path, size: int, repeats: int) -> None
     """Measure and print one size."""
     events = build_logs.make(size).write(directory / str(size))
     began_s = time.perf_counter()
-    record = build_record.read(events)
+    record = read_build(events)
     read_s = time.perf_counter() - began_s
     pages = {"report": directory / "report.html", "plain table": directory / "plain.html"}
     began_s = time.perf_counter()
-    pages["report"].write_text(report_page.render(record, Standing.ENDED, advise(record)), encoding="utf-8")
+    pages["report"].write_text(render(record, Standing.ENDED, advise(record)), encoding="utf-8")
     render_s = time.perf_counter() - began_s
     pages["plain table"].write_text(plain(record), encoding="utf-8")
     logs = events.stat().st_size + (events.parent.parent / "readings" / events.name).stat().st_size

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from memguard.history import History
+from memguard.record.history.store import History
 from testbed import builddir
 from testbed.bitbake import locate
 from testbed.builddir import META_TEST

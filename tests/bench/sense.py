@@ -19,8 +19,8 @@ from unittest import mock
 
 import psutil
 
-from memguard.kernel_files import KernelFiles
-from memguard.sense import Sensor
+from memguard.sense.container import Sensor
+from memguard.sense.kernel_files import KernelFiles
 from memguard.units import GIB
 
 from .statistics import quantile, spread

@@ -21,10 +21,11 @@ from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from memguard.notes import Notes, Orders, TaskNote
-from memguard.procs import Leader
-from memguard.sentinel import INTERVAL_S
-from memguard.watch import Watch
+from memguard.channels.fifo import Notes
+from memguard.channels.notes import Orders, TaskNote
+from memguard.sense.proc_files import Leader
+from memguard.sentinel.sentinel import INTERVAL_S
+from memguard.server.sentinel_process import Watch
 from testbed import memory
 
 from .statistics import spread

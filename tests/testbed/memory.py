@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from memguard.procs import Leader, find_leader
+from memguard.sense.proc_files import Leader, find_leader
 
 SOURCE = Path(__file__).with_name("memory_program.c")
 _END_S = 20.0

@@ -15,6 +15,6 @@ def sentinels(directory: Path) -> list[psutil.Process]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             words = " ".join(process.cmdline())
-            if "memguard.sentinel" in words and str(directory) in words:
+            if "memguard.sentinel.process" in words and str(directory) in words:
                 found.append(process)
     return found

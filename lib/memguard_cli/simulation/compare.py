@@ -13,9 +13,9 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from memguard.decide.order import by_remaining_path, remaining_paths
 from memguard.model import Policy as Settings
 from memguard.model import Task
-from memguard.priority import by_remaining_path, remaining_paths
 from memguard_cli.simulation.clairvoyant import SCHEDULES, best_schedule, lower_bound_s
 from memguard_cli.simulation.engine import Container, Engine, Outcome, Policy
 from memguard_cli.simulation.policies import Memguard, OneHeavy, StaticCaps, Stock, TokenFloor, UsageGate

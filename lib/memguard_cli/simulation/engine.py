@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from memguard.state import TaskState
+from memguard.channels.state import TaskState
 from memguard_cli.simulation.graph import Graph
 from memguard_cli.simulation.profiles import UNIT_S, Phase, Profile
 

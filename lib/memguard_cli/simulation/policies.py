@@ -15,15 +15,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
-from memguard.events import EventLog
-from memguard.guard import Guard
-from memguard.jobsizes import Expected
+from memguard.channels.state import State, StateFile
+from memguard.decide.moment import STOP_SHARE, Act, Action, Job, Moment, Running
+from memguard.decide.regulate import regulate
 from memguard.model import Policy as Settings
 from memguard.model import Reading, Task
-from memguard.reflex import FILL_LEAST_BYTES_S, LOOK_LEAST_S, LOOK_MOST_S
-from memguard.regulate import STOP_SHARE, Act, Action, Job, Moment, Running, regulate
-from memguard.sense import Sensor
-from memguard.state import State, StateFile
+from memguard.predict.job_lives import Expected
+from memguard.record.event_log import EventLog
+from memguard.sense.container import Sensor
+from memguard.sentinel.reflex import FILL_LEAST_BYTES_S, LOOK_LEAST_S, LOOK_MOST_S
+from memguard.server.guard import Guard
 from memguard.units import GIB
 from memguard_cli.simulation.engine import Engine, Outcome, Run
 from memguard_cli.simulation.profiles import UNIT_S, scale_footprint

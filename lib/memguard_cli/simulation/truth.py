@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from memguard.durations import by_kind, learn_duration
-from memguard.history import History
-from memguard.learn import learn
 from memguard.model import Duration, Footprint, Outcome, Run, Sample
-from memguard.predict import Predictor, read_table
-from memguard_cli.buildstats import NoBuildstats, read_builds
+from memguard.predict.durations import by_kind, learn_duration
+from memguard.predict.fit import learn
+from memguard.predict.footprints import Predictor, read_table
+from memguard.record.history.store import History
+from memguard_cli.builds.buildstats import NoBuildstats, read_builds
 from memguard_cli.simulation.graph import CHAIN, Graph, GraphError, read_dot
 from memguard_cli.simulation.profiles import Profile, draw_profile, scale_footprint
 

@@ -301,3 +301,23 @@ class Sample:
 
     record: Record
     age_builds: int
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One process that the sentinel has killed, as its file tells.
+
+    time_s:  the monotonic clock.
+    bytes:   what it had; used_bytes of limit_bytes (None where there is no limit) were in use then.
+    outputs: the files it was writing.
+    """
+
+    time_s: float
+    program: str
+    bytes: int
+    used_bytes: int
+    limit_bytes: int | None
+    outputs: tuple[str, ...] = ()
+
+
+Version = tuple[int, int]

@@ -13,7 +13,6 @@ from fnmatch import fnmatchcase
 from typing import Callable
 
 from memguard.model import Footprint, Mode, Policy, Reading
-from memguard.predict import OVERRIDE_EXAMPLE, parse_override
 from memguard.units import MIB, format_bytes, parse_bytes, parse_share
 
 OVERRIDE_PREFIX = "MEMGUARD_FOOTPRINT:pn-"
@@ -247,3 +246,28 @@ def is_jobserver_off(get: Callable[[str], str | None]) -> bool:
 def override_names(names: Iterable[str]) -> list[str]:
     """Those of `names` that are settings for single recipes."""
     return [name for name in names if name.startswith((OVERRIDE_PREFIX, "MEMGUARD_JOBSERVER:pn-"))]
+
+
+OVERRIDE_EXAMPLE = "do_compile:base=200M,per_job=2600M,serial=8G do_package:serial=3G"
+
+
+def parse_override(text: str) -> dict[str, Footprint]:
+    """Footprints by task out of a MEMGUARD_FOOTPRINT value, e.g. "do_compile:base=200M,per_job=2600M,serial=8G".
+
+    most=SIZE, too, is what it never takes more than, however many jobs it has.
+
+    Raises ValueError that says which word is wrong.
+    """
+    footprints = {}
+    for word in text.split():
+        task, colon, settings = word.partition(":")
+        values = {"base": 64 * MIB, "per_job": 0, "serial": 0}
+        for setting in settings.split(","):
+            name, equals, size = setting.partition("=")
+            if not colon or not task.startswith("do_") or not equals or name not in (*values, "most"):
+                raise ValueError(f"{word!r} is not do_TASK:base=SIZE,per_job=SIZE,serial=SIZE,most=SIZE")
+            values[name] = parse_bytes(size)
+        footprints[task] = Footprint(
+            values["base"], values["per_job"], values["serial"], "MEMGUARD_FOOTPRINT", values.get("most")
+        )
+    return footprints

@@ -4,10 +4,10 @@
 addhandler break_memguard
 break_memguard[eventmask] = "bb.event.BuildStarted"
 python break_memguard() {
-    import memguard.guard
+    from memguard.server import guard
 
     def fail(*arguments):
         raise RuntimeError("a planted fault")
 
-    memguard.guard.admit = fail
+    guard.admit = fail
 }

@@ -3,13 +3,13 @@
 
 python pool_by_hand () {
     from pathlib import Path
-    from memguard import pooling
+    from memguard.bitbake import task_pool
     if isinstance(e, bb.build.TaskStarted):
-        path = pooling.join_pool(e, d, int(d.getVar("POOL_JOBS") or "8"), Path(d.getVar("MEMGUARD_DIR")))
+        path = task_pool.join_pool(e, d, int(d.getVar("POOL_JOBS") or "8"), Path(d.getVar("MEMGUARD_DIR")))
         if path and d.getVar("POOL_REFUSED"):
-            pooling.leave_pool(d)
+            task_pool.leave_pool(d)
     else:
-        pooling.leave_pool(d)
+        task_pool.leave_pool(d)
 }
 addhandler pool_by_hand
 pool_by_hand[eventmask] = "bb.build.TaskStarted bb.build.TaskSucceeded bb.build.TaskFailed bb.build.TaskFailedSilent"

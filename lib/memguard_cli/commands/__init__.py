@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""The subcommands, a file each. Only here and in main is click."""

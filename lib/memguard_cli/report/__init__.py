@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""The report of one build, as text, page and data."""

@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: MIT
+"""A build's report as one HTML file that needs nothing else.
+
+Runs in: outside BitBake.
+Covers: what is told without a script (verdict, figures, advice, tables), and the data that the page's script draws
+memory and tasks from. The page allows itself no other script, style or address (Content-Security-Policy).
+Does not cover: drawing (templates/report.js), colours and sizes (templates/report.css).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from memguard.units import KIB, MIB, format_bytes
+from memguard_cli.advice.build import Advice
+from memguard_cli.builds.record import BuildRecord, TaskRun
+from memguard_cli.report.words import (
+    Standing,
+    course,
+    deviation,
+    figures,
+    held_tasks,
+    jobs,
+    local_time,
+    outcome,
+    verdict,
+)
+from memguard_cli.screens.text import printable
+from memguard_cli.screens.top import duration
+
+# A chart is some 1000 pixels wide; a table for those who cannot see it has fewer rows.
+MOST_MOMENTS, MOST_ROWS = 1000, 60
+# Colours that people with any kind of sight tell apart; all other tasks are grey.
+COLOURED = 7
+# Of the peak; what takes less is a line of a few pixels.
+SEEN_SHARE = 0.03
+HEAVIEST, HELD = 25, 25
+# A prediction that was passed by less than what runs of one task differ by anyway is a good one.
+WORTH_TELLING = 1.1
+# Of each moment the tasks that took most.
+_TOLD_TASKS = 6
+_ACTS = ("withdraw", "kill", "retry")
+
+
+def render(record: BuildRecord, standing: Standing, advice: list[Advice]) -> str:
+    """The page."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("memguard_cli.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    loader = environment.loader
+    assert loader is not None
+    script, style = (loader.get_source(environment, f"report.{kind}")[0] for kind in ("js", "css"))
+    environment.filters.update(size=_size, duration=duration, clean=printable, unbroken=_unbroken)
+    heaviest = record.heaviest(HEAVIEST)
+    page = environment.get_template("report.html.j2").render(
+        record=record,
+        standing=standing.value,
+        verdict=verdict(record, standing),
+        began=local_time(record.began_s),
+        figures=figures(record),
+        advice=advice,
+        heaviest=[_heavy_row(run, heaviest) for run in heaviest],
+        held=held_tasks(record)[:HELD],
+        held_count=len(held_tasks(record)),
+        would=record.mode == "observe",
+        moments=_moment_rows(record),
+        script=Markup(script),
+        style=Markup(style),
+        script_hash=_hash(script),
+        style_hash=_hash(style),
+        data=Markup(_as_script(data(record))),
+        version=_version(),
+    )
+    return page
+
+
+def _hash(text: str) -> str:
+    """What a Content-Security-Policy names an inline script or style by."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _version() -> str:
+    try:
+        return version("meta-memguard")
+    except PackageNotFoundError:
+        return ""
+
+
+def _as_script(content: dict[str, Any]) -> str:
+    """JSON that cannot end the element it stands in."""
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _unbroken(text: str) -> str:
+    """`text` with each number and its unit on one line."""
+    return re.sub(r"(?<=[0-9]) (?=(?:[KMG]iB|%|s|min|h)\b|%)", "\N{NO-BREAK SPACE}", text)
+
+
+def _size(size_bytes: int | None) -> str:
+    return "-" if size_bytes is None else format_bytes(size_bytes)
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
+
+
+def _heavy_row(run: TaskRun, heaviest: list[TaskRun]) -> dict[str, Any]:
+    """One row of the heaviest tasks; `bar` and `tick` are shares of 100 of the longest bar."""
+    most = max(max(other.peak_bytes or 0, other.granted_bytes or 0) for other in heaviest) or 1
+    return {
+        "name": run.name,
+        "jobs": jobs(run),
+        "predicted": _size(run.granted_bytes),
+        "measured": _size(run.peak_bytes),
+        "deviation": deviation(run),
+        "origin": run.origin or "-",
+        "time": "-" if run.wall_s is None else duration(run.wall_s),
+        "outcome": outcome(run),
+        "bar": round(100 * (run.peak_bytes or 0) / most, 1),
+        "tick": None if run.granted_bytes is None else round(100 * run.granted_bytes / most, 1),
+        "is_over": bool(run.granted_bytes and (run.peak_bytes or 0) > WORTH_TELLING * run.granted_bytes),
+    }
+
+
+def _moment_rows(record: BuildRecord) -> list[dict[str, Any]]:
+    """Memory over time for those who read rather than look."""
+    rows = []
+    for moment in course(record, MOST_ROWS):
+        place, size = max(moment.tasks, key=lambda task: task[1], default=(None, 0))
+        limit = moment.limit_bytes
+        rows.append(
+            {
+                "time": duration(moment.time_s - record.began_s),
+                "used": format_bytes(moment.used_bytes),
+                "share": "-" if not limit else f"{100 * moment.used_bytes // limit} %",
+                "tasks": len(moment.tasks),
+                "heaviest": "-" if place is None else f"{record.runs[place].name} ({format_bytes(size)})",
+            }
+        )
+    return rows
+
+
+# -- data for the script -----------------------------------------------------------------------------------------------
+
+
+def data(record: BuildRecord) -> dict[str, Any]:
+    """What the script draws: times in tenths of a second since the begin, memory over time in MiB, tasks in KiB.
+
+    Tasks are columns of equal length, names are places in lists of names: a tenth of what objects would take.
+    """
+    words: dict[str, int] = {}
+
+    def place(text: str) -> int:
+        return words.setdefault(printable(text), len(words))
+
+    def tenths(time_s: float | None) -> int:
+        return -1 if time_s is None else round((time_s - record.began_s) * 10)
+
+    runs = sorted(enumerate(record.runs), key=lambda pair: pair[1].first_s)
+    rows = {old: new for new, (old, _) in enumerate(runs)}
+    ordered = [run for _, run in runs]
+    tasks = {
+        "name": [place(f"mc:{run.mc}:{run.recipe}" if run.mc else run.recipe) for run in ordered],
+        "task": [place(run.task) for run in ordered],
+        "began": [tenths(run.began_s) for run in ordered],
+        "ended": [tenths(run.ended_s) for run in ordered],
+        "outcome": [place(run.outcome) for run in ordered],
+        "jobs": [run.jobs or 0 for run in ordered],
+        "wanted": [run.wanted_jobs or 0 for run in ordered],
+        "granted": [_in(KIB, run.granted_bytes) for run in ordered],
+        "peak": [_in(KIB, run.peak_bytes) for run in ordered],
+        "origin": [place(run.origin) for run in ordered],
+        "would": [place(run.would_hold) for run in ordered],
+    }
+    # Few tasks have these, so they are told by row.
+    holds = {
+        row: [[tenths(span.begin_s), tenths(span.end_s), place(span.reason)] for span in run.holds]
+        for row, run in enumerate(ordered)
+        if run.holds
+    }
+    stops = {
+        row: [[tenths(span.begin_s), tenths(span.end_s), place(span.reason)] for span in run.stops]
+        for row, run in enumerate(ordered)
+        if run.stops
+    }
+    acts = {
+        row: [
+            [tenths(act.time_s), _ACTS.index(act.kind), place(f"{act.program} {act.reason}".strip())]
+            for act in run.acts
+            if act.kind in _ACTS
+        ]
+        for row, run in enumerate(ordered)
+        if any(act.kind in _ACTS for act in run.acts)
+    }
+    moments = course(record, MOST_MOMENTS)
+    coloured = _coloured(record)
+    marks = record.marks
+    return {
+        "length": max(1, tenths(record.ended_s)),
+        "began": round(record.began_s, 1),
+        "words": list(words),
+        "tasks": tasks,
+        "holds": holds,
+        "stops": stops,
+        "acts": acts,
+        "memory": {
+            "time": [tenths(moment.time_s) for moment in moments],
+            "used": [_in(MIB, moment.used_bytes) for moment in moments],
+            "limit": [_in(MIB, moment.limit_bytes) for moment in moments],
+            "coloured": [rows[old] for old in coloured],
+            "parts": [[_in(MIB, dict(moment.tasks).get(old)) for moment in moments] for old in coloured],
+            "tasks": [_in(MIB, sum(size for _, size in moment.tasks)) for moment in moments],
+            "top": [
+                [
+                    number
+                    for old, size in sorted(moment.tasks, key=lambda task: -task[1])[:_TOLD_TASKS]
+                    for number in (rows[old], _in(MIB, size))
+                ]
+                for moment in moments
+            ],
+        },
+        "reserve": _in(MIB, record.reserve_bytes),
+        "marks": [
+            [name, _in(MIB, level)]
+            for name, level in (
+                ("withdraw", marks.withdraw_bytes if marks else None),
+                ("stop", marks.stop_bytes if marks else None),
+                ("kill", marks.kill_bytes if marks else None),
+            )
+            if level is not None
+        ],
+    }
+
+
+def _coloured(record: BuildRecord) -> list[int]:
+    """The places of the tasks that have a colour of their own: those that took most, if it would be seen at all."""
+    most: dict[int, int] = {}
+    for moment in record.moments:
+        for place, size in moment.tasks:
+            most[place] = max(most.get(place, 0), size)
+    least = SEEN_SHARE * (record.peak_bytes or 0)
+    seen = [place for place in most if most[place] >= least]
+    return sorted(seen, key=lambda place: -most[place])[:COLOURED]
+
+
+def _in(unit: int, size_bytes: int | None) -> int:
+    """A size in whole units, at least one where there is any; -1 where it is not known."""
+    if size_bytes is None:
+        return -1
+    return max(1, round(size_bytes / unit)) if size_bytes else 0

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: MIT
+"""A build in words and rows, as page and text of its report tell it.
+
+Runs in: outside BitBake; pure.
+Covers: how the build ended, its figures, the heaviest tasks, those that were held; the course of its memory at a size
+that can be drawn.
+Does not cover: how it looks (report_page, report_text), what to change (build_advice).
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from dataclasses import dataclass
+
+from memguard.units import format_bytes
+from memguard_cli.advice.build import waiting_s
+from memguard_cli.builds.record import NOT_RUN, RUNNING, BuildRecord, Moment, TaskRun
+from memguard_cli.screens.text import count
+from memguard_cli.screens.top import duration
+
+
+class Standing(str, enum.Enum):
+    """How a build stands. UNKNOWN: its log has no end, and nothing tells whether it still runs."""
+
+    ENDED = "ended"
+    FAILED = "failed"
+    RUNNING = "running"
+    KILLED = "killed"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Held:
+    """One task that was held: for how long in all, and why, as said first."""
+
+    run: TaskRun
+    seconds: float
+    reason: str
+
+
+def failed_runs(record: BuildRecord) -> list[TaskRun]:
+    """Tasks that did not end well."""
+    return [run for run in record.runs if run.outcome in ("failed", "memory-kill")]
+
+
+def verdict(record: BuildRecord, standing: Standing) -> str:
+    """How it went, in a sentence or two."""
+    after = duration(record.wall_s)
+    if standing is Standing.RUNNING:
+        return f"The build is still running, for {after} so far. {_memory(record)}"
+    if standing is Standing.KILLED:
+        return f"The build was killed after {after}: its log has no end. {_memory(record)}{_at_the_end(record)}"
+    if standing is Standing.UNKNOWN:
+        return (
+            f"The log has no end after {after}: the build was killed, or still runs. {_memory(record)}"
+            f"{_at_the_end(record)}"
+        )
+    if standing is Standing.FAILED:
+        failed = failed_runs(record)
+        return f"The build ended after {after} with {count(len(failed), 'failed task')}. {_memory(record)}"
+    return f"The build ended well after {after}. {_memory(record)}"
+
+
+def _memory(record: BuildRecord) -> str:
+    peak, limit = record.peak_bytes, record.limit_bytes
+    if peak is None:
+        return "What it used is not known."
+    if limit is None:
+        return f"It used at most {format_bytes(peak)}; no limit was visible."
+    return f"It used at most {format_bytes(peak)} of {format_bytes(limit)} ({100 * peak // max(1, limit)} %)."
+
+
+def _at_the_end(record: BuildRecord) -> str:
+    if not record.moments or not record.moments[-1].tasks:
+        return ""
+    place, size = max(record.moments[-1].tasks, key=lambda task: task[1])
+    return f" The heaviest task at the end was {record.runs[place].name} with {format_bytes(size)}."
+
+
+def figures(record: BuildRecord) -> list[tuple[str, str, str]]:
+    """What there is to know at one look: name, value, and a note to it."""
+    limit, peak, start = record.limit_bytes, record.peak_bytes, record.start
+    facts = [("peak", "-" if peak is None else format_bytes(peak), "")]
+    if limit is not None:
+        share = "" if peak is None else f"{100 * peak // max(1, limit)} % of {format_bytes(limit)}"
+        facts = [("peak", facts[0][1], share)]
+    elif peak is not None:
+        facts = [("peak", facts[0][1], "no limit visible")]
+    cpus = f"{start.cpus:g} CPUs" if start and start.cpus else ""
+    facts.append(("time", duration(record.wall_s), cpus))
+    ran = [run for run in record.runs if run.outcome != NOT_RUN]
+    failed = failed_runs(record)
+    still = sum(run.outcome == RUNNING for run in ran)
+    note = f"{len(failed)} failed" if failed else f"{still} without an end" if still else "none failed"
+    facts.append(("tasks", f"{len(ran):,}", note))
+    held = held_tasks(record)
+    waited = waiting_s(record)
+    facts.append(("held", f"{len(held):,}", f"{duration(waited)} with one waiting" if held else "no task waited"))
+    shrunk = sum(run.is_shrunk for run in record.runs)
+    facts.append(("shrunk", f"{shrunk:,}", "with fewer jobs" if shrunk else "all with their jobs"))
+    stopped_s = sum(run.stopped_s for run in record.runs)
+    facts.append(("stopped", f"{record.count('stop'):,}", duration(stopped_s) + " in all" if stopped_s else "none"))
+    facts.append(("killed", f"{record.count('kill'):,}", _retries(record.count("retry"))))
+    kills = record.end.oom_kills if record.end else None
+    facts.append(
+        ("kernel killed", *(("-", "not known") if kills is None else (f"{kills:,}", "by the OOM killer"))),
+    )
+    return facts
+
+
+def _retries(number: int) -> str:
+    return "1 retry" if number == 1 else f"{number or 'no'} retries"
+
+
+def held_tasks(record: BuildRecord) -> list[Held]:
+    """Tasks that were held, or would have been in observe mode; the longest first."""
+    held = [
+        Held(run, run.held_s, run.holds[0].reason if run.holds else run.would_hold)
+        for run in record.runs
+        if run.holds or run.would_hold
+    ]
+    return sorted(held, key=lambda hold: (-hold.seconds, hold.run.name))
+
+
+def deviation(run: TaskRun) -> str:
+    """What was measured against what was predicted, as "+12 %"."""
+    if not run.peak_bytes or not run.granted_bytes:
+        return "-"
+    return f"{100 * (run.peak_bytes - run.granted_bytes) / run.granted_bytes:+.0f} %"
+
+
+def jobs(run: TaskRun) -> str:
+    """Jobs it had, of those it wanted."""
+    if run.jobs is None:
+        return "-"
+    has_fewer = run.wanted_jobs is not None and run.jobs < run.wanted_jobs
+    return f"{run.jobs} of {run.wanted_jobs}" if has_fewer else str(run.jobs)
+
+
+def outcome(run: TaskRun) -> str:
+    """How a run ended, with what happened on the way."""
+    happened = [f"{number} x {kind}" for kind in ("stop", "kill", "retry") if (number := run.count(kind))]
+    return ", ".join([{"memory-kill": "killed for memory"}.get(run.outcome, run.outcome), *happened])
+
+
+def course(record: BuildRecord, most: int) -> list[Moment]:
+    """At most so many of its moments, of each stretch of time the one in which most was used."""
+    moments = record.moments
+    if len(moments) <= most:
+        return list(moments)
+    began_s, length_s = moments[0].time_s, max(1e-9, moments[-1].time_s - moments[0].time_s)
+    chosen: dict[int, Moment] = {}
+    for moment in moments:
+        stretch = min(most - 1, int((moment.time_s - began_s) * most / length_s))
+        if stretch not in chosen or moment.used_bytes > chosen[stretch].used_bytes:
+            chosen[stretch] = moment
+    return [chosen[stretch] for stretch in sorted(chosen)]
+
+
+def local_time(time_s: float) -> str:
+    """A time for people, here."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time_s))
+    except (ValueError, OverflowError, OSError):
+        return "-"

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: MIT
+"""What a plan says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Point:
+    """One container size: how many of the runs finished, and their times (median, least, most) in seconds."""
+
+    limit_bytes: int
+    finished: int
+    runs: int
+    time_s: float | None
+    least_s: float | None
+    most_s: float | None
+    is_never_short: bool
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether every run finished."""
+        return self.finished == self.runs
+
+
+@dataclass(frozen=True)
+class Stock:
+    """BitBake without memguard: BB_NUMBER_THREADS and the jobs of PARALLEL_MAKE, and the median time with them."""
+
+    threads: int
+    jobs: int
+    time_s: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was found for one number of CPUs.
+
+    smallest, knee: None where no limit finishes.
+    stock_bytes:    the smallest limit at which stock BitBake finishes with as many tasks and jobs as CPUs.
+    stock:          the fastest stock configuration that finishes at the knee, None where none does.
+    """
+
+    cpus: int
+    points: tuple[Point, ...]
+    smallest: Point | None
+    knee: Point | None
+    stock_bytes: int | None
+    stock: Stock | None

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Any command under the reflex: memguard run."""

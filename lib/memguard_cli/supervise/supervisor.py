@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: MIT
+"""Runs one command under the reflex: a pool of tokens, and stops and kills of single jobs as memory gets short.
+
+Runs in: outside BitBake.
+Covers: the loop, signals that are passed on, a second run of a build tool that lost a job; what it all took.
+Does not cover: arguments and what is printed (run), cgroups (enclosure), deciding (memguard.regulate).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import ceil
+from pathlib import Path
+from types import FrameType
+from typing import Callable
+
+from memguard.act.cpu_first import precedence
+from memguard.act.signals import send
+from memguard.act.token_pool import make_pool
+from memguard.decide.moment import Act
+from memguard.decide.pool_form import MAKE_FIFO, MAKE_PIPE, PROGRAMS, Choice, Form, flags
+from memguard.model import Policy, Reading, Version
+from memguard.predict.remembered_lives import Lives
+from memguard.sense.container import Sensor
+from memguard.sense.pressure_trigger import PressureTrigger
+from memguard.sense.proc_files import Leader, Target, find_leader
+from memguard.sense.process_table import ProcessTable
+from memguard.sense.process_tree import Usage
+from memguard.sense.tool_versions import Tools
+from memguard.sentinel.reflex import Acted, Reflex, Ward
+from memguard_cli.supervise.enclosure import Enclosure, Janitor
+
+# So often processes are looked at even where memory is far from its limit: jobs are measured meanwhile.
+MEASURE_S = 1 / 3
+# Pressure that was told counts for so long.
+PRESSED_S = 1.0
+# What may be passed on to the command.
+PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+# Signals by which somebody wants the command to end.
+_ENDING = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
+_COMMAND = "command"
+
+
+class NotStarted(Exception):
+    """The command cannot be started; the text says why."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the user asked for.
+
+    limit_bytes: the limit to keep, None for the container's own.
+    jobs:        the most jobs at once, None for as many as there are CPUs.
+    job_bytes:   what one job is thought to take, None to find out.
+    retries:     how often the command is run again after it has lost a job for memory.
+    """
+
+    command: tuple[str, ...]
+    limit_bytes: int | None = None
+    jobs: int | None = None
+    job_bytes: int | None = None
+    policy: Policy = field(default_factory=Policy)
+    retries: int = 0
+
+
+@dataclass
+class Account:
+    """What the run took. Tokens do not count the one job that the command has without any."""
+
+    peak_bytes: int = 0
+    limit_bytes: int = 0
+    limit_source: str = ""
+    oom_kills: int = 0
+    stopped: int = 0
+    woken: int = 0
+    killed: int = 0
+    retried: int = 0
+    tokens_min: int | None = None
+    tokens_max: int = 0
+    jobs: int = 0
+    wall_s: float = 0.0
+    exit_status: int = 0
+
+
+class Supervisor:
+    """One command under supervision. `lives` are those of its jobs in earlier runs; those of this one are added."""
+
+    def __init__(
+        self, wish: Wish, enclosure: Enclosure | None, environment: Mapping[str, str], lives: Lives | None = None
+    ) -> None:
+        self.account = Account()
+        self._lives = lives
+        self._wish = wish
+        self._enclosure = enclosure
+        self._environment = environment
+        self._process: subprocess.Popen[bytes] | None = None
+        self._leader: Leader | None = None
+        self._reflex: Reflex | None = None
+        self._step_back: Callable[[], None] = lambda: None
+        self._is_ending = False
+        # Signals that came before there was somebody to pass them on to.
+        self._early: list[int] = []
+        self._make: Version | None = None
+        self._jobs = wish.jobs or max(1, ceil(Sensor().read().cpus))
+        self.account.jobs = self._jobs
+
+    def run(self) -> Account:
+        """Run the command to its end. Raises NotStarted."""
+        began_s = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="memguard-run-", ignore_cleanup_errors=True) as scratch:
+            janitor = Janitor(Path(scratch), self._enclosure)
+            search = self._environment.get("PATH", os.defpath)
+            self._make = Tools(Path(scratch) / "versions").oldest(("make", "gmake"), search)
+            try:
+                with self._signals_passed_on(), precedence() as self._step_back:
+                    self.account.exit_status = self._attempts(Path(scratch))
+            finally:
+                janitor.close()
+        self.account.wall_s = round(time.monotonic() - began_s, 3)
+        return self.account
+
+    def _attempts(self, scratch: Path) -> int:
+        """Run the command, and again with fewer jobs while it fails for memory; its exit status."""
+        for attempt in range(self._wish.retries + 1):
+            lost = self.account.killed + self.account.oom_kills
+            jobs = 1 if attempt and attempt == self._wish.retries else max(1, self._jobs >> attempt)
+            status = self._attempt(scratch / f"pool-{attempt}", jobs)
+            if status == 0 or self._is_ending or self.account.killed + self.account.oom_kills == lost:
+                break
+            if attempt < self._wish.retries:
+                self.account.retried += 1
+        return status
+
+    def _attempt(self, pool: Path, jobs: int) -> int:
+        make_pool(str(pool))
+        sides = (os.open(pool, os.O_RDONLY | os.O_NONBLOCK), os.open(pool, os.O_WRONLY))
+        os.set_blocking(sides[0], True)
+        try:
+            self._process = subprocess.Popen(
+                self._wish.command,
+                env={**self._environment, **client_words(str(pool), sides, jobs, self._wish.command, self._make)},
+                pass_fds=sides,
+                start_new_session=True,
+                preexec_fn=self._enter,
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            why = error.strerror if isinstance(error, OSError) else "its cgroup cannot be entered"
+            raise NotStarted(f"{self._wish.command[0]}: {why}") from None
+        finally:
+            for side in sides:
+                os.close(side)
+        while self._early:
+            self._pass_on(self._process.pid, self._early.pop(0))
+        leader = find_leader(self._process.pid)
+        if leader is None:
+            return _status(self._process.wait())
+        self._leader = leader
+        return self._watch(self._process, leader, str(pool), jobs)
+
+    def _enter(self) -> None:
+        """What the command's process does before it becomes the command."""
+        self._step_back()
+        if self._enclosure is not None:
+            self._enclosure.enter()
+
+    def _watch(self, process: subprocess.Popen[bytes], leader: Leader, pool: str, jobs: int) -> int:
+        """Look and act until the command has ended."""
+        sensor = Sensor(process=str(process.pid))
+        table = ProcessTable()
+        reflex = self._reflex = Reflex(jobs, table.members)
+        trigger = PressureTrigger(sensor.pressure_source())
+        ended = _PidFile(process.pid)
+        kills_before, pressed_s = sensor.oom_kills() or 0, float("-inf")
+        try:
+            reflex.begin(_COMMAND, Ward(leader, 1, jobs, self._wish.job_bytes, pool=pool), self._lives)
+            poller = select.poll()
+            poller.register(ended.file, select.POLLIN)
+            if trigger.file is not None:
+                poller.register(trigger.file, select.POLLPRI)
+            self._note_limit(self._read(sensor, Usage()))
+            while process.poll() is None:
+                now_s = time.monotonic()
+                usage = table.scan({_COMMAND: leader})[_COMMAND]
+                reading = self._read(sensor, usage)
+                reserve = self._wish.policy.reserve_of(reading.bound_bytes)
+                acted = reflex.look(now_s, reading, reserve, {_COMMAND: usage}, now_s - pressed_s < PRESSED_S)
+                self._note(reading, reflex, acted)
+                wait_s = max(0.0, now_s + min(reflex.next_look_s, MEASURE_S) - time.monotonic())
+                for file, events in poller.poll(wait_s * 1000):
+                    if file != ended.file and trigger.took_place(events):
+                        pressed_s = time.monotonic()
+                    if file != ended.file and trigger.file is None:
+                        poller.unregister(file)
+            reflex.settle(_COMMAND, time.monotonic())
+            if self._is_ending:
+                for member in table.members(leader):
+                    send(Target(*member), signal.SIGKILL)
+        finally:
+            self.account.oom_kills += max(0, (sensor.oom_kills() or 0) - kills_before)
+            reflex.close()
+            trigger.close()
+            ended.close()
+            table.close()
+            sensor.close()
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        return _status(process.returncode)
+
+    def _read(self, sensor: Sensor, usage: Usage) -> Reading:
+        """The container, or what the command takes under a limit that nobody enforces."""
+        reading = sensor.read()
+        limit = self._wish.limit_bytes
+        if limit is None or self._enclosure is not None:
+            return reading
+        room = min(limit - usage.current_bytes, reading.left_bytes)
+        return replace(
+            reading,
+            limit_bytes=min(limit, reading.bound_bytes),
+            limit_source="--limit, which is watched but not enforced",
+            used_bytes=usage.current_bytes,
+            shmem_bytes=0,
+            room_bytes=room,
+            charged_bytes=None,
+        )
+
+    def _note_limit(self, reading: Reading) -> None:
+        self.account.limit_bytes, self.account.limit_source = reading.bound_bytes, reading.limit_source
+
+    def _note(self, reading: Reading, reflex: Reflex, acted: Sequence[Acted]) -> None:
+        account = self.account
+        self._note_limit(reading)
+        used = reading.used_bytes + reading.left_bytes - reflex.left_bytes
+        account.peak_bytes = max(account.peak_bytes, used)
+        for done in acted:
+            account.stopped += done.action.act is Act.STOP
+            account.woken += done.action.act is Act.WAKE
+            account.killed += done.action.act is Act.KILL
+        tokens = reflex.tokens(_COMMAND)
+        if tokens is not None:
+            account.tokens_max = max(account.tokens_max, tokens)
+            account.tokens_min = tokens if account.tokens_min is None else min(account.tokens_min, tokens)
+
+    @contextlib.contextmanager
+    def _signals_passed_on(self) -> Iterator[None]:
+        """Let the command have what this process is sent."""
+
+        def pass_on(number: int, frame: FrameType | None) -> None:
+            self._is_ending = self._is_ending or number in _ENDING
+            if self._process is None or self._process.returncode is not None:
+                self._early.append(number)
+            else:
+                self._pass_on(self._process.pid, number)
+
+        before = {number: signal.signal(number, pass_on) for number in (*PASSED_ON, signal.SIGTSTP)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _pass_on(self, group: int, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            if number != signal.SIGTSTP:
+                os.killpg(group, number)
+                if number in _ENDING:
+                    os.killpg(group, signal.SIGCONT)
+                return
+            # Ctrl-Z stops the command and then this process; what was stopped before stays so when both go on.
+            os.killpg(group, signal.SIGSTOP)
+            os.kill(os.getpid(), signal.SIGSTOP)
+            os.killpg(group, signal.SIGCONT)
+            if self._reflex is not None:
+                self._reflex.stop_again()
+
+
+def client_words(
+    pool: str, sides: tuple[int, int], jobs: int, command: Sequence[str], make: Version | None
+) -> dict[str, str]:
+    """The environment by which make, ninja and cargo find the pool.
+
+    GNU make before 4.4 knows inherited descriptors only and aborts where it is told of a FIFO, ninja knows FIFOs only;
+    so where the make that would be met is old, the FIFO is told to cargo, and to a ninja that is the command itself.
+    """
+    is_ninja = PROGRAMS.get(Path(command[0]).name) == "ninja"
+    form = Form.FIFO
+    if make is not None and make < MAKE_FIFO and not is_ninja:
+        form = Form.PIPE if make >= MAKE_PIPE else Form.NONE
+    words = {
+        "MAKEFLAGS": flags(Choice(form, ""), jobs, pool, sides),
+        "CARGO_MAKEFLAGS": flags(Choice(Form.FIFO, ""), jobs, pool),
+    }
+    return {name: text for name, text in words.items() if text is not None}
+
+
+class _PidFile:
+    """A descriptor that can be read once the process has ended; a pipe that says nothing where there are none."""
+
+    def __init__(self, pid: int) -> None:
+        self._other = -1
+        try:
+            self.file = os.pidfd_open(pid)
+        except (AttributeError, OSError):
+            self.file, self._other = os.pipe()
+
+    def close(self) -> None:
+        os.close(self.file)
+        if self._other >= 0:
+            os.close(self._other)
+
+
+def _status(returncode: int) -> int:
+    """A shell's exit status: 128 and the signal's number for a command that was killed."""
+    return 128 - returncode if returncode < 0 else returncode

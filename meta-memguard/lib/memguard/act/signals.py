@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: MIT
+"""Stops, wakes and kills single processes, and sees that none stays stopped whatever happens to this one.
+
+Runs in: the sentinel and `memguard run`; standard library only.
+Covers: signals to exactly the process that was meant, though its pid may have been given anew; the watchman.
+Does not cover: whom to signal (regulate).
+
+The watchman is a shell that is started with the first stop. It is told of each stop and wake through a pipe; when that
+ends, even by SIGKILL of this process, it wakes whatever is stopped still and is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from memguard.sense.proc_files import Target, find_leader
+
+if TYPE_CHECKING:
+    import subprocess
+
+# oom_score_adj of tasks, in thousandths of the container's memory that are added to what a process holds.
+OFFERED_LEAST, OFFERED_MOST = 300, 900
+
+# At the end of its input: for each pid in the list, SIGCONT. Reused pids do not matter, who is not stopped goes on.
+_WATCHMAN = """
+trap '' INT TERM HUP
+stopped=' '
+while read -r what pid; do
+    case $what in
+        stop) stopped="$stopped$pid " ;;
+        wake) stopped="${stopped%% $pid *} ${stopped#* $pid }" ;;
+    esac
+done
+for pid in $stopped; do kill -CONT "$pid"; done
+"""
+
+
+class Signals:
+    """Signals to processes of tasks; `stopped` are those that this one has stopped and not woken."""
+
+    def __init__(self) -> None:
+        self.stopped: set[Target] = set()
+        self._watchman: subprocess.Popen[bytes] | None = None
+
+    def stop(self, target: Target) -> bool:
+        """Stop a process until wake(); False where it is gone, or there is no watchman to be had."""
+        if not self._tell("stop", target):
+            return False
+        # Noted first: should this process die in between, the watchman wakes one that was never stopped.
+        self.stopped.add(target)
+        if send(target, signal.SIGSTOP):
+            return True
+        self._forget(target)
+        return False
+
+    def wake(self, target: Target) -> bool:
+        """Let a stopped process go on; False where it is gone."""
+        is_there = send(target, signal.SIGCONT)
+        self._forget(target)
+        return is_there
+
+    def stop_again(self) -> None:
+        """Stop once more what somebody else may have let go on."""
+        for target in self.stopped:
+            send(target, signal.SIGSTOP)
+
+    def kill(self, target: Target) -> bool:
+        """Kill a process, stopped or not; False where it is gone."""
+        is_there = send(target, signal.SIGKILL)
+        self._forget(target)
+        return is_there
+
+    def keep_only(self, living: Iterable[Target]) -> None:
+        """Forget the stopped processes that have ended."""
+        for target in self.stopped - set(living):
+            self._forget(target)
+
+    def close(self) -> None:
+        """Wake everything, and end the watchman."""
+        for target in list(self.stopped):
+            self.wake(target)
+        watchman, self._watchman = self._watchman, None
+        if watchman is not None and watchman.stdin is not None:
+            with contextlib.suppress(OSError):
+                watchman.stdin.close()
+            watchman.wait()
+
+    def _forget(self, target: Target) -> None:
+        if target in self.stopped:
+            self.stopped.discard(target)
+            self._tell("wake", target)
+
+    def _tell(self, what: str, target: Target) -> bool:
+        """Tell the watchman; False where there is none and none can be started."""
+        if self._watchman is None or self._watchman.poll() is not None:
+            import subprocess  # only now: most builds stop nothing
+
+            with contextlib.suppress(OSError):
+                self._watchman = subprocess.Popen(
+                    ["/bin/sh", "-c", _WATCHMAN],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    cwd="/",
+                    start_new_session=True,
+                )
+                for known in self.stopped:
+                    self._write("stop", known)
+        return self._write(what, target)
+
+    def _write(self, what: str, target: Target) -> bool:
+        if self._watchman is None or self._watchman.stdin is None:
+            return False
+        try:
+            os.write(self._watchman.stdin.fileno(), f"{what} {target.pid}\n".encode())
+        except OSError:
+            return False
+        return True
+
+
+def offer_to_kernel(pid: int, share: float) -> None:
+    """Let the kernel, should it have to kill for memory, choose this process and what it starts before any other.
+
+    share: how heavy it is, from 0 to 1; the heaviest are chosen first, all of them before who was never offered. A
+           value that is higher already stands. Documentation/filesystems/proc.rst, "oom_score_adj".
+    """
+    wanted = OFFERED_LEAST + int((OFFERED_MOST - OFFERED_LEAST) * max(0.0, min(1.0, share)))
+    with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/oom_score_adj", "r+") as file:
+        if int(file.read()) < wanted:
+            file.seek(0)
+            file.write(str(wanted))
+
+
+def send(target: Target, number: signal.Signals) -> bool:
+    """Send a signal to exactly this process; False where it is gone or must not be signalled."""
+    try:
+        descriptor = os.pidfd_open(target.pid)
+    except AttributeError:  # Python or kernel without it: a pid may be given anew between the look and the signal
+        descriptor = -1
+    except OSError as error:
+        if isinstance(error, ProcessLookupError):
+            return False
+        descriptor = -1
+    try:
+        if find_leader(target.pid) != tuple(target):
+            return False
+        if descriptor >= 0:
+            signal.pidfd_send_signal(descriptor, number)
+        else:
+            os.kill(target.pid, number)
+        return True
+    except OSError:
+        return False
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: MIT
+"""BitBake adapter inside a task: lowers the recipe's knobs to the grant the server left for it, and tells the sentinel.
+
+Runs in: the task's own child process, before prefuncs and the task, and after it; imports bb.
+Covers: variables and environment of this one task. No task signature sees any of it.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import bb
+
+from memguard import settings
+from memguard.act.job_variables import KNOBS, Knob, jobs_in, lower, variables_of
+from memguard.act.signals import offer_to_kernel
+from memguard.bitbake import task_again
+from memguard.bitbake.task_pool import join_pool, leave_pool
+from memguard.channels.fifo import Notes
+from memguard.channels.grants import Handover
+from memguard.channels.notes import TaskEnd, TaskNote
+from memguard.model import Outcome
+from memguard.sense.proc_files import MARK, find_leader
+
+if TYPE_CHECKING:
+    from bb.data_smart import DataSmart
+
+
+_began: tuple[TaskNote, float] | None = None
+
+
+def handle(event: Any, d: DataSmart) -> None:
+    """What memguard.bbclass does at the start and end of a task. What fails here costs a warning, never the task."""
+    directory = d.getVar("MEMGUARD_DIR")
+    if not directory or settings.is_off(d.getVar):
+        return
+    try:
+        if isinstance(event, bb.build.TaskStarted):
+            _start(event, Path(directory), d)
+        else:
+            _end(Path(directory), Outcome.OK if isinstance(event, bb.build.TaskSucceeded) else Outcome.FAILED)
+            leave_pool(d)  # also where no sentinel is left that would remove it
+    except OSError as error:
+        bb.note(f"memguard: {event.task} is not measured: {error}")
+    except Exception as error:
+        bb.warn(f"memguard: the grant for {event.task} cannot be used, it runs with all its jobs: {error!r}")
+
+
+def _start(event: Any, directory: Path, d: DataSmart) -> None:
+    """Let the task obey its grant, take its jobs from a pool where it can, be measured, and run again after a kill."""
+    asked = _own_jobs(event.task, d) or 1
+    granted = _apply_grant(event, directory, d)
+    jobs = min(asked, granted or asked)
+    _begin(event, directory, jobs, asked, d)
+    task_again.arm(event, directory, jobs, lambda fewer: _lower(fewer, d), d)
+
+
+def _apply_grant(event: Any, directory: Path, d: DataSmart) -> int | None:
+    """Lower the knobs to what the server has granted; the jobs granted, None where it was all that is wanted."""
+    jobs = Handover(directory).take(f"{event._fn}:{event.task}")
+    if jobs is not None:
+        changed = _lower(jobs, d)
+        bb.note(f"memguard: {jobs} jobs fit now: {', '.join(changed) or 'nothing to lower'}")
+    return jobs
+
+
+def _begin(event: Any, directory: Path, jobs: int, asked: int, d: DataSmart) -> None:
+    """Tell the sentinel of this task, and mark what it starts, for processes that leave its session."""
+    global _began
+    leader = find_leader(os.getpid())
+    notes = Notes(directory)
+    if leader is None or not notes.is_heard():
+        return
+    acts = task_again.may_act(d)
+    if acts:
+        offer_to_kernel(leader.pid, 0.0)  # the sentinel knows how heavy the task is
+    pool = join_pool(event, d, asked, directory) if acts else None
+    is_fakeroot = bb.utils.to_boolean(d.getVarFlag(event.task, "fakeroot", False))
+    note = TaskNote(
+        pid=leader.pid,
+        start_ticks=leader.start_ticks,
+        tid=f"{event._fn}:{event.task}",
+        recipe=d.getVar("PN") or "",
+        version=d.getVar("PV") or "",
+        task=event.task,
+        machine=d.getVar("PACKAGE_ARCH") or d.getVar("MACHINE") or "",
+        jobs=jobs,
+        most_jobs=asked,
+        pool=pool or "",
+        may_kill=acts and not is_fakeroot and settings.may_be_killed(event.task, d.getVar),
+    )
+    if notes.send(note):
+        os.environ[MARK] = leader.mark
+        _began = note, time.monotonic()
+    elif pool is not None:
+        leave_pool(d)  # nobody would give it tokens
+
+
+def _end(directory: Path, outcome: Outcome) -> None:
+    """Tell the sentinel how this task ended."""
+    if _began is None:
+        return
+    note, since_s = _began
+    own, waited = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    cpu_s = own.ru_utime + own.ru_stime + waited.ru_utime + waited.ru_stime
+    wall_s = round(time.monotonic() - since_s, 3)
+    end = TaskEnd(note.pid, note.start_ticks, outcome, wall_s, round(cpu_s, 3), waited.ru_maxrss * 1024)
+    Notes(directory).send(end)
+
+
+def _own_jobs(task: str, d: DataSmart) -> int | None:
+    """The jobs that the recipe's own variables say, as they are now."""
+    return next((jobs_in(value) for name in variables_of(task) if (value := d.getVar(name))), None)
+
+
+def _lower(jobs: int, d: DataSmart) -> list[str]:
+    """Lower every knob to `jobs`; what was changed, in words."""
+    return [change for knob in KNOBS for change in _turn_down(knob, jobs, d)]
+
+
+def _turn_down(knob: Knob, jobs: int, d: DataSmart) -> list[str]:
+    """Lower one knob where the recipe uses it; what was changed, in words."""
+    value = d.getVar(knob.variable)
+    if value:
+        lowered = lower(value, jobs, knob.least)
+        if lowered == value:
+            return []
+        d.setVar(knob.variable, lowered)
+    else:
+        if value is not None or not any(bb.data.inherits_class(name, d) for name in knob.used_by):
+            return []
+        lowered = str(max(knob.least, min(jobs, len(os.sched_getaffinity(0)))))
+        d.setVar(knob.variable, lowered)
+        d.setVarFlag(knob.variable, "export", "1")
+        os.environ[knob.variable] = lowered
+    if knob.variable in os.environ:
+        os.environ[knob.variable] = lowered
+    return [f"{knob.variable} = {lowered}"]

@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: MIT
+"""BitBake adapter inside a task: lets its function run again, in place, after a memory kill.
+
+Runs in: the task's own child process, around the task's function; imports bb.
+Covers: bb.build.exec_func for the task's own function, records that must not be seen if the task succeeds after all,
+directories that BitBake would clean, and what the task is told.
+Does not cover: prefuncs and postfuncs, and whether and how often it runs again (retry).
+
+A failing run logs errors before it has failed (bbfatal), and a build with an error has failed for whoever asks its exit
+status: so these records wait in the child until it is known whether they count. The task's log has them at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable
+
+import bb
+
+from memguard import settings
+from memguard.act import half_written
+from memguard.bitbake.held_records import HeldRecords
+from memguard.channels.fifo import Notes
+from memguard.channels.kills import read_kills
+from memguard.channels.notes import TaskWait
+from memguard.channels.state import StateFile
+from memguard.decide.run_again import Attempt, Cause, Evidence, find_cause, plan, statuses_of
+from memguard.diagnose.scan import classify
+from memguard.sense.container import Sensor
+from memguard.sense.proc_files import Leader, find_leader
+from memguard.task import retry
+from memguard.task.turn import Turns
+
+if TYPE_CHECKING:
+    from bb.data_smart import DataSmart
+
+# What a log says at its end decides; of one that is longer the beginning is passed over.
+_LOG_MOST_BYTES = 16 << 20
+
+
+def arm(event: Any, directory: Path, jobs: int, turn_down: Callable[[int], object], d: DataSmart) -> None:
+    """Let the function of the task that starts with `event` run again after a memory kill.
+
+    jobs:      what its first run may run at once.
+    turn_down: lowers its knobs to another number of jobs.
+    """
+    task, leader, build = event.task, find_leader(os.getpid()), bb.build
+    if leader is None or task.endswith("_setscene") or not may_act(d):
+        return
+    attempts = plan(jobs, settings.retries_of(task, d.getVar))
+    exec_func = build.exec_func
+
+    def run_again(function: str, data: DataSmart, *arguments: Any, **named: Any) -> None:
+        if function != task or os.getpid() != leader.pid:
+            exec_func(function, data, *arguments, **named)
+            return
+        # What the task's function calls in turn is its own affair.
+        build.exec_func = exec_func
+        scene = TaskScene(task, event.logfile, leader, jobs, len(attempts), directory, turn_down, data)
+        try:
+            retry.run(functools.partial(exec_func, function, data, *arguments, **named), attempts, scene)
+        finally:
+            scene.end()
+
+    build.exec_func = run_again
+
+
+def may_act(d: DataSmart) -> bool:
+    """Whether memguard does more than observe: a worker sees BB_SCHEDULER as the user has set it, if at all."""
+    if not settings.may_act(d.getVar):
+        return False
+    chosen = d.getVar("BB_SCHEDULER") or ""
+    return chosen in ("", "memguard", "memguard-completion") or (
+        chosen == "completion" and bool(bb.data.inherits_class("rm_work", d))
+    )
+
+
+class TaskScene:
+    """The surroundings of one task's function (see retry.Scene)."""
+
+    def __init__(
+        self,
+        task: str,
+        log: str,
+        leader: Leader,
+        jobs: int,
+        retries: int,
+        directory: Path,
+        turn_down: Callable[[int], object],
+        d: DataSmart,
+    ) -> None:
+        self._task = task
+        self._log = log
+        self._leader = leader
+        self._jobs = jobs
+        self._may_repeat = retries > 0
+        self._notes = Notes(directory)
+        self._state = StateFile(directory)
+        self._kills = directory / "kills" / f"{leader.mark}.jsonl"
+        self._turn_down = turn_down
+        self._d = d
+        self._name = f"{d.getVar('PN')} {task}"
+        self._records = HeldRecords(log)
+        self._sensor: Sensor | None = None
+        self._has_begun = self._has_failed = False
+
+    def begin(self) -> None:
+        self._has_begun = False
+        self._since_s, self._since_epoch_s = time.monotonic(), time.time()
+        self._offset = self._log_bytes()
+        if self._may_repeat:
+            self._sensor = self._sensor or Sensor()
+            self._kernel_kills = self._sensor.oom_kills() or 0
+            self._cpu_s = _cpu_s()
+            self._since_ticks = half_written.now_ticks()
+            self._records.hold()
+        self._has_begun = True
+
+    def look(self, error: Exception | None) -> Cause | None:
+        self._has_failed = error is not None
+        if not self._has_begun:
+            return None
+        kills = read_kills(self._kill_lines(), self._since_s)
+        if error is None:
+            return find_cause(Evidence(kills))
+        kernel_kills = (self._sensor.oom_kills() or 0) - self._kernel_kills if self._sensor else 0
+        lines = [*self._log_lines(), *str(error).splitlines()]
+        return find_cause(Evidence(kills, kernel_kills, statuses_of(error), classify(lines, self._task)))
+
+    def clear(self, cause: Cause, attempt: Attempt, number: int, of: int) -> bool:
+        wall_s, cpu_s = time.monotonic() - self._since_s, _cpu_s() - self._cpu_s
+        largest_bytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+        self._take_away(cause)
+        self._keep_directories()
+        self._turn_down(attempt.jobs)
+        jobs = "1 job, alone" if attempt.is_alone else f"{attempt.jobs} of {self._jobs} jobs"
+        self._records.drop()
+        bb.warn(f"memguard: {self._name}: {cause}; runs again with {jobs} ({number} of {of})")
+        wait = TaskWait(
+            pid=self._leader.pid,
+            start_ticks=self._leader.start_ticks,
+            jobs=attempt.jobs,
+            alone=attempt.is_alone,
+            attempt=number,
+            program=cause.program[:200],
+            reason=cause.words[:200],
+            need_bytes=max(cause.bytes, largest_bytes) * attempt.jobs,
+            wall_s=round(wall_s, 3),
+            cpu_s=round(cpu_s, 3),
+            largest_bytes=largest_bytes,
+        )
+        try:
+            if self._sensor is not None:
+                Turns(self._leader.mark, self._notes, self._state, self._sensor).wait_for_turn(wait)
+        except Exception as fault:
+            self.excuse(fault)
+        # Into the log alone, where it parts one run from the next.
+        print(f"memguard: run {number + 1} of {of + 1} begins, with {jobs}", flush=True)
+        return True
+
+    def let_through(self) -> None:
+        self._records.let_through()
+
+    def explain(self, cause: Cause, runs: int) -> None:
+        if not self._has_failed:
+            bb.warn(f"memguard: {self._name}: {cause}; it ended well all the same, but may lack what that was to make")
+        elif not self._may_repeat:
+            bb.warn(
+                f"memguard: {self._name}: {cause}. It is not run again (MEMGUARD_RETRY_TASKS, MEMGUARD_RETRIES); start "
+                "the build again, with a larger limit or fewer tasks at once (BB_NUMBER_THREADS)"
+            )
+        else:
+            bb.warn(
+                f"memguard: {self._name}: {cause}, in the last of {runs} runs, which had 1 job and was alone. It needs "
+                "a container with a larger limit"
+            )
+
+    def excuse(self, fault: Exception) -> None:
+        with contextlib.suppress(Exception):
+            bb.note(f"memguard: {self._name} cannot be run again: {fault!r}")
+
+    def end(self) -> None:
+        """The task's function has run for the last time."""
+        if self._sensor is not None:
+            self._sensor.close()
+        with contextlib.suppress(OSError):
+            self._kills.unlink()
+
+    def _take_away(self, cause: Cause) -> None:
+        """End what still runs of the last run, and remove what was half written."""
+        d = self._d
+        build = d.getVar("B") or ""
+        roots = [d.getVar("WORKDIR") or "", build, d.getVar("S") or ""]
+        spared = [d.getVar("T") or ""]
+        written = half_written.end_session(self._leader.pid, self._since_ticks)
+        targets = half_written.failed_targets(self._log_lines(), build)
+        # The clock of files is a little behind.
+        removed = half_written.remove_partial(
+            [*cause.outputs, *written, *targets], roots, spared, self._since_epoch_s - 1
+        )
+        for path in removed:
+            print(f"memguard: removed {path}, which was not finished", flush=True)
+
+    def _keep_directories(self) -> None:
+        """Keep BitBake from cleaning what the last run has finished; what an install puts into D is put there anew."""
+        directories = (self._d.getVarFlag(self._task, "cleandirs") or "").split()
+        image = (self._d.getVar("D") or "").rstrip("/")
+        cleaned = [
+            path
+            for path in directories
+            if self._task.startswith("do_install") and image and f"{path.rstrip('/')}/".startswith(f"{image}/")
+        ]
+        self._d.setVarFlag(self._task, "cleandirs", " ".join(cleaned))
+
+    def _log_bytes(self) -> int:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        return Path(self._log).stat().st_size
+
+    def _log_lines(self) -> list[str]:
+        """What the log has of the last run."""
+        begin = max(self._offset, self._log_bytes() - _LOG_MOST_BYTES)
+        with open(self._log, "rb") as file:
+            file.seek(begin)
+            return file.read(_LOG_MOST_BYTES).decode("utf-8", "replace").splitlines()
+
+    def _kill_lines(self) -> Iterator[bytes]:
+        with contextlib.suppress(OSError), open(self._kills, "rb") as file:
+            yield from file
+
+
+def _cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

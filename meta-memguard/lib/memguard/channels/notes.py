@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: MIT
+"""What server and tasks tell the sentinel: its orders at the start, then a note for each thing that happens.
+
+Runs in: the BitBake server, task children, the sentinel; pure.
+Covers: the notes, and each as a line of JSON.
+Does not cover: how a line reaches the sentinel (fifo.py).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from typing import Any, Union
+
+from memguard.model import Outcome
+
+# What a server that ends says to its sentinel; one that was killed says nothing.
+FAREWELL = b"bye"
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What the server tells its sentinel at the start, as JSON in its argument.
+
+    history:       the database of what tasks took; "" to keep none.
+    limit_bytes, reserve_bytes, reserve_share: the user's own, as in Policy.
+    pressure_command: what is run before something is killed; "" for nothing.
+    acts:          whether running tasks may be touched; else it only measures.
+    slots:         the jobs of all tasks together, 0 for as many as there are CPUs.
+    log:           the file of the readings, "" to write none.
+    metrics:       the file of the metrics, "" to write none.
+    """
+
+    directory: str
+    build: str
+    history: str
+    history_max_bytes: int
+    limit_bytes: int | None = None
+    reserve_bytes: int | None = None
+    reserve_share: float | None = None
+    pressure_command: str = ""
+    acts: bool = False
+    slots: int = 0
+    log: str = ""
+    metrics: str = ""
+
+
+@dataclass(frozen=True)
+class TaskNote:
+    """One task that runs: its process, which leads a session, by pid and start time in clock ticks since boot.
+
+    jobs:      those it begins with.
+    most_jobs: those its recipe asks for.
+    pool:      the path of its pool of tokens, "" where it has none.
+    may_kill:  whether one of its compilers may be killed, since the task can be repeated.
+    """
+
+    pid: int
+    start_ticks: int
+    tid: str
+    recipe: str
+    version: str
+    task: str
+    machine: str
+    jobs: int
+    most_jobs: int = 1
+    pool: str = ""
+    may_kill: bool = False
+
+
+@dataclass(frozen=True)
+class TaskWait:
+    """A task of which something was killed for memory, and which waits for its turn to run again.
+
+    It may be told several times until the turn is given; the same `attempt` of a task is the same wait.
+
+    pid, start_ticks: those of its note.
+    jobs, alone:   what it will run with, and whether nothing else shall run beside it.
+    attempt:       1 when it is about to run for the second time.
+    program:       what was killed, "" where that is unknown.
+    reason:        why it runs again, in words.
+    need_bytes:    what it is expected to take, by the largest process of the run that ended.
+    wall_s, cpu_s, largest_bytes: what that run took, as in TaskEnd.
+    """
+
+    pid: int
+    start_ticks: int
+    jobs: int
+    alone: bool
+    attempt: int
+    program: str
+    reason: str
+    need_bytes: int
+    wall_s: float
+    cpu_s: float
+    largest_bytes: int
+
+
+@dataclass(frozen=True)
+class TaskEnd:
+    """How a task ended, as its own process saw it.
+
+    pid, start_ticks: those of its note.
+    cpu_s:         CPU seconds of its own and of all that it has waited for.
+    largest_bytes: the most that one of the processes it has waited for had resident, file pages included.
+    """
+
+    pid: int
+    start_ticks: int
+    outcome: Outcome
+    wall_s: float
+    cpu_s: float
+    largest_bytes: int
+
+
+@dataclass(frozen=True)
+class TaskGrant:
+    """What the server has granted a task, before it starts and whenever that changes.
+
+    place:     counts up over the build; the oldest task has the smallest.
+    bytes:     what the whole task is expected to take with `jobs` jobs.
+    job_bytes: what one job of it is expected to take.
+    wanted_jobs: those it would have in a stock build.
+    """
+
+    tid: str
+    place: int
+    jobs: int
+    bytes: int
+    job_bytes: int
+    wanted_jobs: int = 0
+
+
+@dataclass(frozen=True)
+class TaskHold:
+    """A task that is held, and why; with an empty reason, one that is held no longer."""
+
+    tid: str
+    recipe: str
+    task: str
+    reason: str
+
+
+Note = Union[TaskNote, TaskWait, TaskEnd, TaskGrant, TaskHold]
+_NOTES: dict[str, type[Note]] = {
+    "begin": TaskNote,
+    "wait": TaskWait,
+    "end": TaskEnd,
+    "grant": TaskGrant,
+    "hold": TaskHold,
+}
+NAMES = {kind: name for name, kind in _NOTES.items()}
+# What a field may hold, by its annotation; true is no number here.
+_KINDS = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,), "Outcome": (Outcome,)}
+
+
+def parse_note(line: bytes) -> Note | None:
+    """The note in a line, None where it holds none."""
+    try:
+        told: Any = json.loads(line)
+        kind = _NOTES[told["note"]]
+        values = {field.name: told[field.name] for field in fields(kind)}
+        if kind is TaskEnd:
+            values["outcome"] = Outcome(values["outcome"])
+        if any(type(values[field.name]) not in _KINDS[str(field.type)] for field in fields(kind)):
+            return None
+        return kind(**values) if values.get("pid", 1) > 0 else None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: MIT
+"""The words of regulation: a moment of running tasks and their jobs, and the actions that answer it.
+
+Runs in: the sentinel, `memguard run` and every simulation; pure.
+Covers: all that regulation depends on, the marks included.
+Does not cover: the answer (regulate.py).
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from memguard.predict.job_lives import Expected
+
+# The marks, as shares of the reserve that is kept free by plan.
+STOP_SHARE = 0.5
+KILL_SHARE = 0.25
+# A pressed container (PSI) is stopped this much earlier: pressure only confirms what use says.
+PRESSED_FACTOR = 1.5
+# What is left is judged as it will be after this much more time at the present rate: a look and its effect. For stops,
+# what looks came late by of late is added; nothing is killed for that.
+REACTION_S = 0.12
+# A job that should have ended runs on for so long, for all that is known.
+LEAST_LEFT_S = 0.02
+
+
+class Act(str, enum.Enum):
+    """What may be done to a running task, or to one job of it."""
+
+    TOKENS = "tokens"
+    STOP = "stop"
+    WAKE = "wake"
+    KILL = "kill"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a task: a compiler or linker process.
+
+    age_s:         how long it has run, without the time it was stopped.
+    growth_bytes_s: how fast it grew when it was last looked at, or stopped.
+    expected:      the life it is expected to have.
+    """
+
+    pid: int
+    start_ticks: int
+    program: str
+    bytes: int
+    age_s: float
+    growth_bytes_s: float
+    expected: Expected
+    is_stopped: bool = False
+
+    @property
+    def need_bytes(self) -> int:
+        """What it is expected to take beyond what it holds."""
+        return max(0, self.expected.peak_bytes - self.bytes)
+
+    @property
+    def left_s(self) -> float:
+        """How long it is expected to run on."""
+        return max(LEAST_LEFT_S, self.expected.wall_s - self.age_s)
+
+    def soon_bytes(self, seconds: float) -> float:
+        """What it takes in so long at its present pace, up to the largest peak known of its kind."""
+        pace_bytes = max(0.0, self.growth_bytes_s) * seconds
+        if not self.expected.ended:
+            return pace_bytes
+        largest = max(life.peak_bytes for life in self.expected.lives or (self.expected,))
+        return min(pace_bytes, max(0, largest - self.bytes))
+
+
+@dataclass(frozen=True)
+class Running:
+    """One task that runs.
+
+    place:        counts up over the build; the oldest task has the smallest.
+    most_jobs:    what it may run at once by its grant, its implicit job included.
+    jobs:         its jobs, the youngest first.
+    next_job:     what one more job of it is expected to take.
+    held_tokens:  tokens that its jobs hold, None where it has no pool.
+    idle_tokens:  tokens that lie in its pool.
+    growth_bytes: what it is expected to take beyond what it takes now, its jobs included; 0 where that follows from
+                  its jobs alone (with a pool).
+    is_stopped:   the whole task is stopped.
+    may_stop, may_kill: whether its processes may be.
+    """
+
+    tid: str
+    place: int
+    most_jobs: int
+    jobs: tuple[Job, ...]
+    next_job: Expected
+    held_tokens: int | None = None
+    idle_tokens: int = 0
+    growth_bytes: int = 0
+    current_bytes: int = 0
+    is_stopped: bool = False
+    may_stop: bool = True
+    may_kill: bool = True
+
+
+@dataclass(frozen=True)
+class Moment:
+    """All that regulation depends on.
+
+    left_bytes:    what is left until something is killed by the kernel.
+    reserve_bytes: what is kept free by plan.
+    fill_bytes_s:  how fast memory in use grows now; negative where it falls.
+    slots:         jobs of all tasks together, implicit ones included.
+    is_pressed:    the container's own pressure has just passed its threshold.
+    late_s:        by how much looks came too late in the last seconds, at the most.
+    since_wake_s, since_kill_s: the time since the last one, also of another task.
+    tasks:         those that run, in any order.
+    """
+
+    left_bytes: int
+    reserve_bytes: int
+    fill_bytes_s: float
+    slots: int
+    tasks: tuple[Running, ...]
+    is_pressed: bool = False
+    late_s: float = 0.0
+    since_wake_s: float = 1e9
+    since_kill_s: float = 1e9
+
+    @property
+    def reaction_s(self) -> float:
+        """From one look to the effect of the next."""
+        return REACTION_S + self.late_s
+
+    @property
+    def stop_bytes(self) -> int:
+        """Where less than this is left, jobs are stopped."""
+        share = STOP_SHARE * (PRESSED_FACTOR if self.is_pressed else 1.0)
+        return int(self.reserve_bytes * share)
+
+    @property
+    def kill_bytes(self) -> int:
+        """Where less than this is left, and nothing can be stopped, a job is killed."""
+        return int(self.reserve_bytes * KILL_SHARE)
+
+
+@dataclass(frozen=True)
+class Action:
+    """One thing to do; a `job` of None is the whole task, `tokens` what its pool shall have, held ones included."""
+
+    act: Act
+    tid: str
+    reason: str
+    job: Job | None = None
+    tokens: int = 0

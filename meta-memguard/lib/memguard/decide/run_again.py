@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: MIT
+"""Whether a task that failed runs again, and with how many jobs.
+
+Runs in: task children; pure.
+Covers: why it failed, by its log and by what the sentinel has killed; the next attempt.
+Does not cover: doing it (task/retry.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from memguard.diagnose.verdict import Finding
+from memguard.model import Kill
+from memguard.units import format_bytes
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One more run of a task: `jobs` that it may run at once, and whether nothing else runs beside it."""
+
+    jobs: int
+    is_alone: bool = False
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of one run of a task that has ended.
+
+    kills:        what the sentinel has killed of it.
+    kernel_kills: how many processes the kernel has killed for memory meanwhile, anywhere in the container.
+    statuses:     the exit statuses that the failure speaks of, negative for a signal (subprocess).
+    finding:      what its log says.
+    """
+
+    kills: tuple[Kill, ...] = ()
+    kernel_kills: int = 0
+    statuses: tuple[int, ...] = ()
+    finding: Finding | None = None
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A memory kill: the program, "" where it is unknown, what happened to it in words, and the outputs it spoiled."""
+
+    program: str
+    words: str
+    bytes: int = 0
+    outputs: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.program or 'a process'} {self.words}"
+
+
+def plan(jobs: int, retries: int) -> tuple[Attempt, ...]:
+    """The runs that may follow a first one with `jobs` jobs: each with half as many, and at last one job and alone.
+
+    A task with one job has as many: what was short of memory may be something else, and is waited for before each run.
+    `retries` = 0: none at all.
+    """
+    if retries <= 0:
+        return ()
+    attempts = []
+    for _ in range(retries):
+        jobs = max(1, jobs // 2)
+        attempts.append(Attempt(jobs))
+    return (*attempts, Attempt(1, is_alone=True))
+
+
+# 128 + SIGKILL, as a shell tells it, and as Python does.
+_KILLED = (137, -9)
+
+
+def find_cause(evidence: Evidence) -> Cause | None:
+    """The memory kill that ended a run; None where it ended for any other reason, or where that is not certain enough.
+
+    A kill of the sentinel's is certain. The kernel counts its kills for the whole container, so the log or the exit
+    status must agree that one was of this task. Words alone count where they name memory, or a compiler that was
+    killed, since a program may print "Killed" for any reason.
+    """
+    finding = evidence.finding
+    program = _printable(finding.program or "") if finding else ""
+    if evidence.kills:
+        largest = max(evidence.kills, key=lambda kill: kill.bytes)
+        of = "" if largest.limit_bytes is None else f" of {format_bytes(largest.limit_bytes)}"
+        words = f"was killed for memory at {format_bytes(largest.used_bytes)}{of}"
+        outputs = tuple(path for kill in evidence.kills for path in kill.outputs)
+        return Cause(_printable(largest.program), words, largest.bytes, outputs)
+    if evidence.kernel_kills > 0:
+        is_killed = any(status in _KILLED for status in evidence.statuses)
+        if is_killed or (finding is not None and finding.verdict in ("memory", "unclear")):
+            return Cause(program, "was killed by the kernel for memory")
+    if finding is not None and finding.verdict == "memory" and finding.is_certain:
+        line = _printable((finding.evidence or finding.reason).strip()[:160])
+        return Cause(program, f"was killed or ran out of memory ({line})")
+    return None
+
+
+def _printable(text: str) -> str:
+    """A name or line out of a log, for a message."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
+
+
+def statuses_of(error: BaseException) -> tuple[int, ...]:
+    """The exit statuses that an exception speaks of, or one that it was made from."""
+    found: list[int] = []
+    seen: list[BaseException] = []
+    left: list[object] = [error]
+    while left:
+        exception = left.pop(0)
+        if not isinstance(exception, BaseException) or any(exception is known for known in seen):
+            continue
+        seen.append(exception)
+        statuses = (getattr(exception, name, None) for name in ("exitcode", "returncode"))
+        found.extend(status for status in statuses if type(status) is int)
+        left.extend((exception.__cause__, exception.__context__, *exception.args))
+    return tuple(found)

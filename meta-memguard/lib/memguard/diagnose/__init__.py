@@ -1,0 +1,5 @@
+# SPDX-License-Identifier: MIT
+"""Whether memory ended a task or a build, from its log alone.
+
+Pure. May import nothing.
+"""

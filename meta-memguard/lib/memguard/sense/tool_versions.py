@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: MIT
+"""Versions of build tools, asked once a build.
+
+Runs in: task children; standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+from memguard.model import Version
+
+# Where versions are kept below MEMGUARD_DIR.
+FOLDER = "tools"
+
+
+class Tools:
+    """Versions of programs, asked for once for each file; `directory` remembers them for all tasks of a build."""
+
+    # A program that takes longer to tell its version is not asked by every task.
+    PATIENCE_S = 10.0
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    @classmethod
+    def of(cls, directory: Path) -> Tools:
+        """What a build keeps below MEMGUARD_DIR."""
+        return cls(directory / FOLDER)
+
+    def oldest(self, names: Iterable[str], search: str) -> Version | None:
+        """The oldest of the programs that these names call, on a PATH of `search`; see Facts.make."""
+        found = {os.path.realpath(path) for name in names if (path := shutil.which(name, path=search))}
+        return min((self._version(path) for path in sorted(found)), default=None)
+
+    def _version(self, path: str) -> Version:
+        status = Path(path).stat()
+        kept = self._directory / f"{status.st_dev:x}-{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"
+        with contextlib.suppress(OSError):
+            return _parse(kept.read_text(encoding="ascii", errors="replace"))
+        text = self._ask(path)
+        version = _parse(text)
+        draft = kept.with_suffix(f".{os.getpid()}")
+        with contextlib.suppress(OSError):
+            self._directory.mkdir(parents=True, exist_ok=True)
+            draft.write_text(f"{version[0]}.{version[1]}\n", encoding="ascii")
+            os.replace(draft, kept)
+        return version
+
+    def _ask(self, path: str) -> str:
+        # With a pool of its own in the environment, an old make would abort rather than tell.
+        quiet = {name: value for name, value in os.environ.items() if not name.endswith(("MAKEFLAGS", "MFLAGS"))}
+        try:
+            asked = subprocess.run(
+                [path, "--version"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={**quiet, "LC_ALL": "C"},
+                timeout=self.PATIENCE_S,
+            )
+        except (OSError, subprocess.SubprocessError):
+            return ""
+        return asked.stdout.decode("ascii", "replace") if asked.returncode == 0 else ""
+
+
+def _parse(text: str) -> Version:
+    """The first two numbers of what a program tells of its version."""
+    found = re.search(r"(\d{1,6})\.(\d{1,6})", text)
+    return (int(found.group(1)), int(found.group(2))) if found else (0, 0)

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: MIT
+"""Runs a task's function again after something in it was killed for memory, with fewer jobs each time.
+
+Runs in: task children; knows no bb and no process: what it needs of the task comes as a Scene.
+Covers: with how many jobs a task runs again, and whether a failure was a memory kill.
+Does not cover: carrying it out (rerun), the words of logs (failures), waiting (turns), what was left (leftovers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Callable, Protocol
+
+from memguard.decide.run_again import Attempt, Cause
+
+
+class Scene(Protocol):
+    """The surroundings of one task's function."""
+
+    def begin(self) -> None:
+        """A run begins: from here on errors are held back, and what happens belongs to it."""
+        ...
+
+    def look(self, error: Exception | None) -> Cause | None:
+        """The memory kill of the run that has just ended, with `error` if it failed; None where there was none."""
+        ...
+
+    def clear(self, cause: Cause, attempt: Attempt, number: int, of: int) -> bool:
+        """Make ready for another run and wait until memory allows it; whether it can be. Errors are dropped then."""
+        ...
+
+    def let_through(self) -> None:
+        """Show the errors that were held back, in order."""
+        ...
+
+    def explain(self, cause: Cause, runs: int) -> None:
+        """Say why a task failed, or may be spoiled, after all its `runs`."""
+        ...
+
+    def excuse(self, fault: Exception) -> None:
+        """Say that something here failed, which costs a task no more than its next run. Never raises."""
+        ...
+
+
+def run(function: Callable[[], object], attempts: Sequence[Attempt], scene: Scene) -> None:
+    """Run `function`, and once more for each of `attempts` as long as a memory kill is what ended it.
+
+    A run that ends well although something in it was killed by the sentinel is repeated, too: whoever ignored the death
+    of a compiler may have gone on without its output.
+
+    Raises what the last run raised, with everything it had logged shown before.
+    """
+    runs = 0
+    while True:
+        runs += 1
+        _attempt(scene, scene.begin)
+        error: Exception | None = None
+        try:
+            function()
+        except Exception as raised:
+            error = raised
+        except BaseException:
+            # An end from outside, or an interrupt: nobody waits for another run.
+            scene.let_through()
+            raise
+        cause = _attempt(scene, scene.look, error)
+        has_more = cause is not None and runs <= len(attempts)
+        if has_more and _attempt(scene, scene.clear, cause, attempts[runs - 1], runs, len(attempts)):
+            continue
+        scene.let_through()
+        if cause is not None:
+            _attempt(scene, scene.explain, cause, runs)
+        if error is not None:
+            raise error
+        return
+
+
+def _attempt(scene: Scene, step: Callable[..., Any], *arguments: object) -> Any:
+    """What a step says; None where it fails, since no fault of ours may cost more than another run."""
+    try:
+        return step(*arguments)
+    except Exception as fault:
+        scene.excuse(fault)
+        return None

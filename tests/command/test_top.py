@@ -1,0 +1,447 @@
+# SPDX-License-Identifier: MIT
+"""`memguard top` as one sees it: in a real pseudo-terminal behind a terminal emulator, and as plain lines."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import termios
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyte
+import pytest
+
+from memguard.units import GIB
+from memguard_cli.builds.state import State, _state
+from memguard_cli.screens import event_words
+from memguard_cli.screens.text import make_console
+from memguard_cli.screens.top import Room, draw
+from testbed import build_logs
+from testbed.command import COMMAND, environment, memguard, refused
+
+# What a terminal is told to show its cursor, and to go back to what it showed before.
+SHOW_CURSOR, HIDE_CURSOR, LEAVE_SCREEN = b"\x1b[?25h", b"\x1b[?25l", b"\x1b[?1049l"
+PATIENCE_S = 60
+
+
+class Terminal:
+    """A command in a pseudo-terminal, and what a terminal emulator makes of its output."""
+
+    def __init__(self, words: list[str], columns: int, rows: int, **env: str) -> None:
+        self.output = b""
+        self._screen = pyte.Screen(columns, rows)
+        self._stream = pyte.ByteStream(self._screen)
+        self._master, slave = pty.openpty()
+        self._set_size(columns, rows)
+        variables = {**environment(**env), "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
+        del variables["COLUMNS"]
+        self.process = subprocess.Popen(
+            [*COMMAND, *words], stdin=slave, stdout=slave, stderr=slave, env=variables, start_new_session=True
+        )
+        os.close(slave)
+
+    def _set_size(self, columns: int, rows: int) -> None:
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Change the window's size, as its user would."""
+        self._screen.resize(rows, columns)
+        self._set_size(columns, rows)
+
+    @property
+    def lines(self) -> list[str]:
+        return [line.rstrip() for line in self._screen.display]
+
+    @property
+    def colours(self) -> set[str]:
+        """The colours on the screen."""
+        return {cell.fg for row in self._screen.buffer.values() for cell in row.values()}
+
+    @property
+    def afterwards(self) -> str:
+        """What was written once the terminal was as before: the cursor shown, the screen that was there back."""
+        _, left, rest = self.output.rpartition(LEAVE_SCREEN)
+        assert left, self.output[-300:]
+        assert self.output.rpartition(SHOW_CURSOR)[2].find(HIDE_CURSOR) < 0
+        return rest.decode()
+
+    def read(self, seconds: float = 0.1) -> None:
+        """Take what has been written, waiting so long for the first of it."""
+        while select.select([self._master], [], [], seconds)[0]:
+            try:
+                content = os.read(self._master, 65536)
+            except OSError:  # the other end is closed
+                return
+            if not content:
+                return
+            self.output += content
+            self._stream.feed(content)
+            seconds = 0.0
+
+    def wait_for(self, is_there: Callable[[], bool]) -> None:
+        """Read until something shows."""
+        deadline_s = time.monotonic() + PATIENCE_S
+        while not is_there():
+            assert time.monotonic() < deadline_s, "\n".join(self.lines)
+            self.read()
+
+    def wait_for_text(self, text: str) -> None:
+        self.wait_for(lambda: any(text in line for line in self.lines))
+
+    def end(self) -> int:
+        """Wait for the command's end; its exit status."""
+        while self.process.poll() is None:
+            self.read()
+        self.read()
+        return self.process.returncode
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        os.close(self._master)
+
+
+@contextlib.contextmanager
+def terminal(*words: str, columns: int = 80, rows: int = 24, **env: str) -> Iterator[Terminal]:
+    """A terminal with a command in it, which is gone afterwards."""
+    found = Terminal(list(words), columns, rows, **env)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def put(build: Path, **fields: Any) -> None:
+    """Publish a state, as a sentinel does: whole, and as of now."""
+    content = build_logs.make_state(**{"now_s": time.time(), "pid": os.getpid(), **fields})
+    draft = build / "memguard" / "state.draft"
+    draft.write_text(json.dumps(content), encoding="utf-8")
+    os.replace(draft, build / "memguard" / "state.json")
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Path:
+    """Return a build directory in which a build runs."""
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "local.conf").write_text('INHERIT += "memguard"\n', encoding="utf-8")
+    (tmp_path / "memguard").mkdir()
+    put(tmp_path)
+    return tmp_path
+
+
+def end(build: Path) -> None:
+    """End the build as a real one does: a last event, then the state is gone."""
+    build_logs.make(5).write(build / "memguard")
+    (build / "memguard" / "state.json").unlink()
+
+
+# -- the screen --------------------------------------------------------------------------------------------------------
+
+
+def test_a_build_is_seen_until_its_end(build: Path) -> None:
+    """In 80 columns everything is told; the end is said, exit 0, and the screen is as it was, cursor and all."""
+    with terminal("top", str(build), "--interval", "0.2") as screen:
+        screen.wait_for_text("events, the newest first")
+        shown = "\n".join(screen.lines)
+        for text in (
+            "mode enforce  8 CPUs",
+            "13.4 GiB of 16.0 GiB used (83 %)",
+            "below all marks",
+            "w withdraw 14.08 GiB  s stop 14.72 GiB  k kill 15.36 GiB",
+            "6 tasks running",
+            "stopped 3/8",
+            "retrying",
+            "predicted",
+            "3 tasks held",
+            "needs 2.4 GiB, 1.1 GiB fit",
+            "stop cc1plus (812 MiB) of webkitgtk do_compile",
+        ):
+            assert text in shown, shown
+        put(build, used_bytes=15 * GIB)
+        screen.wait_for_text("above the stop mark")
+        end(build)
+        assert screen.end() == 0
+    last = screen.afterwards
+    assert "has ended after" in last
+    assert "memguard report" in last
+    assert "tasks running" not in last
+
+
+def test_the_screen_follows_its_size(build: Path) -> None:
+    """A wider terminal shows how long tasks run; a smaller one still the bar and the heaviest task."""
+    with terminal("top", str(build), "--interval", "60") as screen:
+        screen.wait_for_text("events, the newest first")
+        assert not any("now of predicted" in line for line in screen.lines)
+        screen.resize(160, 30)
+        screen.wait_for_text("now of predicted")
+        screen.resize(60, 9)
+        screen.wait_for(lambda: not any("events, the" in line for line in screen.lines))
+        screen.wait_for_text("qtwebengine")
+        assert screen.lines[1].startswith("13.4 GiB of 16.0 GiB")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_the_terminal_as_it_was(build: Path, number: signal.Signals) -> None:
+    """Ctrl-C and a request to end are exit 130, with the cursor back and no traceback."""
+    with terminal("top", str(build)) as screen:
+        screen.wait_for_text("tasks running")
+        screen.process.send_signal(number)
+        assert screen.end() == 130
+    assert "Traceback" not in screen.afterwards
+
+
+def test_no_colour_is_respected(build: Path) -> None:
+    """With NO_COLOR the same is told without colours; without it there are some."""
+    with terminal("top", str(build)) as screen:
+        screen.wait_for_text("tasks running")
+        assert screen.colours > {"default"}
+    with terminal("top", str(build), NO_COLOR="1") as screen:
+        screen.wait_for_text("tasks running")
+        assert screen.colours == {"default"}
+
+
+def test_names_move_no_terminal(build: Path) -> None:
+    """Escape sequences in names and reasons are shown as question marks, in the screen and in plain lines."""
+    evil = {"recipe": "a\x1b[2Jb", "task": "do_\u202ex", "reason": "\x1b]0;title\x07", "since": 1.0}
+    event = {"event": "kill", "time": 1.0, "recipe": "a\x1b[2Jb", "task": "[red]", "program": "\x9b31m"}
+    content = build_logs.make_state(now_s=time.time(), pid=os.getpid(), held=0)
+    content["held"], content["events"] = [evil], [event]
+    (build / "memguard" / "state.json").write_text(json.dumps(content), encoding="utf-8")
+    done = memguard("top", "--once", cwd=build)
+    assert done.returncode == 0, done.stderr
+    assert "a?[2Jb do_?x" in done.stdout
+    assert "a?[2Jb [red]" in done.stdout
+    assert all(character.isprintable() or character == "\n" for character in done.stdout)
+
+
+@pytest.mark.parametrize("columns", [30, 80, 103, 104, 160, 300])
+def test_no_line_is_too_long(build: Path, columns: int) -> None:
+    """Whatever the width, no line goes beyond it."""
+    done = memguard("top", "--once", cwd=build, COLUMNS=str(columns))
+    assert done.returncode == 0
+    assert max(map(len, done.stdout.splitlines())) <= columns
+
+
+@pytest.mark.parametrize("rows", [5, 8, 12, 16, 24, 50])
+@pytest.mark.parametrize(("tasks", "held"), [(0, 0), (1, 0), (6, 5), (20, 5)])
+def test_the_screen_is_no_higher_than_it_may(rows: int, tasks: int, held: int) -> None:
+    """Lists are cut where there is no room, and say so."""
+    state = parsed(build_logs.make_state(tasks=tasks, held=held))
+    lines = drawn(state, 80, rows)
+    assert len(lines) <= max(rows, 8)
+    if tasks >= 4:
+        assert any(line.startswith("qtwebengine do_compile") for line in lines)
+    if tasks == 20 and rows <= 24:
+        assert any(" of 20 tasks running" in line for line in lines)
+    if held:
+        assert any(" 5 tasks held" in f" {line}" or ", 5 held" in line for line in lines)
+
+
+def parsed(content: dict[str, Any]) -> State:
+    """A state as read() makes it of its JSON."""
+    return _state(json.loads(json.dumps(content)))
+
+
+def drawn(state: State, width: int, height: int | None, has_blocks: bool = True) -> list[str]:
+    """The lines of the screen."""
+    console = make_console()
+    console.width = width
+    room = Room(width, height, has_blocks)
+    with console.capture() as capture:
+        console.print(draw(state, "title", None, state.time_s, room))
+    return [line.rstrip() for line in capture.get().splitlines()]
+
+
+def test_marks_stand_where_they_are() -> None:
+    """The letter of each mark stands below its place in the bar, and none covers another."""
+    limit = 16 * GIB
+    marks = {"withdraw_bytes": limit // 2, "stop_bytes": limit * 3 // 4, "kill_bytes": limit - 1}
+    lines = drawn(parsed(build_logs.make_state(marks=marks)), 80, None)
+    places = next(line for line in lines if line.split() == ["w", "s", "k"])
+    assert [places.index(letter) for letter in "wsk"] == [40, 60, 79]
+    crowded = drawn(parsed(build_logs.make_state(marks=dict.fromkeys(marks, limit))), 80, None)
+    assert next(line for line in crowded if line.endswith("wsk")).index("w") == 77
+
+
+def test_without_a_limit_or_marks_there_is_a_screen() -> None:
+    """What is not known is not drawn."""
+    state = parsed(build_logs.make_state(limit_bytes=None, marks={}, reserve_bytes=None, cpus=None))
+    assert "no limit visible" in drawn(state, 80, 24)[1]
+
+
+def test_a_terminal_of_ascii_gets_ascii() -> None:
+    """Where only ASCII can be shown the bar is made of it."""
+    lines = drawn(parsed(build_logs.make_state()), 80, None, has_blocks=False)
+    assert lines[2].startswith("####")
+
+
+# -- plain lines -------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_terminal_there_are_plain_lines(build: Path) -> None:
+    """A line at the start, one for each new event, and the end, which is exit 0; no escape sequence."""
+    variables = environment(LC_ALL="C.UTF-8", PYTHONUNBUFFERED="1")
+    with subprocess.Popen([*COMMAND, "top", str(build)], env=variables, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        assert "13.4 GiB of 16.0 GiB used (83 %), 6 tasks running (1 stopped) (1 retrying), 3 held" in first
+        kill = {
+            "event": "kill",
+            "time": time.time(),
+            "recipe": "llvm",
+            "task": "do_compile",
+            "program": "ld",
+            "bytes": GIB,
+        }
+        put(build, events=[kill])
+        assert "kill ld (1.0 GiB) of llvm do_compile" in process.stdout.readline()
+        end(build)
+        last = process.stdout.read()
+        assert process.wait() == 0
+    assert "has ended" in last
+    assert "at most" in last
+    assert "\x1b" not in first + last
+
+
+def test_once_is_one_picture(build: Path) -> None:
+    """--once prints the whole screen and ends; the height of a terminal does not cut it."""
+    put(build, tasks=20)
+    done = memguard("top", "--once", cwd=build, LINES="10")
+    assert done.returncode == 0
+    assert done.stdout.count(" do_compile ") >= 20
+    assert "\x1b" not in done.stdout
+
+
+def test_every_event_has_its_sentence() -> None:
+    """All kinds of events of both logs are told in words, and odd fields break none of them."""
+    about = {"recipe": "zlib", "task": "do_compile", "reason": "why"}
+    events = {
+        "hold": "hold zlib do_compile: why",
+        "release": "release zlib do_compile after 0 s: why",
+        "grant": "start zlib do_compile with ? of ? jobs: why",
+        "retry": "zlib do_compile waits to run again: why",
+        "withdraw": "withdraw jobs from zlib do_compile: why",
+        "stop": "stop all of zlib do_compile: why",
+        "wake": "wake all of zlib do_compile: why",
+        "extend": "let zlib do_compile have ? jobs",
+        "moon": "moon zlib do_compile: why",
+    }
+    for event, sentence in events.items():
+        assert event_words.sentence({"event": event, **about}) == sentence
+    for event in (*events, "build_start", "build_end", "start", "end", "task", None):
+        for odd in (None, [], "x", -1e300, float("nan"), True):
+            event_words.sentence(
+                {"event": event, **dict.fromkeys(("recipe", "bytes", "jobs", "held_s", "limit_bytes"), odd)}
+            )
+
+
+# -- what is no running build ------------------------------------------------------------------------------------------
+
+
+def test_what_is_no_running_build_is_told_apart(build: Path, tmp_path: Path) -> None:
+    """Each reason why there is nothing to watch has a sentence of its own that names the directory; exit 2."""
+    state = build / "memguard" / "state.json"
+    content = json.loads(state.read_text(encoding="utf-8"))
+    assert "does not exist" in refused(memguard("top", str(build / "nowhere"), cwd=build))
+    assert "is no directory" in refused(memguard("top", str(state), cwd=build))
+    assert "is no build directory" in refused(memguard("top", str(build / "conf"), cwd=build))
+    state.unlink()
+    assert "no build is running in" in refused(memguard("top", cwd=build))
+    for damaged, what in (("", "is empty"), ('{"version": 2, "ti', "half-written"), ('{"version": 2}', "half-written")):
+        state.write_text(damaged, encoding="utf-8")
+        assert what in refused(memguard("top", cwd=build))
+    state.write_text(json.dumps({**content, "version": 3}), encoding="utf-8")
+    newer = refused(memguard("top", cwd=build))
+    assert "is of version 3, and this memguard reads version 2: update meta-memguard" in newer
+    state.write_text(json.dumps({"time_s": 1.0, "tasks": {}}), encoding="utf-8")
+    assert "is of version 1" in refused(memguard("top", cwd=build))
+    (build / "memguard" / "state.json").unlink()
+    (build / "memguard").rmdir()
+    assert "memguard has written nothing here" in refused(memguard("top", cwd=build))
+
+
+def test_a_killed_build_tells_its_heaviest_task(build: Path) -> None:
+    """A state whose sentinel is dead is what a killed build left: when, and which task was the heaviest; exit 2."""
+    put(build, now_s=time.time() - 3600, pid=2**22 - 1)
+    sentence = refused(memguard("top", cwd=build))
+    assert "was killed 60 min ago" in sentence
+    assert "the heaviest task was qtwebengine do_compile with 3.1 GiB" in sentence
+
+
+def test_a_process_with_a_dead_sentinels_number_is_none(build: Path) -> None:
+    """That some process has the number of a sentinel that is gone does not bring the build back."""
+    put(build, now_s=time.time() - 3600, pid=os.getpid())
+    assert "was killed" in refused(memguard("top", cwd=build))
+
+
+def test_a_build_that_is_killed_while_it_is_watched(build: Path) -> None:
+    """When the sentinel dies, the watching ends with the same sentence."""
+    with terminal("top", str(build), "--interval", "0.2") as screen:
+        screen.wait_for_text("tasks running")
+        put(build, now_s=time.time() - 3600, pid=2**22 - 1)
+        assert screen.end() == 2
+    assert "was killed 60 min ago" in screen.afterwards
+
+
+def test_waiting_is_said_and_ends_with_a_build(build: Path) -> None:
+    """With --wait a build that has not begun is waited for, in a directory that no build has written to, too."""
+    (build / "memguard" / "state.json").unlink()
+    (build / "memguard").rmdir()
+    with terminal("top", str(build), "--wait") as screen:
+        screen.wait_for_text("waiting for a build in")
+        (build / "memguard").mkdir()
+        put(build)
+        screen.wait_for_text("tasks running")
+        end(build)
+        assert screen.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["--interval", "0"], "--interval 0: not between"),
+        (["--interval", "nan"], "--interval nan"),
+        (["--interval", "soon"], "soon"),
+        (["--once", "--wait"], "exclude each other"),
+        (["x" * 5000], "cannot be read"),
+    ],
+)
+def test_wrong_arguments_are_one_sentence(build: Path, words: list[str], what: str) -> None:
+    """Each names the argument and shows a good one; exit 2."""
+    assert what in refused(memguard("top", *words, cwd=build))
+
+
+def test_the_directory_is_found_as_builds_find_it(build: Path, tmp_path: Path) -> None:
+    """MEMGUARD_DIR of conf/local.conf and of the environment, $BUILDDIR, and MEMGUARD_DIR itself all name a build."""
+    elsewhere = build / "elsewhere"
+    (build / "memguard").rename(elsewhere)
+    conf = build / "conf" / "local.conf"
+    conf.write_text('MEMGUARD_DIR = "${TOPDIR}/elsewhere"\n', encoding="utf-8")
+    home = build / "conf"
+    for words, env in (
+        ([str(build)], {}),
+        ([], {"BUILDDIR": str(build)}),
+        ([], {"MEMGUARD_DIR": str(elsewhere)}),
+        ([str(elsewhere)], {}),
+    ):
+        done = memguard("top", "--once", *words, cwd=home, **env)
+        assert done.returncode == 0, done.stderr
+    conf.write_text('MEMGUARD_DIR = "${@bb}/x"\n', encoding="utf-8")
+    assert "is for BitBake to work out" in refused(memguard("top", str(build), cwd=home))
+
+
+def test_help_has_an_example() -> None:
+    """What somebody would type stands in the help."""
+    done = subprocess.run([*COMMAND, "top", "--help"], env=environment(), capture_output=True, text=True, check=True)
+    assert "Example: memguard top ~/yocto/build" in done.stdout

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: MIT
+"""The house rules, held by reading the sources."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LAYER = ROOT / "meta-memguard"
+MEMGUARD = LAYER / "lib" / "memguard"
+CLI = ROOT / "lib" / "memguard_cli"
+BBCLASS = (LAYER / "classes-global" / "memguard.bbclass").read_text(encoding="utf-8")
+
+# Who may import whom within the layer: rooms of modules, and the words beside them, which everybody may use. Values
+# flow one way, from sense to record; processes (server, sentinel, task) never import each other: they use channels.
+WORDS = {"model", "units", "settings"}
+_SHARED = "words sense predict decide channels record"
+ROOMS = {
+    "words": "",
+    "sense": "words",
+    "predict": "words",
+    "channels": "words",
+    "diagnose": "",
+    "decide": "words predict diagnose",
+    "act": "words sense",
+    "record": "words sense channels",
+    "server": _SHARED,
+    "sentinel": f"{_SHARED} act",
+    "task": "words sense decide diagnose act channels",
+    "bitbake": f"{_SHARED} act diagnose server sentinel task",
+}
+PURE_ROOMS = {"predict", "decide", "diagnose"}
+PURE = {
+    "model",
+    "units",
+    "sense.mounts",
+    "sense.compilers",
+    "sense.tally",
+    "act.job_variables",
+    "channels.notes",
+    "sentinel.watched",
+}
+# footprints reads the table that lies in the layer, when it is asked to.
+IMPURE = {"predict.footprints"}
+
+MODULES = sorted(
+    ".".join(path.relative_to(MEMGUARD).with_suffix("").parts).replace(".__init__", "").replace("__init__", "")
+    for path in MEMGUARD.rglob("*.py")
+)
+
+SOURCES = {".py", ".bbclass", ".conf", ".inc", ".bb", ".sh", ".csv", ".toml", ".yml", ".yaml"}
+
+
+def imports(path: Path) -> set[str]:
+    """The full names of all modules that a file imports, at any depth and for types only, too."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
+            module = node.module or ""
+            names.update(f"memguard.{alias.name}" if module == "memguard" else module for alias in node.names)
+    return names
+
+
+def sources() -> Iterator[Path]:
+    """Every file that a person wrote and that can hold a licence line."""
+    for path in sorted(ROOT.rglob("*")):
+        parts = path.relative_to(ROOT).parts
+        hidden = any(part.startswith(".") and part != ".ci" for part in parts)
+        skipped = parts[0] == "build" or "fixtures" in parts or "__pycache__" in parts or "egg-info" in str(path)
+        if hidden or skipped or not path.is_file():
+            continue
+        if path.suffix in SOURCES or path.read_bytes()[:2] == b"#!":
+            yield path
+
+
+def run(*arguments: str) -> None:
+    """Run a tool of the house; its complaints are the failure."""
+    done = subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def path_of(module: str) -> Path:
+    """The file of a module of the layer, by its name below memguard; "" is the package itself."""
+    path = MEMGUARD.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def room_of(module: str) -> str:
+    """The room that a module lies in."""
+    name = module.partition(".")[0]
+    return "words" if name in WORDS else name
+
+
+def test_every_module_is_in_a_room() -> None:
+    """Who adds a module puts it where the table says who may use it."""
+    assert {room_of(module) for module in MODULES if module} == set(ROOMS)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_keep_to_the_rooms(module: str) -> None:
+    """A module imports from its own room, and from those that the table allows it."""
+    ours = {name.partition(".")[2] for name in imports(path_of(module)) if name.split(".")[0] == "memguard"}
+    room = room_of(module)
+    assert {room_of(name) for name in ours} <= {room, *ROOMS.get(room, "").split()}
+
+
+def test_no_module_reaches_into_another() -> None:
+    """What begins with an underscore stays in its module."""
+    taken = [
+        f"{path.relative_to(ROOT)}: {node.module}.{alias.name}"
+        for folder in (MEMGUARD, CLI)
+        for path in folder.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("memguard", "memguard_cli")
+        for alias in node.names
+        if alias.name.startswith("_")
+    ]
+    assert taken == []
+
+
+def test_the_table_has_no_circle() -> None:
+    """The rooms can be put in an order."""
+    left = {room: set(allowed.split()) for room, allowed in ROOMS.items()}
+    while left:
+        ready = [room for room, allowed in left.items() if not allowed & set(left)]
+        assert ready, f"in a circle: {sorted(left)}"
+        for room in ready:
+            del left[room]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="sys.stdlib_module_names is there from 3.10 on")
+@pytest.mark.parametrize("module", MODULES)
+def test_the_layer_needs_the_standard_library_only(module: str) -> None:
+    """Whatever runs in BitBake needs nothing beside Python, and bb in its own room alone."""
+    allowed = {*sys.stdlib_module_names, "memguard", *(["bb"] if room_of(module) == "bitbake" else [])}
+    assert {name.split(".")[0] for name in imports(path_of(module))} <= allowed
+
+
+@pytest.mark.parametrize(
+    "module",
+    [name for name in MODULES if name in PURE or (room_of(name) in PURE_ROOMS and name not in IMPURE)],
+)
+def test_the_core_is_pure(module: str) -> None:
+    """Deciding knows no clock, no file and no process."""
+    impure = {"os", "time", "io", "pathlib", "subprocess", "socket", "random", "datetime", "threading", "shutil"}
+    assert not {name.split(".")[0] for name in imports(path_of(module))} & impure
+    calls = [node for node in ast.walk(ast.parse(path_of(module).read_text())) if isinstance(node, ast.Call)]
+    assert not [call for call in calls if isinstance(call.func, ast.Name) and call.func.id in ("open", "print", "exec")]
+
+
+def test_the_command_knows_no_bitbake() -> None:
+    """What runs outside BitBake imports no bb."""
+    for path in CLI.rglob("*.py"):
+        assert not {name for name in imports(path) if name.split(".")[0] in ("bb", "oe")}, path
+
+
+def test_the_package_holds_no_code() -> None:
+    """What addpylib imports can fail in nothing: it is a docstring, and so is that of every room."""
+    for path in MEMGUARD.rglob("__init__.py"):
+        (statement,) = ast.parse(path.read_text(encoding="utf-8")).body
+        assert isinstance(statement, ast.Expr), path
+        assert isinstance(statement.value, ast.Constant), path
+
+
+def test_every_source_names_its_licence() -> None:
+    """The SPDX line stands in the first three lines."""
+    bare = [
+        str(path.relative_to(ROOT))
+        for path in sources()
+        if "SPDX-License-Identifier: " not in "\n".join(path.read_text(encoding="utf-8").splitlines()[:3])
+    ]
+    assert bare == []
+
+
+def test_no_module_is_a_drawer() -> None:
+    """Every module is named for what it is about."""
+    names = {path.stem for folder in (MEMGUARD, CLI, ROOT / "tests") for path in folder.rglob("*.py")}
+    assert not [name for name in names if re.search(r"(^|_)(utils?|helpers?|managers?|misc|common)(_|$)", name)]
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if path_of(name).name != "__init__.py"])
+def test_every_module_says_where_it_runs(module: str) -> None:
+    """The module docstring tells where the code runs."""
+    assert "Runs in:" in (ast.get_docstring(ast.parse(path_of(module).read_text(encoding="utf-8"))) or "")
+
+
+def test_every_function_of_a_test_file_has_one_sentence() -> None:
+    """Each test says in a sentence what holds."""
+    silent = [
+        f"{path.name}: {node.name}"
+        for path in (ROOT / "tests").glob("*/test_*.py")
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_") and not ast.get_docstring(node)
+    ]
+    assert silent == []
+
+
+def variables() -> list[str]:
+    """The variables that settings.py reads."""
+    return sorted(set(re.findall(r'"(MEMGUARD_[A-Z_]+)', (MEMGUARD / "settings.py").read_text(encoding="utf-8"))))
+
+
+@pytest.mark.parametrize("variable", variables())
+def test_every_variable_is_documented(variable: str) -> None:
+    """What can be set is explained beside its default, and spared a new parse."""
+    from memguard import settings
+
+    assert re.search(rf'^{variable}\[doc\] = "[^"]+"$', BBCLASS, re.MULTILINE)
+    assert variable in settings.VARIABLES
+    if variable != "MEMGUARD_FOOTPRINT":
+        assert re.search(rf'^{variable} \?= "', BBCLASS, re.MULTILINE)
+
+
+def test_no_variable_is_documented_in_vain() -> None:
+    """Every variable of the class is one that settings.py reads."""
+    assert set(re.findall(r"^(MEMGUARD_[A-Z_]+)", BBCLASS, re.MULTILINE)) == set(variables())
+
+
+def test_defaults_of_the_class_are_the_policys() -> None:
+    """A build that sets nothing gets what the documentation of the model says."""
+    from memguard import settings
+    from memguard.model import Policy
+
+    defaults = dict(re.findall(r'^(MEMGUARD_[A-Z_]+) \?= "(.*)"$', BBCLASS, re.MULTILINE))
+    defaults["MEMGUARD_HISTORY"] = defaults["MEMGUARD_HISTORY"].replace("${MEMGUARD_DIR}", "/build/memguard")
+    assert settings.read(defaults.get) == Policy(
+        directory=defaults["MEMGUARD_DIR"], history="/build/memguard/history.db"
+    )
+
+
+def test_ruff_finds_nothing() -> None:
+    """The linter is content with every file."""
+    pytest.importorskip("ruff")
+    run("ruff", "check", "--no-cache", ".")
+
+
+def test_every_file_is_formatted() -> None:
+    """The formatter would change nothing."""
+    pytest.importorskip("ruff")
+    run("ruff", "format", "--no-cache", "--check", ".")
+
+
+def test_types_hold() -> None:
+    """Strict mypy is content with every module."""
+    pytest.importorskip("mypy")
+    run("mypy")

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: MIT
+"""Reading a real cgroup v2 kernel: a user-mode Linux that MEMGUARD_V2RUN runs commands in."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+V2RUN = Path(os.environ.get("MEMGUARD_V2RUN", REPOSITORY.parent / "shared" / "v2" / "v2run"))
+
+# Inside the guest: a child of a limited group holds 64 MiB of its own, 64 MiB in a tmpfs, and has read many files.
+INSIDE = """
+import dataclasses, json, os, sys
+from pathlib import Path
+from memguard.sense.container import Sensor
+top = Path("/sys/fs/cgroup/pod")
+leaf = top / "build"
+leaf.mkdir(parents=True)
+for group in (top.parent, top):
+    (group / "cgroup.subtree_control").write_text("+memory")
+(top / "memory.max").write_text("400000000")
+(leaf / "cgroup.procs").write_text(str(os.getpid()))
+own = bytearray(os.urandom(1 << 20) * 64)
+with open("/dev/shm/kept", "wb") as file:
+    for _ in range(64):
+        file.write(own[: 1 << 20])
+for path in list(Path(os.__file__).parent.glob("*/*.py"))[:800]:
+    path.read_bytes()
+stat = dict(line.split() for line in (top / "memory.stat").read_text().splitlines())
+cached = int(stat["file"]) - int(stat["shmem"])
+sensor = Sensor()
+first = sensor.read()
+(top / "memory.max").write_text("300000000")
+second = sensor.read()
+print(json.dumps([dataclasses.asdict(first), dataclasses.asdict(second), cached, sensor.oom_kills()]))
+"""
+
+
+# A pod as Kubernetes makes it: oom.group set, memory.high below memory.max above, doctor in a cgroup of its own.
+DOCTOR = """
+import contextlib, io, json, os
+from pathlib import Path
+from memguard_cli.main import main
+top = Path("/sys/fs/cgroup/pod")
+leaf = top / "build"
+leaf.mkdir(parents=True)
+for group in (top.parent, top):
+    (group / "cgroup.subtree_control").write_text("+memory +cpu")
+(top / "memory.max").write_text("400000000")
+(top / "memory.high").write_text("300000000")
+(top / "cpu.max").write_text("150000 100000")
+(leaf / "memory.oom.group").write_text("1")
+(leaf / "memory.swap.max").write_text("0")
+(leaf / "cgroup.procs").write_text(str(os.getpid()))
+found = []
+for words in (["--json"], ["--json", "--mode", "off"]):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        status = main(["doctor", *words])
+    found.append([status, json.loads(out.getvalue())])
+print(json.dumps(found))
+"""
+
+# memguard run beside a limit of its own, in a cgroup that allows none, and a trigger on a cgroup that is slowed down.
+RUN = """
+import json, os, select, subprocess, sys
+from pathlib import Path
+from memguard.sense.pressure_trigger import PressureTrigger
+def run(*words, enter=None):
+    command = [sys.executable, "-m", "memguard_cli.main", "run", "--limit", "100M", "--json", "/tmp/run.json", "--"]
+    into = (lambda: (enter / "cgroup.procs").write_text(str(os.getpid()))) if enter else None
+    done = subprocess.run([*command, *words], capture_output=True, text=True, preexec_fn=into)
+    return done.returncode, done.stderr, json.loads(Path("/tmp/run.json").read_text())
+def traces():
+    return {str(path) for top in ("/sys/fs/cgroup", "/tmp") for path in Path(top).glob("memguard-run-*")}
+before = traces()
+found = [run(sys.executable, "-c", "x = b'x' * (300 << 20)")]
+leaf = Path("/sys/fs/cgroup/leaf")
+leaf.mkdir()
+found.append(run("true", enter=leaf))
+(leaf / "memory.high").write_text(str(16 << 20))
+trigger = PressureTrigger(str(leaf / "memory.pressure"))
+code = f"open('{leaf}/cgroup.procs', 'w').write('0'); x = [bytearray(1 << 20) for _ in range(200)]"
+process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+poller = select.poll()
+poller.register(trigger.file, select.POLLPRI)
+events = poller.poll(60_000)
+os.killpg(process.pid, 9)
+process.wait()
+found.append([trigger.took_place(event) for _, event in events])
+found.append(sorted(traces() - before))
+print(json.dumps(found))
+"""
+
+# The same build in a pod of 1 GiB that the kernel kills whole: by stock, and with footprints that are far too small.
+# Once it compiles, a neighbour in the same pod takes so much that what is stopped is too much, and gives it back.
+BUILD = """
+import json, re, subprocess, sys
+from pathlib import Path
+from testbed import builddir
+from testbed.bitbake import locate
+tests, recipes = Path(sys.argv[1]), ("chaos-make", "chaos-ninja", "chaos-python", "chaos-install")
+layers = [builddir.META_TEST, tests / "bitbake" / "meta-chaos", tests.parent / "meta-memguard"]
+Path("/sys/fs/cgroup/cgroup.subtree_control").write_text("+memory")
+conf = 'BB_NUMBER_THREADS = "4"\\nPARALLEL_MAKE = "-j 4"\\n'
+on = 'INHERIT += "memguard"\\n' + "".join(
+    f'MEMGUARD_FOOTPRINT:pn-{recipe} = "do_compile:per_job=35M do_install:per_job=35M"\\n' for recipe in recipes
+)
+neighbour = '''
+import sys, time
+from pathlib import Path
+pod, log = Path(sys.argv[1]), Path(sys.argv[2])
+(pod / "cgroup.procs").write_text("0")
+while not log.exists() or log.read_text().count("begin") < 5:
+    time.sleep(0.1)
+held = []
+for _ in range(8):
+    held.append(bytearray(b"x" * (50 << 20)))
+    time.sleep(0.3)
+time.sleep(8)
+'''
+found = []
+for name, text in (("stock", conf), ("memguard", conf + on)):
+    pod = Path("/sys/fs/cgroup") / name
+    pod.mkdir()
+    (pod / "memory.max").write_text("1G")
+    (pod / "memory.oom.group").write_text("1")
+    where = builddir.make(Path("/tmp/build-" + name), layers, text)
+    enter = ("sh", "-c", f'echo $$ > {pod}/cgroup.procs; exec "$@"', "sh")
+    beside = subprocess.Popen([sys.executable, "-c", neighbour, str(pod), str(where / "chaos.log")])
+    result = builddir.run(locate(), where, *recipes, prefix=enter)
+    beside.kill()
+    beside.wait()
+    events = dict(line.split() for line in (pod / "memory.events").read_text().splitlines())
+    acts = [json.loads(line)["event"] for log in where.glob("memguard/readings/*.jsonl") for line in log.open()]
+    retries = len(re.findall("runs again with", result.output))
+    counts = [acts.count("stop"), acts.count("kill"), retries]
+    kills = [int(events["oom_group_kill"]), int(events["oom_kill"])]
+    found.append([result.returncode, kills, counts, list(result.leftover), result.output[-2000:]])
+print(json.dumps(found))
+"""
+
+NEEDS_V2 = pytest.mark.skipif(
+    not V2RUN.exists(), reason=f"no real cgroup v2 kernel here: {V2RUN} (MEMGUARD_V2RUN) is not there"
+)
+
+
+def run(code: str, *arguments: str, timeout_s: float = 120) -> list[Any]:
+    """Run a piece of Python as root of the guest, and return what its last line says in JSON."""
+    path = os.pathsep.join(str(REPOSITORY / part) for part in ("meta-memguard/lib", "lib", "tests"))
+    found = subprocess.run(
+        [str(V2RUN), sys.executable, "-c", code, *arguments],
+        env={**os.environ, "PYTHONPATH": path, "V2_CGROUP": "v2", "V2_SHARE": "cow", "V2_TIMEOUT": str(int(timeout_s))},
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+    assert found.returncode == 0, found.stdout + found.stderr
+    said: list[Any] = json.loads(found.stdout.strip().splitlines()[-1])
+    return said
+
+
+@NEEDS_V2
+def test_a_limit_on_an_ancestor_is_read_and_read_again() -> None:
+    """The limit of the group above is found, tmpfs counts as used and cache does not, a resize in place is seen."""
+    first, second, cached, kills = run(INSIDE)
+    assert 399_990_000 < first["limit_bytes"] <= 400_000_000
+    assert 299_990_000 < second["limit_bytes"] <= 300_000_000
+    assert first["limit_source"] == "/sys/fs/cgroup/pod/memory.max"
+    assert 64 << 20 <= first["shmem_bytes"] < 72 << 20
+    assert cached > 8 << 20
+    assert 128 << 20 < first["used_bytes"] < (128 << 20) + (16 << 20)
+    assert first["room_bytes"] == first["limit_bytes"] - first["used_bytes"]
+    assert first["room_bytes"] > second["room_bytes"]
+    assert kills == 0
+
+
+@NEEDS_V2
+def test_doctor_on_a_real_v2_kernel() -> None:
+    """Limits, quota, pressure, oom.group and delegation are told as the kernel really has them."""
+    (status, found), (off_status, off) = run(DOCTOR)
+    assert (status, off_status) == (0, 3)
+    assert 299_990_000 < found["limit_bytes"] <= 300_000_000
+    assert found["limit_source"] == "/sys/fs/cgroup/pod/memory.high"
+    assert found["cgroup_version"] == "v2"
+    assert found["cpus"] == 1.5
+    assert found["psi_source"] == "/sys/fs/cgroup/pod/build/memory.pressure"
+    assert found["swap_limit_bytes"] == 0
+    assert (found["oom_group"], found["delegated"]) == (True, True)
+    assert (found["can_freeze"], found["can_kill"]) == (True, True)
+    assert 0 < found["used_bytes"] <= found["working_set_bytes"] <= found["charged_bytes"]
+    assert [level["path"] for level in found["levels"]] == [
+        f"/sys/fs/cgroup{end}" for end in ("/pod/build", "/pod", "")
+    ]
+    assert {warning["code"] for warning in found["warnings"]} == {"oom-group", "memory-high"}
+    assert "memguard is off" in off["warnings"][0]["text"]
+
+
+@NEEDS_V2
+def test_memguard_run_on_a_real_v2_kernel() -> None:
+    """A limit is enforced and its kill counted; where it cannot be, that is told; a trigger fires; nothing is left."""
+    (status, _, enforced), (busy_status, busy, watched), events, left = run(RUN)
+    assert (status, enforced["oom_kills"], enforced["limit_bytes"]) == (137, 1, 100 << 20)
+    assert enforced["limit_source"].startswith("/sys/fs/cgroup/memguard-run-")
+    assert (busy_status, watched["limit_bytes"]) == (0, 100 << 20)
+    assert "processes lie in the cgroup above" in busy
+    assert events == [True]
+    assert left == []
+
+
+@NEEDS_V2
+def test_a_build_survives_in_a_pod_that_is_killed_whole() -> None:
+    """With memory.oom.group one kill takes the pod: the stock build is lost, the guarded one never meets the kernel."""
+    stock, guarded = run(BUILD, str(REPOSITORY / "tests"), timeout_s=900)
+    assert stock[0] != 0
+    assert stock[1][0] >= 1
+    status, kernel_kills, (stops, kills, retries), leftover, output = guarded
+    assert status == 0, output
+    assert kernel_kills == [0, 0]
+    assert stops > 0
+    assert kills > 0
+    assert retries > 0
+    assert leftover == []

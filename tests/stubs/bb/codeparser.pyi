@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: MIT
+from logging import Logger
+
+class ShellParser:
+    def __init__(self, name: str, log: Logger) -> None: ...
+    def parse_shell(self, text: str) -> set[str]: ...

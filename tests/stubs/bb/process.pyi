@@ -1,0 +1,5 @@
+# SPDX-License-Identifier: MIT
+from typing import Any
+
+class Popen:
+    defaults: dict[str, Any]

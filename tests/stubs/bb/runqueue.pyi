@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: MIT
+from typing import Any
+
+def split_tid_mcfn(tid: str) -> tuple[str, str, str, str]: ...
+
+class RunQueueScheduler:
+    rq: Any
+    rqdata: Any
+    prio_map: list[str]
+    rev_prio_map: dict[str, int]
+    buildable: set[str]
+    stamps: dict[str, str]
+
+    def __init__(self, runqueue: Any, rqdata: Any) -> None: ...
+    def exceeds_max_pressure(self) -> bool: ...
+    def next(self) -> str | None: ...
+
+class RunQueueSchedulerSpeed(RunQueueScheduler): ...
+class RunQueueSchedulerCompletion(RunQueueScheduler): ...

@@ -1,0 +1,550 @@
+# SPDX-License-Identifier: MIT
+"""What past runs make of a prediction, rule by rule, and the bench that measures how good it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from bench.predict import read_series
+from bench.recipes import CLASSES, generate
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from memguard.model import Footprint, Outcome, Record, Sample
+from memguard.predict.fit import BOUND_BUILDS, HALF_LIFE_BUILDS, KILL_LEAST_BYTES, KILL_RATIO, Learned, learn
+from memguard.units import GIB, MIB
+
+TESTS = Path(__file__).resolve().parents[1]
+PRIOR = Footprint(64 * MIB, 512 * MIB, 0, "a C++ build")
+NOTHING = Footprint(0, 0, 0, "MEMGUARD_FOOTPRINT")
+JOBS = (1, 2, 3, 4, 8, 16, 64)
+ILL = (Outcome.FAILED, Outcome.MEMORY_KILL, Outcome.THROTTLED)
+
+
+def run(
+    peak_mib: float,
+    jobs: int = 8,
+    age: int = 0,
+    outcome: Outcome = Outcome.OK,
+    version: str = "1.0",
+    job_mib: int | None = None,
+    serial_mib: int | None = None,
+    cpu_s: float = 60.0,
+) -> Sample:
+    """One run of a task, sizes in MiB."""
+    record = Record(
+        build=f"b{age}",
+        recipe="foo",
+        version=version,
+        task="do_compile",
+        machine="",
+        jobs=jobs,
+        peak_bytes=int(peak_mib * MIB),
+        largest_process_bytes=int(peak_mib * MIB / jobs / 2),
+        wall_s=60.0,
+        cpu_s=cpu_s,
+        outcome=outcome,
+        per_job_bytes=None if job_mib is None else job_mib * MIB,
+        serial_bytes=None if serial_mib is None else serial_mib * MIB,
+    )
+    return Sample(record, age)
+
+
+def peak_mib(samples: list[Sample], jobs: int = 8, prior: Footprint = PRIOR, version: str = "1.0") -> float:
+    """The predicted peak in MiB."""
+    return learn(samples, prior, version).footprint.peak_bytes(jobs) / MIB
+
+
+def history(*peaks_mib: float, jobs: int = 8) -> list[Sample]:
+    """Runs of as many builds that ended well, the newest one last."""
+    return [run(peak, jobs, len(peaks_mib) - 1 - index) for index, peak in enumerate(peaks_mib)]
+
+
+SIZES = st.integers(0, 64 * GIB)
+PRIORS = st.builds(Footprint, SIZES, SIZES, SIZES, st.just("known"), st.none() | SIZES)
+HUGE = st.one_of(st.integers(-(1 << 70), 1 << 70), st.sampled_from([0, 1, (1 << 63) - 1, 10**400]))
+
+
+def samples_of(sizes: st.SearchStrategy[int], counts: st.SearchStrategy[int]) -> st.SearchStrategy[Sample]:
+    """Runs with sizes and counts as given, of any outcome, age and version."""
+    records = st.builds(
+        Record,
+        build=st.just("b"),
+        recipe=st.just("foo"),
+        version=st.sampled_from(["", "1.0", "1.1", "2.0", "git"]),
+        task=st.just("do_compile"),
+        machine=st.just(""),
+        jobs=counts,
+        peak_bytes=sizes,
+        largest_process_bytes=sizes,
+        wall_s=st.just(1.0),
+        cpu_s=st.sampled_from([0.0, 1.0, 1.2]),
+        outcome=st.sampled_from(Outcome),
+        per_job_bytes=st.none() | sizes,
+        serial_bytes=st.none() | sizes,
+    )
+    return st.builds(Sample, records, counts.map(lambda count: count - 1))
+
+
+SAMPLES = st.lists(samples_of(SIZES, st.integers(1, 64)), max_size=12)
+
+
+def test_without_samples_it_is_the_prior() -> None:
+    """What nobody built is what was thought of it."""
+    assert learn([], PRIOR, "1.0") == Learned(PRIOR)
+
+
+@given(SAMPLES, PRIORS, st.sampled_from(["", "1.0", "2.0"]))
+def test_more_jobs_never_take_less(samples: list[Sample], prior: Footprint, version: str) -> None:
+    """Whatever was seen, a prediction is not negative and rises with the jobs."""
+    footprint = learn(samples, prior, version).footprint
+    assert min(footprint.base_bytes, footprint.per_job_bytes, footprint.serial_bytes) >= 0
+    peaks = [footprint.peak_bytes(jobs) for jobs in range(1, 65)]
+    assert peaks == sorted(peaks)
+
+
+@given(SAMPLES, samples_of(SIZES, st.integers(1, 64)), st.sampled_from(ILL), PRIORS)
+def test_a_run_that_did_not_end_well_never_lowers(
+    samples: list[Sample], another: Sample, outcome: Outcome, prior: Footprint
+) -> None:
+    """Killed, throttled and failed runs add to a prediction or change nothing, for every job count."""
+    another = replace(another, record=replace(another.record, outcome=outcome))
+    before = learn(samples, prior, "1.0").footprint
+    after = learn([*samples, another], prior, "1.0").footprint
+    assert all(after.peak_bytes(jobs) >= before.peak_bytes(jobs) for jobs in JOBS)
+
+
+@given(st.data(), SAMPLES, PRIORS)
+def test_the_order_of_samples_does_not_matter(data: st.DataObject, samples: list[Sample], prior: Footprint) -> None:
+    """Only ages say what was when."""
+    shuffled = data.draw(st.permutations(samples))
+    assert learn(shuffled, prior, "1.0") == learn(samples, prior, "1.0")
+
+
+@given(
+    st.lists(samples_of(HUGE, st.one_of(st.integers(-(1 << 40), 1 << 40), st.just(10**400))), max_size=5),
+    st.sampled_from([PRIOR, NOTHING, Footprint(1 << 62, 1 << 62, 1 << 62, "known")]),
+)
+def test_numbers_beyond_any_machine(samples: list[Sample], prior: Footprint) -> None:
+    """Sizes, counts and ages that cannot be end in a footprint that can still be calculated with."""
+    learned = learn(samples, prior, "1.0")
+    assert learned.footprint.peak_bytes(1) >= 0
+    assert 0 <= learned.confidence < 1
+    assert isinstance(learned.footprint.peak_bytes(8), int)
+
+
+def test_ten_thousand_samples() -> None:
+    """A long history of one steady task is predicted closely above it."""
+    samples = [run(1000 + index % 50, 4, index) for index in range(10_000)]
+    learned = learn(samples, PRIOR, "1.0")
+    assert learned.samples == 10_000
+    assert 1050 <= learned.footprint.peak_bytes(4) / MIB <= 1250
+
+
+@pytest.mark.parametrize("prior", [PRIOR, NOTHING, Footprint(0, 0, 8 * GIB, "known")], ids=lambda prior: prior.origin)
+@pytest.mark.parametrize("jobs", [1, 8])
+def test_one_run_outweighs_the_prior(prior: Footprint, jobs: int) -> None:
+    """After one build the level is what was seen, whatever was thought before."""
+    assert 1000 < peak_mib(history(1000, jobs=jobs), jobs, prior) < 1400
+
+
+def test_margin_shrinks_with_evidence() -> None:
+    """The more runs agree, the closer above them the prediction lies."""
+    peaks = [peak_mib(history(*[1000.0] * builds)) for builds in (1, 2, 3, 6, 10)]
+    assert peaks == sorted(peaks, reverse=True)
+    assert 1000 < peaks[-1] < peaks[0] < 1400
+
+
+def test_margin_widens_with_noise() -> None:
+    """A task that takes now more, now less is given more than its most by a larger margin than a steady one."""
+    steady, noisy = history(*[1000.0] * 6), history(900, 1100, 950, 1050, 1000, 1000)
+    assert peak_mib(noisy) > peak_mib(steady)
+    assert learn(noisy, PRIOR, "1.0").spread > learn(steady, PRIOR, "1.0").spread
+
+
+def test_highest_of_few_runs_is_covered() -> None:
+    """Of a task that now and then builds twice as much, the larger builds count."""
+    assert 2150 < peak_mib(history(1000, 2000, 1000, 1000)) < 2700
+
+
+def test_a_spike_is_forgotten() -> None:
+    """One run that was never like the others counts for some builds, not for ever."""
+    assert peak_mib(history(1000, 1000, 3000, 1000)) > 3000
+    assert peak_mib(history(1000, 1000, 3000, *[1000.0] * 20)) < 1400
+
+
+def test_a_run_that_had_nothing_to_do_lowers_little() -> None:
+    """One run that found everything built does not pass for the task."""
+    usual = history(2000, 2000, 2000, 2000)
+    assert peak_mib([*usual, run(20, 8)]) > 2000
+    assert peak_mib([*usual, run(20, 1)]) > 2000
+    assert peak_mib([run(800, 2), run(1400, 4), run(2600, 8), run(20, 8)], 16) > 4500
+
+
+def test_half_life_is_in_builds() -> None:
+    """A task that grew is predicted by its newest runs, and ages alike for all runs change nothing but confidence."""
+    grown = [run(1000, age=age) for age in range(6, 12)] + [run(1500, age=age) for age in range(6)]
+    shrunk = [run(1500, age=age) for age in range(30, 60)] + [run(1000, age=age) for age in range(30)]
+    assert 1500 < peak_mib(grown) < 2100
+    assert peak_mib(shrunk) < 1400
+    old = learn([replace(sample, age_builds=sample.age_builds + 12) for sample in grown], PRIOR, "1.0")
+    assert old.confidence < learn(grown, PRIOR, "1.0").confidence
+    assert 1500 < old.footprint.peak_bytes(8) / MIB < 2300
+
+
+@pytest.mark.parametrize("builds", [1, 3, 10])
+def test_confidence_is_what_its_definition_says(builds: int) -> None:
+    """Evidence over evidence plus one: 0.5 after one run of the newest build."""
+    samples = [run(1000)] * builds
+    assert learn(samples, PRIOR, "1.0").confidence == pytest.approx(builds / (builds + 1))
+    assert learn(samples, PRIOR, "2.0").confidence == pytest.approx(builds / 4 / (builds / 4 + 1))
+
+
+def test_new_major_version_widens() -> None:
+    """A new major version is given more room, a new minor one hardly any; an unknown one changes nothing."""
+    samples = history(1000, 1010, 990)
+    same, minor, major = (peak_mib(samples, version=version) for version in ("1.0", "1.1", "2.0"))
+    assert same < minor < 1.05 * same
+    assert major > 1.15 * same
+    assert peak_mib(samples, version="") == same
+    assert learn(samples, PRIOR, "2.0").is_new_version
+    assert not learn(samples, PRIOR, "1.9").is_new_version
+
+
+def test_first_runs_of_a_new_version_take_over() -> None:
+    """Once the new version was built, what the old one took fades sooner than by age."""
+    old, new = [run(2000, age=age) for age in range(3, 8)], [run(1000, age=age, version="2.0") for age in range(3)]
+    fading = peak_mib([*old, *new], version="2.0")
+    assert fading < peak_mib([*old, *(replace(s, record=replace(s.record, version="1.0")) for s in new)], version="1.0")
+
+
+def test_line_through_several_job_counts() -> None:
+    """From runs at several job counts, the others are predicted, below, between and above them."""
+    samples = [run(200 + 300 * jobs, jobs, age) for age, jobs in enumerate((8, 2, 4, 8, 2))]
+    assert learn(samples, PRIOR, "1.0").job_from == "runs"
+    for jobs in JOBS:
+        assert 200 + 300 * jobs < peak_mib(samples, jobs) < 1.35 * (200 + 300 * jobs)
+
+
+@pytest.mark.parametrize("prior", [PRIOR, NOTHING, Footprint(64 * MIB, 1168 * MIB, 2336 * MIB, "known")])
+def test_prior_does_not_hide_what_runs_tell_of_jobs(prior: Footprint) -> None:
+    """Also where the prior knows of no growth with jobs, runs at several job counts show it."""
+    samples = [run(200 + 300 * jobs, jobs, age) for age, jobs in enumerate((8, 2, 4, 8, 2, 4))]
+    assert 200 + 300 * 16 < peak_mib(samples, 16, prior) < 1.5 * (200 + 300 * 16)
+
+
+def test_one_job_count_extrapolates_by_the_processes_seen() -> None:
+    """Where all runs had the same jobs, the compilers' size tells what others would take."""
+    samples = [run(200 + 8 * 300, 8, age, job_mib=300, serial_mib=500) for age in range(3)]
+    learned = learn(samples, PRIOR, "1.0")
+    assert learned.job_from == "processes"
+    for jobs in (2, 4, 8, 16):
+        assert 200 + 300 * jobs < learned.footprint.peak_bytes(jobs) / MIB < 1.45 * (200 + 300 * jobs)
+
+
+def test_one_job_count_extrapolates_by_the_prior_scaled() -> None:
+    """Where nothing was seen of processes, the prior's growth is moved to the level seen."""
+    for level in (0.25, 4.0):
+        samples = [run(level * (64 + 4 * 512), 4, age) for age in range(3)]
+        learned = learn(samples, PRIOR, "1.0")
+        assert learned.job_from == "prior"
+        assert learned.footprint.peak_bytes(16) / MIB > level * (64 + 16 * 512)
+
+
+def test_runs_with_one_job_say_what_more_would_take() -> None:
+    """A run with one job is all serial; with eight, the prior's growth at its level is expected."""
+    samples = [run(500, 1, age, serial_mib=500) for age in range(3)]
+    assert 500 < peak_mib(samples, 1) < 700
+    assert peak_mib(samples, 8) > 8 * 400
+
+
+def test_serial_peak_is_kept_for_all_jobs() -> None:
+    """A link that no -j lowers is predicted for few jobs as for many, until the jobs take more."""
+    samples = [run(4000, 4, age, job_mib=400, serial_mib=4000) for age in range(3)]
+    for jobs in (1, 2, 4):
+        assert 4000 < peak_mib(samples, jobs) < 5000
+    assert peak_mib(samples, 16) > 16 * 400
+
+
+def test_line_starts_at_or_below_a_serial_run() -> None:
+    """What jobs add is at least what they added to a run whose serial part was its peak."""
+    samples = [run(4000, 4, serial_mib=4000), run(8000, 16, serial_mib=4000)]
+    low = Footprint(GIB, 10 * MIB, 0, "known")
+    assert peak_mib(samples, 32, low) > 8000 + 16 * (8000 - 4000) / 12
+
+
+def test_serial_peak_is_that_of_one_job_where_it_was_seen() -> None:
+    """With more jobs less of the task is ever alone, so runs with one job know the serial peak best."""
+    samples = [run(1000, 1, serial_mib=1000), run(3000, 8, serial_mib=300), run(3000, 8, serial_mib=300)]
+    assert peak_mib(samples, 1) > 1000
+
+
+def test_large_processes_do_not_hide_a_serial_peak() -> None:
+    """Processes that were large one after another, not together, take nothing from the serial peak."""
+    assert peak_mib([run(4000, 4, job_mib=2000, serial_mib=4000)], 1) > 4000
+
+
+def test_some_base_is_kept() -> None:
+    """Where processes alone explain the whole peak, few jobs still take a little more than their processes."""
+    learned = learn([run(2400, 8, job_mib=300)], PRIOR, "1.0")
+    assert learned.footprint.base_bytes >= PRIOR.base_bytes
+
+
+def test_a_run_long_past_is_still_believed() -> None:
+    """A task nobody built for long is less certain, and not thought to be another."""
+    assert 1000 < peak_mib([run(1000, age=500)]) < 1500
+
+
+def test_largest_process_is_a_serial_part() -> None:
+    """Where only the largest process is known, no job count goes below it."""
+    (sample,) = history(4000)
+    sample = replace(sample, record=replace(sample.record, largest_process_bytes=3000 * MIB))
+    assert peak_mib([sample], 1) > 3000
+
+
+@pytest.mark.parametrize("seen", [4000, 100, 0])
+def test_a_memory_kill_raises(seen: int) -> None:
+    """After a kill a task is given a fifth and 100 MiB more than what it was seen with."""
+    for samples in ([], history(seen / 2, seen / 2)):
+        killed = run(seen, outcome=Outcome.MEMORY_KILL)
+        most = seen
+        least = max(most * KILL_RATIO, most + KILL_LEAST_BYTES / MIB)
+        for prior in (PRIOR, NOTHING):
+            learned = learn([*samples, killed], prior, "1.0")
+            assert learned.footprint.peak_bytes(8) / MIB >= least - 1e-6
+            assert learned.bounds == 1
+            assert learned.footprint.origin == ("history" if samples or learned.raised > 1 else prior.origin)
+
+
+def test_fewer_jobs_help_after_a_kill() -> None:
+    """The raise leaves a way out: the task fits with fewer jobs where it did not with many."""
+    samples = [*history(2000, 2000), run(3000, outcome=Outcome.MEMORY_KILL)]
+    assert peak_mib(samples, 8) >= 3600
+    assert peak_mib(samples, 2) < peak_mib(samples, 8) / 2
+
+
+@pytest.mark.parametrize("outcome", [Outcome.THROTTLED, Outcome.FAILED])
+def test_what_an_undone_run_took_is_a_lower_bound(outcome: Outcome) -> None:
+    """A throttled or failed run that took more than predicted raises; one that took less says nothing."""
+    known = history(1000, 1000, 1000)
+    assert peak_mib([*known, run(2000, outcome=outcome)]) > 2000
+    assert peak_mib([*known, run(100, outcome=outcome)]) == peak_mib(known)
+    assert peak_mib([run(10, outcome=outcome)]) == PRIOR.peak_bytes(8) / MIB
+
+
+def test_a_kill_long_past_is_forgotten_where_later_runs_ended_well() -> None:
+    """Two half-lives after a kill, runs with as many jobs that ended well since speak for themselves."""
+    old = int(BOUND_BUILDS)
+    killed = run(5000, 8, old, Outcome.MEMORY_KILL)
+    assert peak_mib([*history(1000, 1000), replace(killed, age_builds=old - 1)]) > 5000
+    assert peak_mib([*history(1000, 1000), killed]) == peak_mib(history(1000, 1000))
+    assert peak_mib([*history(300, 300, jobs=2), killed]) > 5000
+    assert peak_mib([run(1000, 8, old), killed]) > 5000
+    assert peak_mib([killed]) > 5000
+
+
+@given(st.sampled_from(sorted(CLASSES)), st.integers(0, 1 << 32), st.integers(1, 8))
+def test_few_runs_are_covered(name: str, seed: int, builds: int) -> None:
+    """Of few runs of one version and age, which all weigh alike, none is above the prediction for its jobs."""
+    (series,) = generate(name, 1, builds, seed)
+    well = [replace(run.record, version="1.0") for run in series.runs if run.record.outcome is Outcome.OK]
+    assume(well)
+    footprint = learn([Sample(record, 0) for record in well], series.prior, "1.0").footprint
+    assert all(footprint.peak_bytes(record.jobs) >= record.peak_bytes for record in well)
+
+
+FEW_UNITS = [run(1100, 2, 2), run(2100, 4, 1), run(2100, 8, 0)]  # four units of 500 MiB
+
+
+def most_mib(samples: list[Sample], prior: Footprint = PRIOR, version: str = "1.0") -> float | None:
+    """The most that a task takes however many jobs it has, in MiB; None where peaks grow with the jobs."""
+    most_bytes = learn(samples, prior, version).footprint.most_bytes
+    return None if most_bytes is None else most_bytes / MIB
+
+
+def test_more_jobs_that_took_no_more_tell_the_most() -> None:
+    """A recipe of fewer units than jobs is given what it took, whatever the job count; below it, what fits the line."""
+    most = most_mib(FEW_UNITS)
+    assert most is not None
+    assert 2100 < most < 2600
+    assert peak_mib(FEW_UNITS, 64) == most
+    assert 1100 < peak_mib(FEW_UNITS, 2) < 1400
+    assert 1600 < peak_mib(FEW_UNITS, 3) < 2000
+
+
+@pytest.mark.parametrize(
+    ("last", "why"),
+    [
+        (run(4100, 8), "peaks grew as they should"),
+        (run(3000, 8), "peaks grew, if less than they should"),
+        (run(2100, 5), "that is hardly more jobs"),
+        (run(2100, 8, cpu_s=30), "less was done"),
+        (run(2100, 8, cpu_s=0), "nobody knows how much was done"),
+        (run(2100, 8, version="2.0"), "another major version"),
+        (run(2100, 8, outcome=Outcome.THROTTLED), "it was throttled"),
+        (run(2100, 8, outcome=Outcome.MEMORY_KILL), "it was killed"),
+        (run(2100, 8, outcome=Outcome.FAILED), "it failed"),
+    ],
+    ids=lambda value: value.replace(" ", "-") if isinstance(value, str) else "",
+)
+def test_what_tells_no_most(last: Sample, why: str) -> None:
+    """Runs with more jobs tell no most where they took more, or might have."""
+    assert most_mib([*FEW_UNITS[:2], last]) is None, why
+
+
+def test_a_giant_that_meets_one_small_job_tells_the_most() -> None:
+    """Where one giant is the peak of many jobs, it is not taken for the size of each, though it once met another."""
+    met = run(637, 2, 1, job_mib=490, serial_mib=320)
+    samples = [run(588, 1, 2, serial_mib=588), met, run(589, 4, 0, job_mib=206, serial_mib=589)]
+    assert 637 < peak_mib(samples, 64) < 900
+
+
+def test_a_job_must_be_known_to_tell_the_most() -> None:
+    """Two job counts with one peak may as well be a task whose jobs take nothing, unless a job's size was seen."""
+    assert most_mib([run(2100, 4, 1), run(2100, 8, 0)]) is None
+    assert most_mib([run(2100, 4, 1, job_mib=500), run(2100, 8, 0)]) is not None
+    assert most_mib([run(2100, 4, 1, job_mib=20), run(2100, 8, 0)]) is None
+
+
+def test_lighter_builds_do_not_hide_that_peaks_grow() -> None:
+    """Where one build took more with more jobs, others that took less say nothing of the most."""
+    assert most_mib([*FEW_UNITS[:2], run(4100, 8, 1), run(2100, 8, 0), run(2100, 8, 0)]) is None
+
+
+def test_a_new_major_version_has_no_most() -> None:
+    """It may have more units; its own runs tell."""
+    assert most_mib(FEW_UNITS, version="2.0") is None
+    ours = [replace(s, record=replace(s.record, version="2.0")) for s in FEW_UNITS]
+    assert most_mib([*FEW_UNITS, *ours], version="2.0") is not None
+
+
+def test_a_kill_raises_the_most() -> None:
+    """What was thought to be the most is none; where the line covers the kill, few jobs take what they did."""
+    killed = run(2500, 8, outcome=Outcome.MEMORY_KILL)
+    raised = learn([*FEW_UNITS, killed], PRIOR, "1.0")
+    assert raised.footprint.peak_bytes(8) >= 3000 * MIB
+    assert raised.footprint.peak_bytes(2) == learn(FEW_UNITS, PRIOR, "1.0").footprint.peak_bytes(2)
+    assert raised.raised > 1
+    worse = learn([*FEW_UNITS, run(9000, 8, outcome=Outcome.MEMORY_KILL)], PRIOR, "1.0").footprint
+    assert worse.peak_bytes(8) >= 10800 * MIB
+    assert worse.peak_bytes(2) > raised.footprint.peak_bytes(2)
+
+
+@given(st.integers(0, 1 << 32), st.integers(2, 10), st.sampled_from(["few", "bimodal", "noisy"]))
+def test_the_most_is_above_nearly_all_runs_by_weight(seed: int, builds: int, name: str) -> None:
+    """Of the weight of the runs that ended well no more than 5 % took more than is predicted for their jobs."""
+    (series,) = generate(name, 1, builds, seed)
+    samples = [Sample(run.record, builds - 1 - age) for age, run in enumerate(series.runs)]
+    footprint = learn(samples, series.prior, "").footprint
+    well = [sample for sample in samples if sample.record.outcome is Outcome.OK]
+    weights = [
+        (0.5 ** (s.age_builds / HALF_LIFE_BUILDS), footprint.peak_bytes(s.record.jobs) < s.record.peak_bytes)
+        for s in well
+    ]
+    assert sum(weight for weight, is_above in weights if is_above) <= 0.05 * sum(weight for weight, _ in weights) + 1e-9
+
+
+def bench(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run the bench as scripts/bench does."""
+    path = os.pathsep.join(map(str, (TESTS.parent / "meta-memguard" / "lib", TESTS)))
+    command = [sys.executable, "-m", "bench.predict", *words]
+    env = {**os.environ, "PYTHONPATH": path}
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
+
+
+def sample_line(build: int, jobs: int, peak_mib: int, **more: object) -> str:
+    """One line of an exported history."""
+    fields = {
+        "build": f"b{build}",
+        "pn": "foo",
+        "pv": "1.0",
+        "task": "do_compile",
+        "jobs": jobs,
+        "peak_bytes": peak_mib * MIB,
+        "largest_process_bytes": peak_mib * MIB // 2,
+        "duration_s": 1.5,
+        "cpu_s": 2,
+        "outcome": "ok",
+    }
+    return json.dumps({**fields, **more}) + "\n"
+
+
+def test_bench_in_small(tmp_path: Path) -> None:
+    """The bench prints and writes one row per data set, builds and method, the same for the same seed."""
+    measured, found = tmp_path / "samples.jsonl", tmp_path / "found.json"
+    measured.write_text("".join(sample_line(build, 2 ** (build % 4), 500 * 2 ** (build % 4)) for build in range(12)))
+    words = ("--recipes", "4", "--seed", "7", "--samples", str(measured), "--json", str(found))
+    first = bench(*words)
+    assert first.returncode == 0, first.stderr
+    result = json.loads(found.read_text(encoding="utf-8"))
+    data = ["measured", *CLASSES, "all generated"]
+    assert list(dict.fromkeys(row["data"] for row in result["rows"])) == data
+    ours = {(row["data"], row["builds"]): row for row in result["rows"] if row["method"] == "memguard"}
+    assert set(ours) == {(name, builds) for name in data for builds in (0, 1, 3, 10)}
+    assert [ours["measured", builds]["tasks"] for builds in (0, 1, 3, 10)] == [12, 11, 9, 2]
+    assert [ours["linear", builds]["tasks"] for builds in (0, 1, 3, 10)] == [4, 4, 4, 4]
+    assert ours["all generated", 3]["tasks"] == 4 * len(CLASSES)
+    bound = {(row["data"], row["builds"]) for row in result["rows"] if row["method"] == "oracle"}
+    assert bound == {(name, builds) for name in data[1:] for builds in (0, 1, 3, 10)}
+    for row in result["rows"]:
+        assert 0 <= row["exceeded_share"] <= 1
+        assert row["over_reservation"] >= 0
+        assert row["product"] == pytest.approx((row["exceeded_share"] + 0.01) * row["over_reservation"])
+    assert first.stdout.count("target after 3 builds") == len(data)
+    assert bench(*words).stdout == first.stdout
+
+
+@pytest.mark.parametrize(
+    "line", ["{", "[]", '{"build": "b0"}', sample_line(0, 1, 1, outcome="fine"), sample_line(0, 1, 1, cpu_s="much")]
+)
+def test_bench_names_a_wrong_sample(tmp_path: Path, line: str) -> None:
+    """A line that is no sample is named by file and line."""
+    path = tmp_path / "samples.jsonl"
+    path.write_text(sample_line(0, 1, 1) + "\n" + line, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"samples\.jsonl:3: not a sample"):
+        read_series(path)
+
+
+def test_bench_refuses_a_missing_file() -> None:
+    """A file that is not there is one sentence and exit status 2."""
+    done = bench("--samples", "/nowhere/samples.jsonl")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_bench_judges_undisturbed_runs_only(tmp_path: Path) -> None:
+    """Measured runs that were throttled, killed or failed are history, never the truth to be predicted."""
+    path = tmp_path / "samples.jsonl"
+    path.write_text(sample_line(0, 1, 100, outcome="throttled", machine="arm", serial_bytes=5) + sample_line(1, 2, 200))
+    first, second = read_series(path)
+    assert [series.name for series in (first, second)] == ["foo do_compile arm", "foo do_compile "]
+    assert first.runs[0].true_bytes is None
+    assert first.runs[0].record.serial_bytes == 5
+    assert second.runs[0].true_bytes == 200 * MIB
+
+
+def test_generated_recipes_are_what_they_say() -> None:
+    """Same seed, same recipes; another seed, others; what ended well is recorded as it was."""
+    for name in CLASSES:
+        runs = [run for series in generate(name, 20, 13, 1) for run in series.runs]
+        assert runs == [run for series in generate(name, 20, 13, 1) for run in series.runs]
+        assert runs != [run for series in generate(name, 20, 13, 2) for run in series.runs]
+        well = [run for run in runs if run.record.outcome is Outcome.OK]
+        assert all(run.record.peak_bytes == run.true_bytes for run in well)
+        assert 0.8 < len(well) / len(runs) < 1
+        assert all(0 < run.record.peak_bytes <= run.true_bytes for run in runs if run.true_bytes)
+
+
+def test_the_oracle_is_seldom_exceeded_and_changes_nothing() -> None:
+    """It is told of the builds that are asked for, is exceeded about once in fifty, and the recipes stay the same."""
+    told = [run for name in CLASSES for series in generate(name, 40, 3, 1, {1}) for run in series.runs[1:2]]
+    asked = [replace(run, oracle_bytes=None) for run in told]
+    assert asked == [run for name in CLASSES for series in generate(name, 40, 3, 1) for run in series.runs[1:2]]
+    exceeded = sum(run.oracle_bytes < run.true_bytes for run in told)
+    assert 0 < exceeded <= 0.05 * len(told)

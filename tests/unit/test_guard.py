@@ -1,0 +1,469 @@
+# SPDX-License-Identifier: MIT
+"""The Guard's state over a build, with a sensor and a clock of the tests' own."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from memguard.channels.grants import Handover
+from memguard.channels.notes import Note, TaskGrant, TaskHold
+from memguard.channels.state import StateFile
+from memguard.model import Footprint, Grant, Mode, Policy, Reading, Task
+from memguard.record.event_log import EventLog
+from memguard.sense.container import Sensor
+from memguard.server.guard import READING_AGE_S, Guard
+from memguard.units import GIB, MIB
+
+NO_RESERVE = Policy(reserve_bytes=0)
+
+
+@dataclass
+class FakeSensor:
+    """A container of 8 GiB whose use the test sets."""
+
+    reading: Reading = field(
+        default_factory=lambda: Reading(8 * GIB, "memory.max", 0, 0, 8 * GIB, 1 << 50, 1 << 50, 16)
+    )
+    kills: int | None = 5
+    reads: int = 0
+
+    def read(self) -> Reading:
+        self.reads += 1
+        return self.reading
+
+    def oom_kills(self) -> int | None:
+        return self.kills
+
+    def use(self, used_bytes: int) -> None:
+        self.reading = replace(self.reading, used_bytes=used_bytes, room_bytes=8 * GIB - used_bytes)
+
+
+class Bench:
+    """A Guard with everything around it."""
+
+    def __init__(self, directory: Path, policy: Policy = NO_RESERVE) -> None:
+        self.directory = directory
+        self.sensor = FakeSensor()
+        self.now_s = 100.0
+        self.said: list[str] = []
+        self.told: list[Note] = []
+        self.warned: list[str] = []
+        self.log = EventLog(directory / "events")
+        self.guard = Guard(
+            policy,
+            cast(Sensor, self.sensor),
+            self.log,
+            Handover(directory),
+            StateFile(directory),
+            self.told.append,
+            say=self.said.append,
+            warn=self.warned.append,
+            clock=lambda: self.now_s,
+        )
+
+    def offer(self, task: Task, is_idle: bool = False) -> bool:
+        """Offer a task as the scheduler does; whether it started."""
+        verdict = self.guard.judge(task, is_idle)
+        self.guard.carry_out(task, verdict)
+        return verdict.starts
+
+    def publish(self, tokens: int | None = None, stopped: int = 0, alone: str = "", **sizes: int) -> None:
+        """Tell what the sentinel sees: what tasks take, by tid."""
+        tasks = {tid: {"current_bytes": size, "peak_bytes": size, "tokens": tokens} for tid, size in sizes.items()}
+        StateFile(self.directory).publish(
+            {"time_s": self.now_s + 1, "tasks": tasks, "stopped": stopped, "alone": alone}
+        )
+
+    def tick(self, *ended: str, is_idle: bool = False, seconds: float = 1.0) -> None:
+        """Let time pass and tasks end."""
+        self.now_s += seconds
+        self.guard.settle(ended, is_idle)
+
+    def events(self, *names: str) -> list[dict[str, Any]]:
+        """The events so far, those of the names only."""
+        self.log.flush()
+        assert self.log.path is not None
+        events = [json.loads(line) for line in self.log.path.read_text().splitlines()]
+        return [event for event in events if not names or event["event"] in names]
+
+    def left(self) -> int:
+        """Grants that lie ready for tasks."""
+        grants = self.directory / "grants"
+        return len(list(grants.iterdir())) if grants.exists() else 0
+
+
+def task(tid: str, base: int, per_job: int = 0, wanted: int = 8) -> Task:
+    """A task of that footprint."""
+    return Task(tid, "", f"r-{tid}", "do_compile", Footprint(base, per_job, 0, "test"), wanted)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """A Guard of an empty container."""
+    return Bench(tmp_path)
+
+
+def test_hold_release_and_grant_are_recorded_in_order(bench: Bench) -> None:
+    """A task that has to wait leaves its whole story, with the seconds it waited."""
+    assert bench.offer(task("a", 5 * GIB))
+    assert not bench.offer(task("b", 5 * GIB))
+    bench.tick("a", seconds=7.5)
+    released = next(bench.guard.releasable(is_idle=False), None)
+    assert released == task("b", 5 * GIB)
+    assert bench.offer(released)
+    story = [(event["event"], event.get("recipe")) for event in bench.events()]
+    assert story == [
+        ("build_start", None),
+        ("grant", "r-a"),
+        ("hold", "r-b"),
+        ("release", "r-b"),
+        ("grant", "r-b"),
+    ]
+    assert bench.events("release")[0]["held_s"] == 7.5
+    assert bench.guard.totals.held_s == 7.5
+    assert bench.said[-1] == "start r-b do_compile after 8 s: it fits"
+
+
+def test_a_second_hold_of_one_task_is_no_news(bench: Bench) -> None:
+    """A task that is refused again is neither counted nor recorded again, and keeps its place."""
+    bench.offer(task("a", 5 * GIB))
+    for _ in range(3):
+        assert not bench.offer(task("b", 5 * GIB))
+    assert bench.guard.totals.held == 1
+    assert len(bench.events("hold")) == 1
+
+
+def test_the_ledger_sees_what_no_reading_sees(bench: Bench) -> None:
+    """Of ten heavy tasks of one tick, only those start that fit together."""
+    started = [bench.offer(task(str(number), 3 * GIB)) for number in range(10)]
+    assert started == [True, True, *[False] * 8]
+
+
+def test_an_ended_task_frees_its_grant_once(bench: Bench) -> None:
+    """Whoever ended, failed or not, uses nothing any more, and is not freed twice."""
+    bench.offer(task("a", 5 * GIB))
+    bench.offer(task("b", 3 * GIB))
+    bench.tick("a", "a", "never-ran")
+    bench.tick("a")
+    assert bench.offer(task("c", 5 * GIB))
+    assert not bench.offer(task("d", 1))
+
+
+def test_outgrown_memory_holds_the_next(bench: Bench) -> None:
+    """A task that takes more than predicted makes the next one wait."""
+    bench.offer(task("a", GIB))
+    bench.sensor.use(6 * GIB)
+    bench.tick()
+    assert not bench.offer(task("b", 3 * GIB))
+
+
+def test_the_peak_is_the_highest_reading(bench: Bench) -> None:
+    """The peak rises with the readings and does not fall."""
+    for used in (1, 6, 2):
+        bench.sensor.use(used * GIB)
+        bench.guard.sample()
+    assert bench.guard.totals.peak_bytes == 6 * GIB
+
+
+def test_the_container_is_read_no_more_often_than_needed(bench: Bench) -> None:
+    """A thousand questions in one moment cost one reading."""
+    for _ in range(1000):
+        bench.tick(seconds=READING_AGE_S / 1001)
+    assert bench.sensor.reads == 1
+    bench.tick()
+    assert bench.sensor.reads == 2
+
+
+def test_idle_use_is_learned_when_nothing_runs(bench: Bench) -> None:
+    """What is used between tasks belongs to nobody, and shmem is not part of it."""
+    bench.sensor.use(3 * GIB)
+    bench.sensor.reading = replace(bench.sensor.reading, shmem_bytes=GIB)
+    bench.tick(is_idle=True)
+    assert not bench.offer(task("a", 5 * GIB + 1))
+    assert bench.offer(task("b", 5 * GIB))
+
+
+def test_only_shrunk_grants_leave_a_file(bench: Bench) -> None:
+    """A task that gets all its jobs runs as it always did; one that gets fewer finds how many."""
+    assert bench.offer(task("a", GIB))
+    assert bench.left() == 0
+    assert bench.offer(task("b", 0, per_job=GIB, wanted=16))
+    assert bench.left() == 1
+    assert Handover(bench.directory).take("b") == 7
+    assert bench.guard.totals.shrunk == 1
+
+
+def test_finish_removes_what_was_not_taken(bench: Bench) -> None:
+    """After the build no grant is left for another build to find."""
+    bench.offer(task("b", 0, per_job=GIB, wanted=16))
+    bench.guard.finish()
+    assert not (bench.directory / "grants").exists()
+
+
+def test_summary_tells_what_was_done(bench: Bench) -> None:
+    """The last event and the summary agree on peak, holds and kills."""
+    bench.offer(task("a", 5 * GIB))
+    bench.offer(task("b", 5 * GIB))
+    bench.sensor.use(4 * GIB)
+    bench.guard.sample()
+    bench.sensor.use(0)
+    bench.sensor.kills = 7
+    bench.tick("a", seconds=90)
+    bench.offer(task("b", 5 * GIB))
+    lines = bench.guard.finish()
+    (end,) = bench.events("build_end")
+    assert (end["peak_bytes"], end["held"], end["held_s"], end["oom_kills"]) == (4 * GIB, 1, 90.0, 2)
+    assert (end["granted"], end["shrunk"], end["forced"], end["wall_s"]) == (2, 0, 0, 90.0)
+    assert lines[0] == "peak 4.0 GiB of 8.0 GiB (50 %), 2 killed by the kernel for memory"
+    assert lines[1] == "held 1 tasks (1.5 min in all), shrunk 0, let 2 start"
+    assert lines[2].endswith(".jsonl")
+    assert lines[3] == f"more of this build: memguard report {bench.directory}"
+    assert len(lines) == 4
+
+
+def test_kills_that_cannot_be_counted_are_not_told(bench: Bench) -> None:
+    """A group that vanished, or that counts anew, makes no false number."""
+    bench.sensor.kills = 1
+    assert bench.guard.finish()[0].endswith("0 killed by the kernel for memory")
+    bench.sensor.kills = None
+    assert "killed" not in bench.guard.finish()[0]
+
+
+def test_the_oldest_is_released_when_nothing_runs(bench: Bench) -> None:
+    """The liveness law: when all is idle the oldest held task starts, fit or not."""
+    bench.offer(task("a", GIB))
+    bench.offer(task("huge", 20 * GIB, per_job=GIB))
+    bench.offer(task("b", 7 * GIB + 1))
+    assert next(bench.guard.releasable(is_idle=False), None) is None
+    bench.tick("a", is_idle=True)
+    released = next(bench.guard.releasable(is_idle=True), None)
+    assert released is not None
+    assert released.tid == "huge"
+    assert bench.offer(released, is_idle=True)
+    assert bench.events("grant")[-1]["jobs"] == 1
+    assert bench.guard.totals.forced == 1
+    assert "is expected to need 21.0 GiB with one job (test), and 8.0 GiB are free" in bench.warned[0]
+
+
+def test_nobody_is_releasable_when_nobody_waits(bench: Bench) -> None:
+    """Without held tasks there is nothing to release, idle or not."""
+    assert next(bench.guard.releasable(is_idle=True), None) is None
+    assert next(bench.guard.releasable(is_idle=False), None) is None
+
+
+def test_the_head_keeps_its_memory_until_it_starts(bench: Bench) -> None:
+    """Light tasks pass within what is spare, and the head starts when the task before it ends."""
+    bench.offer(task("before", 4 * GIB))
+    assert not bench.offer(task("head", 6 * GIB))
+    passing = [bench.offer(task(f"light-{number}", GIB)) for number in range(4)]
+    assert passing == [True, True, False, False]
+    bench.tick("before")
+    released = next(bench.guard.releasable(is_idle=False), None)
+    assert released is not None
+    assert released.tid == "head"
+
+
+def test_a_forgotten_hold_reserves_nothing(bench: Bench) -> None:
+    """A task that BitBake took back keeps no memory from others."""
+    bench.offer(task("before", 4 * GIB))
+    bench.offer(task("head", 8 * GIB))
+    assert not bench.offer(task("light", GIB))
+    bench.guard.forget_hold("head")
+    bench.guard.forget_hold("head")
+    assert bench.offer(task("light", GIB))
+
+
+def test_observing_records_and_does_nothing(tmp_path: Path) -> None:
+    """In observe mode each task starts with all its jobs, and the log says what would have been."""
+    bench = Bench(tmp_path, Policy(mode=Mode.OBSERVE, reserve_bytes=0))
+    for one in (task("a", 5 * GIB), task("b", 5 * GIB), task("c", 0, per_job=GIB, wanted=16)):
+        bench.guard.note_only(one, bench.guard.judge(one, is_idle=False))
+    bench.tick("a", "b", "c")
+    shrunk = task("d", 0, per_job=GIB, wanted=16)
+    bench.guard.note_only(shrunk, bench.guard.judge(shrunk, is_idle=False))
+    assert bench.left() == 0
+    assert not bench.guard.held
+    assert all(event["observed"] for event in bench.events("hold", "grant"))
+    assert [event["recipe"] for event in bench.events("hold")] == ["r-b", "r-c"]
+    assert bench.events("grant")[-1]["jobs"] == 16
+    assert bench.said[-1] == "would start r-d do_compile with fewer jobs: 8 of 16 jobs fit into 8.0 GiB"
+    assert "would have held 2 tasks, would have shrunk 1" in bench.guard.finish()[1]
+
+
+def test_starts_and_ends_are_paired(bench: Bench) -> None:
+    """An end without a start, as of a task that was covered, is not recorded."""
+    bench.guard.task_started("a", task("a", GIB))
+    bench.guard.task_ended("a", task("a", GIB), "failed")
+    bench.guard.task_ended("a", None, "ok")
+    bench.guard.task_ended("b", None, "ok")
+    assert [(event["event"], event.get("outcome")) for event in bench.events("start", "end")] == [
+        ("start", None),
+        ("end", "failed"),
+    ]
+
+
+def test_start_line_says_what_is_seen(bench: Bench) -> None:
+    """One line tells limit, source, reserve, CPUs and mode."""
+    assert bench.guard.start_line() == (
+        "limit 8.0 GiB (memory.max), 0 KiB used, 0 KiB in reserve, 16 CPUs, mode enforce"
+    )
+
+
+def test_a_limit_that_falls_during_the_build_counts(bench: Bench) -> None:
+    """A pod that is made smaller in place gets less from the next reading on."""
+    bench.sensor.reading = replace(bench.sensor.reading, limit_bytes=2 * GIB, room_bytes=2 * GIB)
+    bench.tick()
+    assert not bench.offer(task("a", 3 * GIB))
+
+
+def test_ten_thousand_tasks_keep_to_the_limit(bench: Bench) -> None:
+    """Ten thousand tasks, held in their thousands, never get more than the container has."""
+    running: list[str] = []
+    for number in range(10_000):
+        one = task(str(number), 200 * MIB, wanted=1)
+        if bench.offer(one):
+            running.append(one.tid)
+        if number % 10 == 0 and running:
+            bench.tick(running.pop(0), seconds=0.01)
+            released = next(bench.guard.releasable(is_idle=False), None)
+            if released is not None:
+                assert bench.offer(released)
+                running.append(released.tid)
+    assert len(bench.guard.held) > 5000
+    assert sum(run.bytes for run in bench.guard.running.values()) <= 8 * GIB
+
+
+def test_a_head_too_large_for_the_container_does_not_starve_the_next(bench: Bench) -> None:
+    """Memory is kept for the oldest held task that can ever fit: lighter tasks do not pass it for ever."""
+    ends = {"a": 1}
+    assert bench.offer(task("a", 4 * GIB))
+    assert not bench.offer(task("huge", 20 * GIB))
+    assert not bench.offer(task("heavy", 7 * GIB))
+    for tick in range(50):
+        ended = [tid for tid, end in ends.items() if end <= tick]
+        for tid in ended:
+            del ends[tid]
+        bench.tick(*ended)
+        for released in bench.guard.releasable(is_idle=False):
+            if released.tid == "heavy":
+                return
+            assert bench.offer(released)
+            ends[released.tid] = tick + 5
+        for number in range(6):
+            one = task(f"light-{tick}-{number}", GIB)
+            if bench.offer(one):
+                ends[one.tid] = tick + 5
+    pytest.fail("heavy was passed for ever")
+
+
+def test_a_second_grant_replaces_the_first(bench: Bench) -> None:
+    """A task that BitBake runs again counts once, and gives back all it had."""
+    assert bench.offer(task("a", 3 * GIB))
+    assert bench.offer(task("a", 3 * GIB))
+    bench.tick("a")
+    assert bench.offer(task("b", 8 * GIB))
+
+
+def test_a_hold_that_ends_without_a_start_is_told(bench: Bench) -> None:
+    """A held task that BitBake takes back, or that the build's end finds, has its release and its seconds."""
+    assert bench.offer(task("a", 5 * GIB))
+    assert not bench.offer(task("b", 5 * GIB))
+    assert not bench.offer(task("c", 5 * GIB))
+    bench.now_s += 60
+    bench.guard.forget_hold("b")
+    bench.now_s += 60
+    bench.guard.finish()
+    assert [(event["recipe"], event["held_s"]) for event in bench.events("release")] == [("r-b", 60), ("r-c", 120)]
+    assert bench.events("build_end")[0]["held_s"] == 180
+
+
+def test_what_a_measured_task_will_still_grow_by_is_kept(bench: Bench) -> None:
+    """Long after its start, a task that has taken half of its grant is expected to take the other half.
+
+    Of the 3 GiB in use one is its own; the other two, a daemon's perhaps, are nobody's grant and stay. Where nobody
+    measures, use and grants are all that is known, and the larger of them counts.
+    """
+    assert bench.offer(task("a", 2 * GIB))
+    bench.sensor.use(3 * GIB)
+    bench.tick(seconds=60.0)
+    assert bench.guard.judge(task("b", 5 * GIB), False).starts
+    bench.publish(a=1 * GIB)
+    bench.tick()
+    assert not bench.guard.judge(task("b", 5 * GIB), False).starts
+    assert bench.guard.judge(task("b", 4 * GIB), False).starts
+    bench.publish(a=3 * GIB)
+    bench.tick()
+    assert bench.guard.judge(task("b", 5 * GIB), False).starts
+    bench.tick(seconds=60.0)
+    assert bench.guard.judge(task("b", 5 * GIB), False).starts
+
+
+def test_the_sentinel_is_told_of_grants_and_holds(bench: Bench) -> None:
+    """It learns what each task was given before the task starts, and who is held and no longer."""
+    assert bench.offer(task("a", 1 * GIB, per_job=512 * MIB))
+    assert not bench.offer(task("b", 7 * GIB))
+    bench.guard.forget_hold("b")
+    grant, hold, release = bench.told
+    assert grant == TaskGrant("a", 1, 8, 5 * GIB, 512 * MIB, 8)
+    assert isinstance(hold, TaskHold)
+    assert (hold.tid, hold.recipe, bool(hold.reason)) == ("b", "r-b", True)
+    assert release == replace(hold, reason="")
+
+
+@pytest.mark.parametrize(("stopped", "alone"), [(2, ""), (0, "heavy do_compile")])
+def test_nothing_starts_in_an_emergency(bench: Bench, stopped: int, alone: str) -> None:
+    """While jobs are stopped, or a task must be alone, all is held that would fit; afterwards it starts."""
+    assert bench.offer(task("a", 1 * GIB))
+    bench.publish(stopped=stopped, alone=alone, a=1 * GIB)
+    bench.tick()
+    assert bench.guard.emergency
+    assert not bench.offer(task("b", 16 * MIB))
+    assert list(bench.guard.releasable(is_idle=False)) == []
+    assert [found.tid for found in bench.guard.releasable(is_idle=True)] == ["b"]
+    bench.publish(a=1 * GIB)
+    bench.tick()
+    assert not bench.guard.emergency
+    assert [found.tid for found in bench.guard.releasable(is_idle=False)] == ["b"]
+
+
+def test_a_grant_grows_where_nobody_waits(bench: Bench) -> None:
+    """A task that takes its jobs from a pool gets more of them once others have ended, one without a pool never."""
+    assert bench.offer(task("a", 4 * GIB))
+    assert bench.offer(task("b", 0, per_job=1 * GIB))
+    assert bench.guard.running["b"].grant.jobs == 4
+    bench.publish(a=4 * GIB, b=1 * GIB)
+    bench.tick("a")
+    assert bench.guard.running["b"].grant.jobs == 4
+    bench.publish(tokens=3, b=1 * GIB)
+    bench.tick()
+    assert bench.guard.running["b"].grant == Grant(8, 8 * GIB)
+    assert bench.told[-1] == TaskGrant("b", 2, 8, 8 * GIB, 1 * GIB, 8)
+    assert [event["jobs"] for event in bench.events("extend")] == [8]
+
+
+def test_no_grant_grows_while_another_task_is_held(bench: Bench) -> None:
+    """What is held has the first claim on memory."""
+    assert bench.offer(task("b", 0, per_job=1 * GIB, wanted=2))
+    assert bench.offer(task("a", 0, per_job=1 * GIB, wanted=8))
+    assert not bench.offer(task("c", 7 * GIB))
+    bench.publish(tokens=3, a=1 * GIB)
+    bench.tick("b")
+    assert bench.guard.running["a"].grant.jobs == 6
+
+
+def test_a_grant_that_cannot_be_written_is_for_all_jobs(bench: Bench) -> None:
+    """On a full disk a task starts with the jobs it wants and counts as such; one warning, and the build goes on."""
+    (bench.directory / "grants").write_text("in the way")
+    for tid in ("a", "b"):
+        assert bench.offer(task(tid, 0, 2 * GIB))
+        assert bench.guard.running[tid].bytes == 16 * GIB
+        bench.tick(tid)
+    assert [event["jobs"] for event in bench.events("grant")] == [8, 8]
+    assert len(bench.warned) == 1
+    assert "r-a do_compile starts with all its jobs, not " in bench.warned[0]
+    assert bench.guard.totals.shrunk == 0

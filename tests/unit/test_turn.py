@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: MIT
+"""How a task that is about to run again waits for its turn, with a sentinel and without."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from memguard.channels.fifo import Listener, Notes
+from memguard.channels.notes import TaskWait
+from memguard.channels.state import StateFile
+from memguard.model import Reading
+from memguard.task.turn import Turns
+
+WAIT = TaskWait(42, 17, 4, False, 1, "cc1plus", "was killed", 3000, 1.5, 3.25, 1000)
+MARK = "42-17"
+
+
+class World:
+    """A clock that moves when somebody sleeps, and a container; `each` happens at every look."""
+
+    def __init__(self, directory: Path, left_bytes: int | None = 0) -> None:
+        self.now_s = 1000.0
+        self.notes = Notes(directory)
+        self.state = StateFile(directory)
+        self.left_bytes = left_bytes
+        self.each: Callable[[], None] = lambda: None
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+        self.each()
+
+    def read(self) -> Reading:
+        if self.left_bytes is None:
+            raise OSError("no container")
+        return Reading(10_000, "memory.max", 0, 0, self.left_bytes, None, None, 4)
+
+    def publish(self, turns: object) -> None:
+        self.state.publish({"time_s": self.now_s, "turns": turns})
+
+    def wait(self) -> float:
+        """The seconds that a wait takes."""
+        began_s = self.now_s
+        Turns(MARK, self.notes, self.state, self, lambda: self.now_s, self.sleep).wait_for_turn(WAIT)
+        return round(self.now_s - began_s, 3)
+
+
+def test_the_sentinel_gives_the_turn(tmp_path: Path) -> None:
+    """A task waits as long as its mark is not named, far beyond any time limit, and goes on when it is."""
+    world = World(tmp_path, left_bytes=10_000)
+    listener = Listener(file := world.notes.listen())
+    world.publish({MARK: 7})  # of an earlier wait
+    world.each = lambda: world.publish({MARK: 1} if world.now_s > 1500 else {MARK: 7, "1-1": 1})
+    assert 500 <= world.wait() <= 501
+    asked = listener.read()
+    assert set(asked) == {WAIT}
+    assert 90 <= len(asked) <= 101
+    os.close(file)
+
+
+def test_without_a_sentinel_the_container_decides(tmp_path: Path) -> None:
+    """Nobody tells: what is left of the container is looked at, once what was killed is gone from the counters."""
+    world = World(tmp_path, left_bytes=3000)
+    assert 2 <= world.wait() <= 2.5
+    full = World(tmp_path, left_bytes=2999)
+    full.each = lambda: setattr(full, "left_bytes", 3000 if full.now_s > 1020 else 2999)
+    assert 20 <= full.wait() <= 21
+
+
+def test_without_a_sentinel_no_task_waits_for_ever(tmp_path: Path) -> None:
+    """A container that stays full, or that cannot be read, holds a task for a minute."""
+    assert 60 <= World(tmp_path, left_bytes=0).wait() <= 61
+    assert 60 <= World(tmp_path, left_bytes=None).wait() <= 61
+
+
+def test_a_sentinel_that_dies_while_a_task_waits(tmp_path: Path) -> None:
+    """When its state grows old the task looks for itself."""
+    world = World(tmp_path, left_bytes=3000)
+
+    def live_until_1010() -> None:
+        if world.now_s < 1010:
+            world.publish({})
+
+    world.each = live_until_1010
+    assert 14 <= world.wait() <= 16.5
+
+
+def test_a_state_that_tells_no_turns_is_none(tmp_path: Path) -> None:
+    """A sentinel of another version, or a broken file, is the same as none."""
+    for content in (
+        '{"version": 2, "time_s": %s, "tasks": {}}',
+        "{",
+        "[]",
+        '{"version": 2, "time_s": %s, "turns": 3}',
+        '{"version": 3, "time_s": %s, "turns": {"42-17": 1}}',
+    ):
+        world = World(tmp_path, left_bytes=3000)
+        world.each = lambda world=world, content=content: (
+            (tmp_path / "state.json").write_text(content % world.now_s if "%" in content else content) and None
+        )
+        assert 2 <= world.wait() <= 2.5
