@@ -20,7 +20,7 @@ from memguard.decide.moment import Act
 from memguard.model import Policy, Reading
 from memguard.predict.remembered_lives import Lives
 from memguard.sense.compilers import unit_of
-from memguard.sense.proc_files import Leader, Target
+from memguard.sense.proc_files import ProcessId
 from memguard.sense.process_tree import Compiler, Usage
 from memguard.sentinel.reflex import Reflex, Ward
 from memguard.units import MIB
@@ -60,8 +60,8 @@ class _Job:
     is_killed: bool = False
 
     @property
-    def target(self) -> Target:
-        return Target(self.pid, round(self.began_s * TICKS_PER_S))
+    def target(self) -> ProcessId:
+        return ProcessId(self.pid, round(self.began_s * TICKS_PER_S))
 
     @property
     def bytes(self) -> int:
@@ -145,20 +145,20 @@ class _Signals(Signals):
         super().__init__()
         self._build = build
 
-    def stop(self, target: Target) -> bool:
+    def stop(self, target: ProcessId) -> bool:
         self.stopped.add(target)
         return True
 
-    def wake(self, target: Target) -> bool:
+    def wake(self, target: ProcessId) -> bool:
         self.stopped.discard(target)
         return True
 
-    def kill(self, target: Target) -> bool:
+    def kill(self, target: ProcessId) -> bool:
         self.stopped.discard(target)
         self._build.kill(target)
         return True
 
-    def keep_only(self, living: Iterable[Target]) -> None:
+    def keep_only(self, living: Iterable[ProcessId]) -> None:
         self.stopped &= set(living)
 
 
@@ -196,7 +196,7 @@ class Rehearsal:
         if fixed_jobs is None:
             self._reflex = Reflex(jobs, lambda leader: [], signals=self._signals, open_pool=self._tasks.__getitem__)
             for place, tid in enumerate(self._tasks, start=1):
-                self._reflex.begin(tid, Ward(Leader(place, 1), place, jobs, pool=tid), self._lives[tid])
+                self._reflex.begin(tid, Ward(ProcessId(place, 1), place, jobs, pool=tid), self._lives[tid])
         else:
             for pool in pools:
                 pool.set_tokens(max(0, fixed_jobs - len(self._makes)))
@@ -220,7 +220,7 @@ class Rehearsal:
         """What the next build of the same units may know."""
         return {tid: lives.packed() for tid, lives in self._lives.items()}
 
-    def kill(self, target: Target) -> None:
+    def kill(self, target: ProcessId) -> None:
         """Kill a job; its unit is built anew, as by the command's second run."""
         for job in self._jobs():
             job.is_killed = job.is_killed or job.target == target

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from memguard.channels.fifo import Notes
 from memguard.channels.notes import Orders, TaskNote
-from memguard.sense.proc_files import Leader
+from memguard.sense.proc_files import ProcessId
 from memguard.sentinel.sentinel import INTERVAL_S
 from memguard.server.sentinel_process import Watch
 from testbed import memory
@@ -91,7 +91,7 @@ def _cpu_s(pid: int) -> float:
 
 
 @contextlib.contextmanager
-def sentinel(leaders: list[Leader], directory: Path) -> Iterator[int]:
+def sentinel(leaders: list[ProcessId], directory: Path) -> Iterator[int]:
     """The process of a sentinel that watches these tasks."""
     orders = Orders(str(directory), "bench", str(directory / "history.db"), 64 << 20)
     noted = []
@@ -110,7 +110,7 @@ def sentinel(leaders: list[Leader], directory: Path) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def psutil_loop(leaders: list[Leader], directory: Path) -> Iterator[int]:
+def psutil_loop(leaders: list[ProcessId], directory: Path) -> Iterator[int]:
     """A process that reads the same with psutil."""
     command = [sys.executable, "-c", PSUTIL + LOOP, json.dumps(leaders), str(INTERVAL_S)]
     process = subprocess.Popen(command)
@@ -145,7 +145,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def report(leaders: list[Leader], title: str, options: argparse.Namespace, directory: Path) -> None:
+def report(leaders: list[ProcessId], title: str, options: argparse.Namespace, directory: Path) -> None:
     """Measure both in turn and print a row for each."""
     costs: dict[str, list[Cost]] = {"sentinel": [], "psutil": []}
     for _ in range(options.repeats):

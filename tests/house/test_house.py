@@ -20,7 +20,7 @@ BBCLASS = (LAYER / "classes-global" / "memguard.bbclass").read_text(encoding="ut
 
 # Who may import whom within the layer: rooms of modules, and the words beside them, which everybody may use. Values
 # flow one way, from sense to record; processes (server, sentinel, task) never import each other: they use channels.
-WORDS = {"model", "units", "settings"}
+WORDS = {"model", "units", "settings", "typed_json"}
 _SHARED = "words sense predict decide channels record"
 ROOMS = {
     "words": "",
@@ -40,6 +40,7 @@ PURE_ROOMS = {"predict", "decide", "diagnose"}
 PURE = {
     "model",
     "units",
+    "typed_json",
     "sense.mounts",
     "sense.compilers",
     "sense.tally",

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from memguard.sense import process_table
 from memguard.sense.compilers import is_compiler, unit_of
-from memguard.sense.proc_files import Leader, find_leader
+from memguard.sense.proc_files import ProcessId, find_process
 from memguard.sense.process_table import ProcessTable
 from memguard.sense.process_tree import Compiler, Usage
 from memguard.sense.tally import Tally
@@ -31,7 +31,7 @@ from testbed import memory
 from testbed.container import Container, NoContainer, container
 from testbed.memory import MemoryTask, running
 
-NOWHERE = Leader(2**22 + 1, 1)
+NOWHERE = ProcessId(2**22 + 1, 1)
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +82,7 @@ def charged_bytes(box: Container) -> int:
     return int(keys.get("anon", keys.get("total_rss"))) + int(keys.get("shmem", keys.get("total_shmem")))
 
 
-def proportional_bytes(leader: Leader) -> int:
+def proportional_bytes(leader: ProcessId) -> int:
     """What psutil makes of a session: proportional sizes without page cache."""
     total = 0
     for process in psutil.process_iter():
@@ -225,14 +225,14 @@ def test_the_mark_of_another_start_is_not_ours(program: Path, table: ProcessTabl
             for started in (task, first, second):
                 started.wait_for(1)
             assert table.scan({0: task.leader})[0].processes == 1
-            assert table.scan({0: Leader(task.leader.pid, task.leader.start_ticks + 1)})[0].processes == 1
+            assert table.scan({0: ProcessId(task.leader.pid, task.leader.start_ticks + 1)})[0].processes == 1
 
 
 def test_the_session_of_a_pid_that_was_reused_is_nobodys(program: Path, table: ProcessTable) -> None:
     """A leader that started at another time is another process, and so is its session another one."""
     with running(program, "fork 2 { wait } wait") as task:
         task.wait_for(3)
-        gone = Leader(task.leader.pid, task.leader.start_ticks - 5)
+        gone = ProcessId(task.leader.pid, task.leader.start_ticks - 5)
         assert table.scan({0: gone})[0] == Usage()
         assert table.scan({0: task.leader})[0].processes == 3
 
@@ -258,7 +258,7 @@ def test_compilers_are_found_and_the_youngest_is_first(program: Path, table: Pro
         assert names == ["cc1plus", "cc1"]
         for compiler, mib in zip(usage.compilers, (30, 20)):
             assert compiler.bytes == pytest.approx(mib * MIB, rel=0.05)
-            assert find_leader(compiler.pid) == (compiler.pid, compiler.start_ticks)
+            assert find_process(compiler.pid) == (compiler.pid, compiler.start_ticks)
         assert 0 <= usage.compilers[0].age_s <= usage.compilers[1].age_s < 60
         assert usage.largest_process == "cc1plus"
         # The youngest is killed: it is gone at the next scan, although its parent has not waited for it.
@@ -328,7 +328,7 @@ def write_process(root: Path, pid: int, session: int, comm: bytes = b"sh", start
 def test_names_may_hold_anything(comm: bytes, tmp_path: Path) -> None:
     """A name with parentheses, newlines or bytes that are no text changes nothing but the name."""
     write_process(tmp_path, 7, 7, comm)
-    usage = ProcessTable(tmp_path, clock=lambda: 10.0).scan({0: Leader(7, 100)})[0]
+    usage = ProcessTable(tmp_path, clock=lambda: 10.0).scan({0: ProcessId(7, 100)})[0]
     assert usage.current_bytes == 400 * os.sysconf("SC_PAGE_SIZE")
     assert usage.largest_process == comm.decode("utf-8", "backslashreplace")
     assert usage.compilers == ()
@@ -339,9 +339,9 @@ def test_zombies_and_kernel_threads_hold_nothing(tmp_path: Path) -> None:
     write_process(tmp_path, 7, 7)
     write_process(tmp_path, 8, 7, pages="0 0 0 0 0 0 0")
     table = ProcessTable(tmp_path, clock=lambda: 10.0)
-    assert table.scan({0: Leader(7, 100)})[0].processes == 1
+    assert table.scan({0: ProcessId(7, 100)})[0].processes == 1
     write_process(tmp_path, 7, 7, pages="0 0 0 0 0 0 0")
-    assert table.scan({0: Leader(7, 100)})[0] == Usage(workers=2)
+    assert table.scan({0: ProcessId(7, 100)})[0] == Usage(workers=2)
 
 
 @given(st.dictionaries(st.sampled_from(["stat", "statm", "status", "environ", "cmdline", "smaps_rollup"]), st.binary()))
@@ -360,13 +360,13 @@ def test_no_content_raises(files: dict[str, bytes]) -> None:
             (root / "8" / file).write_bytes(content)
         table = ProcessTable(root, clock=lambda: 10.0)
         for _ in range(3):
-            assert table.scan({0: Leader(7, 100)})[0].processes >= 1
+            assert table.scan({0: ProcessId(7, 100)})[0].processes >= 1
         table.close()
 
 
 def test_a_tree_that_is_not_there_is_empty(tmp_path: Path) -> None:
     """Where /proc cannot be listed, tasks use nothing."""
-    assert ProcessTable(tmp_path / "none").scan({0: Leader(7, 100)}) == {0: Usage()}
+    assert ProcessTable(tmp_path / "none").scan({0: ProcessId(7, 100)}) == {0: Usage()}
 
 
 def test_a_pid_that_is_reused_is_another_process(tmp_path: Path) -> None:
@@ -375,11 +375,11 @@ def test_a_pid_that_is_reused_is_another_process(tmp_path: Path) -> None:
     table = ProcessTable(tmp_path, clock=lambda: now_s[0])
     write_process(tmp_path, 7, 7)
     write_process(tmp_path, 8, 7)
-    assert table.scan({0: Leader(7, 100)})[0].processes == 2
+    assert table.scan({0: ProcessId(7, 100)})[0].processes == 2
     write_process(tmp_path, 8, 8, start=900)
     for _ in range(40):
         now_s[0] += 0.25
-        usage = table.scan({0: Leader(7, 100)})[0]
+        usage = table.scan({0: ProcessId(7, 100)})[0]
     assert usage.processes == 1
 
 
@@ -392,7 +392,7 @@ def test_a_wrapper_is_not_a_second_one_of_the_same(table: ProcessTable, tmp_path
     (tmp_path / "600").write_text(f"{compiler} 600; true", encoding="ascii")
     leader = subprocess.Popen([str(wrapper), "600"], cwd=tmp_path, start_new_session=True)
     try:
-        task = find_leader(leader.pid)
+        task = find_process(leader.pid)
         assert task
         deadline = time.monotonic() + 20
         while len(found := table.scan({0: task})[0].compilers) < 2 or not found[0].unit:
@@ -411,11 +411,11 @@ def test_forbidden_files_are_no_fault(program: Path, tmp_path: Path) -> None:
         pytest.skip("needs root to become somebody else")
     code = (
         f"import os, sys; sys.path.insert(0, {str(Path(process_table.__file__).parents[2])!r})\n"
-        "from memguard.sense.proc_files import Leader; from memguard.sense.process_table import ProcessTable\n"
+        "from memguard.sense.proc_files import ProcessId; from memguard.sense.process_table import ProcessTable\n"
         "os.setuid(65534)\n"
         "table = ProcessTable()\n"
         "for _ in range(3):\n"
-        f"    usage = table.scan({{0: Leader(%d, %d)}})[0]\n"
+        f"    usage = table.scan({{0: ProcessId(%d, %d)}})[0]\n"
         "print(usage.processes, usage.current_bytes)"
     )
     with running(program, "anon 20 shared 10 fork 2 { read wait } wait") as task:
@@ -431,9 +431,9 @@ def test_few_files_are_enough(program: Path) -> None:
     code = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))\n"
         f"sys.path.insert(0, {str(Path(process_table.__file__).parents[2])!r})\n"
-        "from memguard.sense.proc_files import Leader\n"
+        "from memguard.sense.proc_files import ProcessId\n"
         "from memguard.sense.process_table import ProcessTable\n"
-        "print(ProcessTable().scan({0: Leader(%d, %d)})[0].processes)"
+        "print(ProcessTable().scan({0: ProcessId(%d, %d)})[0].processes)"
     )
     with running(program, "fork 50 { wait } wait") as task:
         task.wait_for(51)

@@ -19,7 +19,7 @@ from memguard.decide.moment import Act, Job
 from memguard.decide.regulate import KILL_PAUSE_S
 from memguard.model import Reading
 from memguard.predict.remembered_lives import Lives
-from memguard.sense.proc_files import Leader, find_leader
+from memguard.sense.proc_files import ProcessId, find_process
 from memguard.sense.process_table import ProcessTable
 from memguard.sense.process_tree import Compiler, Usage
 from memguard.sentinel.reflex import LOOK_LEAST_S, LOOK_MOST_S, Acted, Reflex, Ward
@@ -63,9 +63,9 @@ class Task:
             for number, profile in enumerate(profiles)
         ]
         self.process = subprocess.Popen(["sh", "-c", f"{' '.join(jobs)} wait; exec sleep 600"], start_new_session=True)
-        leader = find_leader(self.process.pid)
+        leader = find_process(self.process.pid)
         assert leader
-        self.leader: Leader = leader
+        self.leader: ProcessId = leader
         self.killed: list[Job] = []
         self.table = ProcessTable()
         self.reflex = Reflex(16, self.table.members, before_kill=lambda tid, job: self.killed.append(job))

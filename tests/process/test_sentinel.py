@@ -26,7 +26,7 @@ from memguard.model import Outcome, Reading, Record
 from memguard.predict.remembered_lives import Lives
 from memguard.record.history.store import History
 from memguard.sense.container import Sensor
-from memguard.sense.proc_files import find_leader
+from memguard.sense.proc_files import find_process
 from memguard.sentinel.sentinel import Sentinel
 from memguard.server.sentinel_process import Watch
 from memguard.units import GIB, MIB
@@ -70,7 +70,7 @@ def task() -> Iterator[Callable[[int], subprocess.Popen[bytes]]]:
 
 def note_of(process: subprocess.Popen[bytes], recipe: str = "heavy", jobs: int = 2) -> TaskNote:
     """The note that a task's own process would write."""
-    leader = find_leader(process.pid)
+    leader = find_process(process.pid)
     assert leader
     return TaskNote(leader.pid, leader.start_ticks, f"/{recipe}.bb:do_compile", recipe, "1.0", "do_compile", "m", jobs)
 

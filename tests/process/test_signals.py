@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from memguard.act.signals import Signals, offer_to_kernel, send
-from memguard.sense.proc_files import Target, find_leader
+from memguard.sense.proc_files import ProcessId, find_process
 
 LIBRARY = Path(__file__).resolve().parents[2] / "meta-memguard" / "lib"
 
@@ -28,11 +28,11 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     process.wait()
 
 
-def target_of(process: subprocess.Popen[bytes]) -> Target:
+def target_of(process: subprocess.Popen[bytes]) -> ProcessId:
     """What identifies a process."""
-    leader = find_leader(process.pid)
+    leader = find_process(process.pid)
     assert leader
-    return Target(*leader)
+    return ProcessId(*leader)
 
 
 def eventually(holds: Callable[[], object]) -> None:
@@ -83,8 +83,8 @@ def test_a_killed_sentinel_leaves_nothing_stopped(sleeper: subprocess.Popen[byte
 import sys, time
 sys.path.insert(0, sys.argv[1])
 from memguard.act.signals import Signals
-from memguard.sense.proc_files import Target
-signals, target = Signals(), Target(int(sys.argv[2]), int(sys.argv[3]))
+from memguard.sense.proc_files import ProcessId
+signals, target = Signals(), ProcessId(int(sys.argv[2]), int(sys.argv[3]))
 signals.stop(target)
 if sys.argv[4] == "True":
     signals.wake(target)

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from memguard.sense.proc_files import Leader, find_leader
+from memguard.sense.proc_files import ProcessId, find_process
 
 SOURCE = Path(__file__).with_name("memory_program.c")
 _END_S = 20.0
@@ -28,7 +28,7 @@ _END_S = 20.0
 class MemoryTask:
     """A running program: `leader` is the task, `process` the same for subprocess."""
 
-    leader: Leader
+    leader: ProcessId
     process: subprocess.Popen[bytes]
 
     def wait_for(self, waiting: int) -> None:
@@ -73,7 +73,7 @@ def running(
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        leader = find_leader(process.pid)
+        leader = find_process(process.pid)
         assert leader is not None
         yield MemoryTask(leader, process)
     finally:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from memguard.channels.state import TaskState
+from memguard.model import TaskUse
 from memguard_cli.simulation.graph import Graph
 from memguard_cli.simulation.profiles import UNIT_S, Phase, Profile
 
@@ -148,7 +148,7 @@ class Engine:
         self.demand = 0  # jobs that want a CPU
         self.has_failed = False  # set by a policy that gives a task up
         self.runs: dict[int, Run] = {}
-        self.states: dict[str, TaskState] = {}
+        self.states: dict[str, TaskUse] = {}
         self.done = 0
         self._done_s = 0.0
         self._clock = 0.0
@@ -242,7 +242,7 @@ class Engine:
         run.speed, run.used_bytes = speed, used_bytes
         self._stamps += 1
         run.stamp = self._stamps  # earlier events of this task, and of an earlier run of it, are void
-        self.states[self._tids[task]] = TaskState(used_bytes, used_bytes)
+        self.states[self._tids[task]] = TaskUse(used_bytes)
         if speed:
             run.ends = self._clock + work_s / speed
             heapq.heappush(self._events, (run.ends, task, run.stamp))

@@ -13,13 +13,13 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
+from typing import NamedTuple, cast
 
-from memguard.channels.state import State, StateFile
+from memguard.channels.state import StateFile
 from memguard.decide.moment import STOP_SHARE, Act, Action, Job, Moment, Running
 from memguard.decide.regulate import regulate
+from memguard.model import BuildUse, Reading, Task
 from memguard.model import Policy as Settings
-from memguard.model import Reading, Task
 from memguard.predict.job_lives import Expected
 from memguard.record.event_log import EventLog
 from memguard.sense.container import Sensor
@@ -187,14 +187,20 @@ class _Sensor:
         return None
 
 
+class _Use(NamedTuple):
+    """As much of a state as a guard looks at."""
+
+    use: BuildUse
+
+
 class _StateFile:
     """What the sentinel would publish of each task."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def read(self, now_s: float) -> State:
-        return State(self._engine.states, sum(run.stopped for run in self._engine.runs.values()))
+    def read(self, now_s: float) -> _Use:
+        return _Use(BuildUse(self._engine.states, sum(run.stopped for run in self._engine.runs.values())))
 
 
 class Reflex:

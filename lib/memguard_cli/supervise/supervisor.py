@@ -31,7 +31,7 @@ from memguard.model import Policy, Reading, Version
 from memguard.predict.remembered_lives import Lives
 from memguard.sense.container import Sensor
 from memguard.sense.pressure_trigger import PressureTrigger
-from memguard.sense.proc_files import Leader, Target, find_leader
+from memguard.sense.proc_files import ProcessId, find_process
 from memguard.sense.process_table import ProcessTable
 from memguard.sense.process_tree import Usage
 from memguard.sense.tool_versions import Tools
@@ -102,7 +102,7 @@ class Supervisor:
         self._enclosure = enclosure
         self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
-        self._leader: Leader | None = None
+        self._leader: ProcessId | None = None
         self._reflex: Reflex | None = None
         self._step_back: Callable[[], None] = lambda: None
         self._is_ending = False
@@ -159,7 +159,7 @@ class Supervisor:
                 os.close(side)
         while self._early:
             self._pass_on(self._process.pid, self._early.pop(0))
-        leader = find_leader(self._process.pid)
+        leader = find_process(self._process.pid)
         if leader is None:
             return _status(self._process.wait())
         self._leader = leader
@@ -171,7 +171,7 @@ class Supervisor:
         if self._enclosure is not None:
             self._enclosure.enter()
 
-    def _watch(self, process: subprocess.Popen[bytes], leader: Leader, pool: str, jobs: int) -> int:
+    def _watch(self, process: subprocess.Popen[bytes], leader: ProcessId, pool: str, jobs: int) -> int:
         """Look and act until the command has ended."""
         sensor = Sensor(process=str(process.pid))
         table = ProcessTable()
@@ -202,7 +202,7 @@ class Supervisor:
             reflex.settle(_COMMAND, time.monotonic())
             if self._is_ending:
                 for member in table.members(leader):
-                    send(Target(*member), signal.SIGKILL)
+                    send(ProcessId(*member), signal.SIGKILL)
         finally:
             self.account.oom_kills += max(0, (sensor.oom_kills() or 0) - kills_before)
             reflex.close()

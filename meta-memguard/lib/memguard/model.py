@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -252,6 +253,27 @@ class Policy:
             return max(1, min(self.min_jobs, wanted_jobs))
         share = min(wanted_jobs, max(1.0, cpus)) * self.min_jobs_share
         return max(1, math.ceil(round(share, 6)))  # 7 % of 100 is 7.000000000000001
+
+
+class TaskUse(NamedTuple):
+    """What one running task takes now, in bytes; the tokens of its pool, None where it has none."""
+
+    current_bytes: int
+    tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class BuildUse:
+    """What is seen of running tasks, as far as it matters to which task starts next.
+
+    tasks:   by BitBake's id.
+    stopped: how many jobs are stopped since memory is short.
+    alone:   in words, the task that wants to run, or runs, with no other beside it; "" for none.
+    """
+
+    tasks: Mapping[str, TaskUse]
+    stopped: int = 0
+    alone: str = ""
 
 
 class Outcome(str, enum.Enum):

@@ -17,7 +17,7 @@ import signal
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from memguard.sense.proc_files import Target, find_leader
+from memguard.sense.proc_files import ProcessId, find_process
 
 if TYPE_CHECKING:
     import subprocess
@@ -43,10 +43,10 @@ class Signals:
     """Signals to processes of tasks; `stopped` are those that this one has stopped and not woken."""
 
     def __init__(self) -> None:
-        self.stopped: set[Target] = set()
+        self.stopped: set[ProcessId] = set()
         self._watchman: subprocess.Popen[bytes] | None = None
 
-    def stop(self, target: Target) -> bool:
+    def stop(self, target: ProcessId) -> bool:
         """Stop a process until wake(); False where it is gone, or there is no watchman to be had."""
         if not self._tell("stop", target):
             return False
@@ -57,7 +57,7 @@ class Signals:
         self._forget(target)
         return False
 
-    def wake(self, target: Target) -> bool:
+    def wake(self, target: ProcessId) -> bool:
         """Let a stopped process go on; False where it is gone."""
         is_there = send(target, signal.SIGCONT)
         self._forget(target)
@@ -68,13 +68,13 @@ class Signals:
         for target in self.stopped:
             send(target, signal.SIGSTOP)
 
-    def kill(self, target: Target) -> bool:
+    def kill(self, target: ProcessId) -> bool:
         """Kill a process, stopped or not; False where it is gone."""
         is_there = send(target, signal.SIGKILL)
         self._forget(target)
         return is_there
 
-    def keep_only(self, living: Iterable[Target]) -> None:
+    def keep_only(self, living: Iterable[ProcessId]) -> None:
         """Forget the stopped processes that have ended."""
         for target in self.stopped - set(living):
             self._forget(target)
@@ -89,12 +89,12 @@ class Signals:
                 watchman.stdin.close()
             watchman.wait()
 
-    def _forget(self, target: Target) -> None:
+    def _forget(self, target: ProcessId) -> None:
         if target in self.stopped:
             self.stopped.discard(target)
             self._tell("wake", target)
 
-    def _tell(self, what: str, target: Target) -> bool:
+    def _tell(self, what: str, target: ProcessId) -> bool:
         """Tell the watchman; False where there is none and none can be started."""
         if self._watchman is None or self._watchman.poll() is not None:
             import subprocess  # only now: most builds stop nothing
@@ -112,7 +112,7 @@ class Signals:
                     self._write("stop", known)
         return self._write(what, target)
 
-    def _write(self, what: str, target: Target) -> bool:
+    def _write(self, what: str, target: ProcessId) -> bool:
         if self._watchman is None or self._watchman.stdin is None:
             return False
         try:
@@ -135,7 +135,7 @@ def offer_to_kernel(pid: int, share: float) -> None:
             file.write(str(wanted))
 
 
-def send(target: Target, number: signal.Signals) -> bool:
+def send(target: ProcessId, number: signal.Signals) -> bool:
     """Send a signal to exactly this process; False where it is gone or must not be signalled."""
     try:
         descriptor = os.pidfd_open(target.pid)
@@ -146,7 +146,7 @@ def send(target: Target, number: signal.Signals) -> bool:
             return False
         descriptor = -1
     try:
-        if find_leader(target.pid) != tuple(target):
+        if find_process(target.pid) != tuple(target):
             return False
         if descriptor >= 0:
             signal.pidfd_send_signal(descriptor, number)

@@ -27,7 +27,7 @@ from memguard.act.token_pool import FOLDER as POOLS_FOLDER
 from memguard.channels.fifo import Notes
 from memguard.channels.grants import Handover
 from memguard.channels.notes import Note, Orders
-from memguard.channels.state import StateFile, weight_of
+from memguard.channels.state import StateFile
 from memguard.model import Duration, Mode, Policy, Sample, Task
 from memguard.predict.durations import learn_duration
 from memguard.record.event_log import EventLog
@@ -179,15 +179,12 @@ def _tell_of_killed_build(directory: Path) -> None:
     left = StateFile(directory).left()
     if left is None:
         return
-    try:
-        tasks = sorted(left["tasks"].values(), key=weight_of, reverse=True)
-        heaviest = f"{tasks[0]['recipe']} {tasks[0]['task']} with {format_bytes(tasks[0]['current_bytes'])}"
-        bb.warn(
-            f"memguard: the last build here was killed when {format_bytes(left['used_bytes'])} of "
-            f"{format_bytes(left['limit_bytes'])} were used; the heaviest of its {len(tasks)} tasks was {heaviest}"
-        )
-    except (KeyError, TypeError, IndexError):
-        bb.warn("memguard: the last build here was killed")
+    heaviest = left.heaviest
+    task = f"the heaviest of its {len(left.tasks)} tasks was {heaviest.name} with " if heaviest else "no task ran"
+    bb.warn(
+        f"memguard: the last build here was killed when {format_bytes(left.used_bytes)} of "
+        f"{format_bytes(left.limit_bytes)} were used; {task}{format_bytes(heaviest.current_bytes) if heaviest else ''}"
+    )
 
 
 def _tell(note: Note) -> None:

@@ -24,7 +24,7 @@ from memguard.channels.fifo import Notes
 from memguard.channels.grants import Handover
 from memguard.channels.notes import TaskEnd, TaskNote
 from memguard.model import Outcome
-from memguard.sense.proc_files import MARK, find_leader
+from memguard.sense.proc_files import MARK, find_process
 
 if TYPE_CHECKING:
     from bb.data_smart import DataSmart
@@ -71,7 +71,7 @@ def _apply_grant(event: Any, directory: Path, d: DataSmart) -> int | None:
 def _begin(event: Any, directory: Path, jobs: int, asked: int, d: DataSmart) -> None:
     """Tell the sentinel of this task, and mark what it starts, for processes that leave its session."""
     global _began
-    leader = find_leader(os.getpid())
+    leader = find_process(os.getpid())
     notes = Notes(directory)
     if leader is None or not notes.is_heard():
         return

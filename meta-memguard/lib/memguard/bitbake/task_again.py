@@ -34,7 +34,7 @@ from memguard.channels.state import StateFile
 from memguard.decide.run_again import Attempt, Cause, Evidence, find_cause, plan, statuses_of
 from memguard.diagnose.scan import classify
 from memguard.sense.container import Sensor
-from memguard.sense.proc_files import Leader, find_leader
+from memguard.sense.proc_files import ProcessId, find_process
 from memguard.task import retry
 from memguard.task.turn import Turns
 
@@ -51,7 +51,7 @@ def arm(event: Any, directory: Path, jobs: int, turn_down: Callable[[int], objec
     jobs:      what its first run may run at once.
     turn_down: lowers its knobs to another number of jobs.
     """
-    task, leader, build = event.task, find_leader(os.getpid()), bb.build
+    task, leader, build = event.task, find_process(os.getpid()), bb.build
     if leader is None or task.endswith("_setscene") or not may_act(d):
         return
     attempts = plan(jobs, settings.retries_of(task, d.getVar))
@@ -89,7 +89,7 @@ class TaskScene:
         self,
         task: str,
         log: str,
-        leader: Leader,
+        leader: ProcessId,
         jobs: int,
         retries: int,
         directory: Path,

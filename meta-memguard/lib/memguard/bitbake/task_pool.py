@@ -38,7 +38,7 @@ from memguard.decide.pool_form import (
     object_by_script,
     without_jobs,
 )
-from memguard.sense.proc_files import find_leader
+from memguard.sense.proc_files import find_process
 from memguard.sense.tool_versions import Tools
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def join_pool(event: Any, d: DataSmart, jobs: int | None, directory: Path, token
     global _joined
     if not event.task.startswith(TASKS):
         return None
-    leader = find_leader(os.getpid())
+    leader = find_process(os.getpid())
     if leader is None:
         return None
     leave_pool(d)

@@ -14,19 +14,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import select
 from pathlib import Path
 
-from memguard.channels.notes import NAMES, Note, parse_note
+from memguard.channels.build_directory import BuildDirectory
+from memguard.channels.notes import Note, as_line, parse_note
 
 
 class Notes:
     """The notes of one build directory."""
 
     def __init__(self, directory: Path) -> None:
-        self._fifo = f"{directory}/tasks"
+        self._fifo = str(BuildDirectory(directory).notes)
         self._open: int | None = None
 
     def is_heard(self) -> bool:
@@ -42,7 +42,7 @@ class Notes:
 
         stays_open: the FIFO is kept open for the next note, until close().
         """
-        line = json.dumps({"note": NAMES[type(note)], **vars(note)}).encode("ascii") + b"\n"
+        line = as_line(note)
         # A longer line could be torn apart by those of others (PIPE_BUF in pipe(7)).
         if len(line) > select.PIPE_BUF:
             return False

@@ -15,12 +15,14 @@ import os
 import shutil
 from pathlib import Path
 
+from memguard.channels.build_directory import BuildDirectory
+
 
 class Handover:
     """The grants of one build directory."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory / "grants"
+        self._directory = BuildDirectory(directory).grants
 
     def put(self, tid: str, jobs: int) -> None:
         """Leave `jobs` for task `tid`. Raises OSError when it cannot be written."""

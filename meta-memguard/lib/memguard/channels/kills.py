@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
+from memguard.channels.build_directory import BuildDirectory
 from memguard.model import Kill
 
 
@@ -21,7 +22,7 @@ class Kills:
     """The kills of one build directory."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory / "kills"
+        self._directory = BuildDirectory(directory).kills
 
     def note(self, mark: str, kill: Kill) -> None:
         """Leave a note of a kill for the task of this mark; without a disk to write to there is none."""

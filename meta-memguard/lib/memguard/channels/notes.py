@@ -9,10 +9,11 @@ Does not cover: how a line reaches the sentinel (fifo.py).
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Union
 
 from memguard.model import Outcome
+from memguard.typed_json import from_json
 
 # What a server that ends says to its sentinel; one that was killed says nothing.
 FAREWELL = b"bye"
@@ -149,21 +150,19 @@ _NOTES: dict[str, type[Note]] = {
     "grant": TaskGrant,
     "hold": TaskHold,
 }
-NAMES = {kind: name for name, kind in _NOTES.items()}
-# What a field may hold, by its annotation; true is no number here.
-_KINDS = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,), "Outcome": (Outcome,)}
+_NAMES = {kind: name for name, kind in _NOTES.items()}
+
+
+def as_line(note: Note) -> bytes:
+    """A note as a line of JSON."""
+    return json.dumps({"note": _NAMES[type(note)], **vars(note)}).encode("ascii") + b"\n"
 
 
 def parse_note(line: bytes) -> Note | None:
     """The note in a line, None where it holds none."""
     try:
         told: Any = json.loads(line)
-        kind = _NOTES[told["note"]]
-        values = {field.name: told[field.name] for field in fields(kind)}
-        if kind is TaskEnd:
-            values["outcome"] = Outcome(values["outcome"])
-        if any(type(values[field.name]) not in _KINDS[str(field.type)] for field in fields(kind)):
-            return None
-        return kind(**values) if values.get("pid", 1) > 0 else None
+        note: Note = from_json(_NOTES[told["note"]], told)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
+    return note if getattr(note, "pid", 1) > 0 else None

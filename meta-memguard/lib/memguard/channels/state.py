@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """The state of a running build, as one small file that the sentinel writes several times a second.
 
-Runs in: the sentinel (publish), the BitBake server (read, left), task children (read); standard library only.
-Covers: a file below MEMGUARD_DIR, which is whole or not there. What it holds is described in docs/events.md.
-Does not cover: what was (readings); those who watch from outside read it as JSON.
+Runs in: the sentinel (publish), the BitBake server (read, left), task children (has_turn), the command (parse);
+standard library only.
+Covers: what the file says, and a file below MEMGUARD_DIR that is whole or not there.
+Does not cover: what was (record/readings_log).
 
 A build that ends removes it, so one that is found at a build's start was left by a build that was killed.
 """
@@ -13,82 +14,229 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from memguard.channels.build_directory import BuildDirectory
+from memguard.channels.notes import TaskNote
+from memguard.model import BuildUse, TaskUse
+from memguard.typed_json import as_json, from_json, values_of
 
 VERSION = 2
 # A state older than this says nothing of now: the sentinel writes several times a second.
 STATE_AGE_S = 3.0
 FRESHEN_S = 1.0
+_MOST_BYTES = 64 << 20
+
+
+class OtherVersion(ValueError):
+    """A state that another version of memguard wrote; `version` is its number."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(f"version {version}")
+        self.version = version
 
 
 @dataclass(frozen=True)
-class TaskState:
-    """What the sentinel sees of one task now, and the most it has seen of it. In bytes; tokens None without a pool."""
+class TaskState(TaskNote):
+    """One running task: its note, and all that a sentinel needs to go on with it. Sizes are in bytes.
 
-    current_bytes: int
-    peak_bytes: int
+    state:     running, stopped or retrying.
+    place:     counts up over the build; the oldest task has the smallest.
+    since:     seconds since 1970.
+    peak_bytes: the most it was seen to take.
+    granted_bytes: what it is expected to take; job_bytes: what one more job of it is.
+    tokens:    those of its pool, None where it has none.
+    compilers: its compiler processes now; stopped: processes of it that are stopped.
+    """
+
+    state: str = "running"
+    place: int = 0
+    since: float = 0.0
+    current_bytes: int = 0
+    peak_bytes: int = 0
+    granted_bytes: int = 0
+    job_bytes: int = 0
     tokens: int | None = None
+    compilers: int = 0
+    stopped: int = 0
+
+    @property
+    def note(self) -> TaskNote:
+        """What the task told as it began."""
+        return from_json(TaskNote, vars(self))
+
+    @property
+    def name(self) -> str:
+        """Recipe and task, for people."""
+        return f"{self.recipe} {self.task}"
+
+    @property
+    def weight(self) -> tuple[int, int]:
+        """What it is heavy by: what it took, or was expected to take where it was too young to be seen."""
+        return self.current_bytes, self.granted_bytes
+
+
+@dataclass(frozen=True)
+class HeldTask:
+    """A task that waits for memory, why, and since when (seconds since 1970)."""
+
+    recipe: str
+    task: str
+    reason: str
+    since: float
+
+    @property
+    def name(self) -> str:
+        """Recipe and task, for people."""
+        return f"{self.recipe} {self.task}"
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Levels of used at which tokens are withdrawn, jobs stopped, and one killed."""
+
+    withdraw_bytes: int
+    stop_bytes: int
+    kill_bytes: int
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What was done in a build so far; None where nobody knows.
+
+    lost: tasks that failed for memory after all retries.
+    """
+
+    granted: int | None = 0
+    held: int | None = 0
+    shrunk: int | None = 0
+    lost: int | None = 0
+    stopped: int | None = 0
+    killed: int | None = 0
+    retried: int | None = 0
+    oom_kills: int | None = 0
 
 
 @dataclass(frozen=True)
 class State:
-    """What the server acts on.
+    """One build at one moment.
 
-    stopped: how many jobs are stopped since memory is short.
-    alone:   in words, the task that wants to run, or runs, with no other beside it; "" for none.
+    time_s, time: the monotonic clock, by which its age is judged, and seconds since 1970.
+    build, pid:   the build, and the process of its sentinel.
+    limit_bytes:  MemTotal where no limit is visible.
+    tasks:        by BitBake's id.
+    stopped:      how many jobs are stopped since memory is short.
+    alone:        in words, the task that wants to run, or runs, with no other beside it; "" for none.
+    turns:        by mark, the attempt that a task that lost a job may make now.
+    events:       the last ones, as JSON objects (record/events.from_object).
     """
 
-    tasks: dict[str, TaskState]
+    time_s: float
+    time: float
+    build: str
+    pid: int
+    limit_bytes: int
+    limit_source: str
+    used_bytes: int
+    reserve_bytes: int
+    cpus: float
+    mode: str
+    marks: Marks
+    tasks: dict[str, TaskState] = field(default_factory=dict)
+    held: tuple[HeldTask, ...] = ()
     stopped: int = 0
     alone: str = ""
+    turns: dict[str, int] = field(default_factory=dict)
+    counts: Counts = field(default_factory=Counts)
+    events: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def use(self) -> BuildUse:
+        """What the server acts on."""
+        tasks = {tid: TaskUse(task.current_bytes, task.tokens) for tid, task in self.tasks.items()}
+        return BuildUse(tasks, self.stopped, self.alone)
+
+    @property
+    def heaviest(self) -> TaskState | None:
+        """The task that takes, or is expected to take, the most; None where none runs."""
+        return max(self.tasks.values(), key=lambda task: task.weight, default=None)
+
+
+def as_object(state: State) -> dict[str, Any]:
+    """A state as the JSON object that the file holds."""
+    return {
+        "version": VERSION,
+        **as_json(state),
+        "alone": state.alone,
+        "marks": asdict(state.marks),
+        "tasks": {tid: asdict(task) for tid, task in state.tasks.items()},
+        "held": [asdict(task) for task in state.held],
+        "turns": state.turns,
+        "counts": asdict(state.counts),
+        "events": list(state.events),
+    }
+
+
+def parse(content: bytes) -> State:
+    """The state in a file. Raises OtherVersion, or ValueError that names what is wrong."""
+    try:
+        told = json.loads(content)
+    except RecursionError:
+        raise ValueError("depth") from None
+    if not isinstance(told, dict):
+        raise ValueError("form")
+    version = told.get("version", 1)
+    if type(version) is not int or version < 1:
+        raise ValueError("version")
+    if version != VERSION:
+        raise OtherVersion(version)
+    try:
+        return State(
+            **values_of(State, told),
+            marks=from_json(Marks, told["marks"]),
+            tasks={str(tid): from_json(TaskState, task) for tid, task in told["tasks"].items()},
+            held=tuple(from_json(HeldTask, task) for task in told["held"]),
+            turns={str(mark): int(attempt) for mark, attempt in told["turns"].items()},
+            counts=from_json(Counts, told["counts"]),
+            events=tuple(event for event in told["events"] if isinstance(event, dict)),
+        )
+    except KeyError as error:
+        raise ValueError(error.args[0]) from None
+    except (TypeError, AttributeError):
+        raise ValueError("form") from None
 
 
 class StateFile:
     """The state file of one build directory."""
 
     def __init__(self, directory: Path) -> None:
-        self._path = f"{directory}/state.json"
+        self._path = str(BuildDirectory(directory).state)
 
-    def publish(self, state: dict[str, Any]) -> None:
-        """Write `state`, which says its age in "time_s" by the monotonic clock. Raises OSError."""
+    def publish(self, state: State) -> None:
+        """Write `state`. Raises OSError."""
         draft = f"{self._path}.draft"
         with open(draft, "wb") as file:
-            file.write(json.dumps({"version": VERSION, **state}).encode("ascii"))
+            file.write(json.dumps(as_object(state)).encode("ascii"))
         os.replace(draft, self._path)
 
     def read(self, now_s: float) -> State | None:
         """The state; None where nobody has told lately, or what was told is no state."""
-        told = self.left()
-        try:
-            if told is None or not 0 <= now_s - told["time_s"] <= STATE_AGE_S:
-                return None
-            tasks = {
-                str(tid): TaskState(int(task["current_bytes"]), int(task["peak_bytes"]), task.get("tokens"))
-                for tid, task in told["tasks"].items()
-            }
-            return State(tasks, int(told.get("stopped", 0)), str(told.get("alone", "")))
-        except (ValueError, TypeError, KeyError, AttributeError):
-            return None
+        state = self.left()
+        return state if state is not None and 0 <= now_s - state.time_s <= STATE_AGE_S else None
 
     def has_turn(self, mark: str, attempt: int, now_s: float) -> bool | None:
         """Whether the task of this mark may make its `attempt` to run again; None where nobody has told lately."""
-        told = self.left()
-        try:
-            if told is None or not 0 <= now_s - told["time_s"] <= STATE_AGE_S:
-                return None
-            return bool(told["turns"].get(mark, 0) == attempt)
-        except (TypeError, KeyError, AttributeError):
-            return None
+        state = self.read(now_s)
+        return None if state is None else state.turns.get(mark, 0) == attempt
 
-    def left(self) -> dict[str, Any] | None:
+    def left(self) -> State | None:
         """What the file says, however old it is; None where there is none of this version."""
         try:
             with open(self._path, "rb") as file:
-                told = json.loads(file.read())
-            return told if isinstance(told, dict) and told.get("version") == VERSION else None
-        except (OSError, ValueError, RecursionError):
+                return parse(file.read(_MOST_BYTES))
+        except (OSError, ValueError):
             return None
 
     def clear(self) -> None:
@@ -96,11 +244,3 @@ class StateFile:
         for path in (self._path, f"{self._path}.draft"):
             with contextlib.suppress(OSError):
                 os.unlink(path)
-
-
-def weight_of(task: dict[str, Any]) -> tuple[int, int]:
-    """What a task in a state is heavy by: what it took, or was expected to take where it was too young to be seen.
-
-    Raises KeyError for a task of a state that is not whole.
-    """
-    return task["current_bytes"], task["granted_bytes"]

@@ -15,10 +15,12 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable
+from typing import Callable
+
+from memguard.channels.state import Counts, State
 
 # Prometheus scrapes every 15 to 60 s; a file costs some 100 us.
 INTERVAL_S = 5.0
@@ -103,65 +105,47 @@ TASK_STATES = ("running", "stopped", "retrying", "held")
 MARKS = ("withdraw", "stop", "kill")
 
 
-def measure(state: Mapping[str, Any], is_running: bool = True, was_killed: bool = False) -> Iterator[Value]:
-    """The numbers in a state as the sentinel publishes it; what is missing or of another type is passed over.
-
-    Of a build that does not run, what it used and how many tasks it had is not told: nobody uses it any more.
-    """
-    yield Value("memguard_build_running", int(is_running))
-    yield Value("memguard_build_killed", int(was_killed))
-    yield from _number("memguard_state_timestamp_seconds", state.get("time"))
+def measure(state: State, is_running: bool = True, was_killed: bool = False) -> Iterator[Value]:
+    """The numbers in the state of a build, now or as it was left."""
+    yield from measure_end(state.time, state.counts, is_running, was_killed)
     if is_running:
         yield from _measure_now(state)
-    counts = state.get("counts")
+
+
+def measure_end(
+    time_s: float | None, counts: Counts, is_running: bool = False, was_killed: bool = False
+) -> Iterator[Value]:
+    """What holds of a build that does not run, too: nobody uses any more what it used. `time_s` is the epoch's."""
+    yield Value("memguard_build_running", int(is_running))
+    yield Value("memguard_build_killed", int(was_killed))
+    if time_s is not None:
+        yield Value("memguard_state_timestamp_seconds", time_s)
     for name, metric in COUNTS.items():
-        yield from _number(metric, counts.get(name) if isinstance(counts, Mapping) else None)
+        count = getattr(counts, name)
+        if count is not None:
+            yield Value(metric, count)
 
 
-def _measure_now(state: Mapping[str, Any]) -> Iterator[Value]:
+def _measure_now(state: State) -> Iterator[Value]:
     """What is true at this moment only."""
-    if isinstance(state.get("mode"), str):
-        yield Value("memguard_build_info", 1, state["mode"])
+    yield Value("memguard_build_info", 1, state.mode)
     for name in ("limit_bytes", "used_bytes", "reserve_bytes", "cpus"):
-        yield from _number(f"memguard_{name}", state.get(name))
-    marks = state.get("marks")
+        yield Value(f"memguard_{name}", getattr(state, name))
     for mark in MARKS:
-        yield from _number(
-            "memguard_mark_bytes", marks.get(f"{mark}_bytes") if isinstance(marks, Mapping) else None, mark
-        )
-    tasks, held = _objects(state.get("tasks")), _objects(state.get("held"))
+        yield Value("memguard_mark_bytes", getattr(state.marks, f"{mark}_bytes"), mark)
+    tasks = list(state.tasks.values())
     for name in TASK_STATES[:-1]:
-        yield Value("memguard_tasks", len([task for task in tasks if task.get("state") == name]), name)
-    yield Value("memguard_tasks", len(held), TASK_STATES[-1])
-    now_s, since_s = state.get("time"), [hold["since"] for hold in held if _is_number(hold.get("since"))]
-    yield Value("memguard_held_oldest_seconds", max(0.0, now_s - min(since_s)) if since_s and _is_number(now_s) else 0)
-    for name in ("current_bytes", "granted_bytes"):
-        yield Value(f"memguard_tasks_{name}", _sum(tasks, name))
-    stopped = _sum(tasks, "stopped")
-    yield Value("memguard_compilers", max(0, _sum(tasks, "compilers") - stopped), "running")
+        yield Value("memguard_tasks", len([task for task in tasks if task.state == name]), name)
+    yield Value("memguard_tasks", len(state.held), TASK_STATES[-1])
+    oldest_s = min((held.since for held in state.held), default=state.time)
+    yield Value("memguard_held_oldest_seconds", max(0.0, state.time - oldest_s))
+    yield Value("memguard_tasks_current_bytes", sum(task.current_bytes for task in tasks))
+    yield Value("memguard_tasks_granted_bytes", sum(task.granted_bytes for task in tasks))
+    stopped = sum(task.stopped for task in tasks)
+    yield Value("memguard_compilers", max(0, sum(task.compilers for task in tasks) - stopped), "running")
     yield Value("memguard_compilers", stopped, "stopped")
-    if any(_is_number(task.get("tokens")) for task in tasks):
-        yield Value("memguard_tokens", _sum(tasks, "tokens"))
-
-
-def _number(metric: str, value: Any, label: str = "") -> Iterator[Value]:
-    if _is_number(value):
-        yield Value(metric, value, label)
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
-
-
-def _objects(values: Any) -> list[Mapping[str, Any]]:
-    """The objects in a list, or in an object by name."""
-    listed = values.values() if isinstance(values, Mapping) else values if isinstance(values, list) else ()
-    return [value for value in listed if isinstance(value, Mapping)]
-
-
-def _sum(tasks: Iterable[Mapping[str, Any]], name: str) -> float:
-    values: list[float] = [task[name] for task in tasks if _is_number(task.get(name))]
-    return sum(values)
+    if any(task.tokens is not None for task in tasks):
+        yield Value("memguard_tokens", sum(task.tokens or 0 for task in tasks))
 
 
 def format_text(values: Iterable[Value]) -> str:
@@ -211,16 +195,16 @@ class MetricsFile:
         self._is_off = not path
         self._told_at_s = -math.inf
 
-    def tell(self, state: Mapping[str, Any], now_s: float) -> None:
+    def tell(self, state: State, now_s: float) -> None:
         """Write a running build's state when the last one is INTERVAL_S old; `now_s` is the monotonic clock."""
         if not self._is_off and now_s - self._told_at_s >= INTERVAL_S:
             self._told_at_s = now_s
             self._write(measure(state))
 
-    def finish(self, time_s: float, counts: Mapping[str, int]) -> None:
+    def finish(self, time_s: float, counts: Counts) -> None:
         """Write that the build has ended at `time_s` (epoch) and what it counted in all."""
         if not self._is_off:
-            self._write(measure({"time": time_s, "counts": counts}, is_running=False))
+            self._write(measure_end(time_s, counts))
 
     def _write(self, values: Iterable[Value]) -> None:
         try:

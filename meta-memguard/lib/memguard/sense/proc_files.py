@@ -17,23 +17,23 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
-class Leader(NamedTuple):
-    """The process that is a task: its pid, which is its session's id, and its start time in clock ticks since boot."""
+class ProcessId(NamedTuple):
+    """One process and no other that gets its pid later: the pid, and the start time in clock ticks since boot."""
 
     pid: int
     start_ticks: int
 
     @property
     def mark(self) -> str:
-        """The value of MEMGUARD_TASK by which processes are known that left the session."""
+        """Of a task's leader: the value of MEMGUARD_TASK by which processes are known that left its session."""
         return f"{self.pid}-{self.start_ticks}"
 
 
-def find_leader(pid: int, root: Path = Path("/proc")) -> Leader | None:
-    """The process `pid` as leader of its session, for scan() and for the mark; None where there is no such process."""
+def find_process(pid: int, root: Path = Path("/proc")) -> ProcessId | None:
+    """The process that has this pid now; None where there is none."""
     try:
         raw = read_file(f"{root}/{pid}/stat")
-        return Leader(pid, int(split_stat(raw or b"")[1][19]))
+        return ProcessId(pid, int(split_stat(raw or b"")[1][19]))
     except (ValueError, IndexError):
         return None
 
@@ -80,10 +80,3 @@ def read_size(text: bytes, name: bytes) -> int | None:
 
 def age_of(start_ticks: int, now_s: float) -> float:
     return max(0.0, now_s - start_ticks / TICKS_PER_S)
-
-
-class Target(NamedTuple):
-    """A process by its pid and its start time in clock ticks since boot."""
-
-    pid: int
-    start_ticks: int

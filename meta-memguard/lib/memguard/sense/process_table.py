@@ -42,7 +42,7 @@ from memguard.sense.proc_files import (
     MARK_IS,
     PAGE_BYTES,
     TICKS_PER_S,
-    Leader,
+    ProcessId,
     age_of,
     read_file,
     read_size,
@@ -101,7 +101,7 @@ class ProcessTable:
         self._young: list[str] = []
         self._is_own = (root / "self").is_symlink() and str((root / "self").readlink()) == str(os.getpid())
         self._last_pid = b""
-        self._trees: dict[Leader, Tree] = {}
+        self._trees: dict[ProcessId, Tree] = {}
         self._by_session: dict[int, Tree] = {}
         self._by_mark: dict[bytes, Tree] = {}
         self._files_left = _raise_files_limit()
@@ -111,7 +111,7 @@ class ProcessTable:
         self._sharers = 0
         self._to_look: set[Process] = set()
 
-    def scan(self, tasks: Mapping[Key, Leader]) -> dict[Key, Usage]:
+    def scan(self, tasks: Mapping[Key, ProcessId]) -> dict[Key, Usage]:
         """What each task uses now; a task without processes uses nothing. Never raises for what /proc holds."""
         now_s = self._clock()
         self._scans += 1
@@ -125,7 +125,7 @@ class ProcessTable:
         walked = self._walk(now_s)
         if walked:
             usages[walked.leader] = walked.usage(now_s)
-        return {key: usages[Leader(*leader)] for key, leader in tasks.items()}
+        return {key: usages[ProcessId(*leader)] for key, leader in tasks.items()}
 
     def _measure_all(self) -> None:
         """Measure the members of all trees, but of the idle ones only some; the loop in which a scan's time goes."""
@@ -148,10 +148,10 @@ class ProcessTable:
                     self._to_look.add(process)
         self._sharers = sharers
 
-    def members(self, leader: Leader) -> list[Leader]:
+    def members(self, leader: ProcessId) -> list[ProcessId]:
         """The processes of a task by pid and start time, as of the last scan, the task's own included."""
         tree = self._trees.get(leader)
-        return [Leader(process.pid, process.start_ticks) for process in tree.members.values()] if tree else []
+        return [ProcessId(process.pid, process.start_ticks) for process in tree.members.values()] if tree else []
 
     def close(self) -> None:
         """Close all files; the table is as new afterwards."""
@@ -159,9 +159,9 @@ class ProcessTable:
             self._drop(process)
         self._trees.clear()
 
-    def _take_tasks(self, leaders: Iterable[Leader], now_s: float) -> None:
+    def _take_tasks(self, leaders: Iterable[ProcessId], now_s: float) -> None:
         """Make the trees those of `leaders`: what belonged to others is nobody's, what was nobody's may be theirs."""
-        wanted = {Leader(*leader) for leader in leaders}
+        wanted = {ProcessId(*leader) for leader in leaders}
         if wanted == self._trees.keys():
             return
         for leader in self._trees.keys() - wanted:

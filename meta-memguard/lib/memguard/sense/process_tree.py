@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from memguard.sense.proc_files import PAGE_BYTES, TICKS_PER_S, Leader, age_of
+from memguard.sense.proc_files import PAGE_BYTES, TICKS_PER_S, ProcessId, age_of
 
 # Less in doubt than this, or than this share of the tree, is not worth a walk.
 _DOUBT_LEAST_BYTES = 1 << 20
@@ -156,7 +156,7 @@ class Process:
 class Tree:
     """The processes of one task."""
 
-    def __init__(self, leader: Leader, now_s: float) -> None:
+    def __init__(self, leader: ProcessId, now_s: float) -> None:
         self.leader = leader
         self.members: dict[int, Process] = {}
         # Of each image the process that was met last.

@@ -21,7 +21,7 @@ from memguard.decide.regulate import regulate
 from memguard.model import Reading
 from memguard.predict.job_lives import BEGUN_SHARE, KEPT, JobSizes, Life
 from memguard.predict.remembered_lives import Lives
-from memguard.sense.proc_files import Leader, Target
+from memguard.sense.proc_files import ProcessId
 from memguard.sense.process_tree import Compiler, Usage
 from memguard.units import GIB
 
@@ -58,7 +58,7 @@ class Ward:
     pool:          the path of its pool, "" where it has none.
     """
 
-    leader: Leader
+    leader: ProcessId
     place: int
     most_jobs: int
     job_bytes: int | None = None
@@ -112,10 +112,10 @@ class _Charge:
     sizes: JobSizes
     pool: Pool | None
     lives: Lives
-    known: dict[Target, _Known] = field(default_factory=dict)
+    known: dict[ProcessId, _Known] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
     looks: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=LOST_LOOKS))
-    stopped: tuple[Target, ...] = ()
+    stopped: tuple[ProcessId, ...] = ()
     stops: int = 0
     kills: int = 0
 
@@ -130,7 +130,7 @@ class Reflex:
     def __init__(
         self,
         slots: int,
-        members: Callable[[Leader], Iterable[Leader]],
+        members: Callable[[ProcessId], Iterable[ProcessId]],
         acts: bool = True,
         before_kill: Callable[[str, Job], None] = lambda tid, job: None,
         signals: Signals | None = None,
@@ -266,7 +266,7 @@ class Reflex:
         used = self._use(now_s, reading, sum(usage.current_bytes for usage in usages.values()))
         self.left_bytes = reading.left_bytes - (used - reading.used_bytes)
         self._measure_fill(now_s, used)
-        living: set[Target] = set()
+        living: set[ProcessId] = set()
         for tid, charge in self._charges.items():
             charge.usage = usages.get(tid, Usage())
             self._learn(charge, now_s)
@@ -319,7 +319,7 @@ class Reflex:
 
     def _learn(self, charge: _Charge, now_s: float) -> None:
         """Bring what is known of a task's jobs up to date; those that have ended teach what a job takes."""
-        seen = {Target(job.pid, job.start_ticks): job for job in charge.usage.compilers}
+        seen = {ProcessId(job.pid, job.start_ticks): job for job in charge.usage.compilers}
         for target in charge.known.keys() - seen.keys():
             ended = charge.known.pop(target)
             if not ended.was_killed and ended.peak_bytes > 0:
@@ -371,7 +371,7 @@ class Reflex:
         )
 
     def _job(self, charge: _Charge, compiler: Compiler) -> Job:
-        target = Target(compiler.pid, compiler.start_ticks)
+        target = ProcessId(compiler.pid, compiler.start_ticks)
         known = charge.known[target]
         return Job(
             pid=compiler.pid,
@@ -416,7 +416,7 @@ class Reflex:
         if action.job is not None:
             is_done = self._signals.stop(_target(action.job))
         else:
-            charge.stopped = tuple(Target(*member) for member in self._members(charge.ward.leader))
+            charge.stopped = tuple(ProcessId(*member) for member in self._members(charge.ward.leader))
             # The youngest first, so that none is left that could start others.
             is_done = any([self._signals.stop(target) for target in sorted(charge.stopped, reverse=True)])
         charge.stops += is_done
@@ -451,5 +451,5 @@ def _may_take_bytes(task: Running) -> int:
     return jobs + begin * task.next_job.peak_bytes
 
 
-def _target(job: Job) -> Target:
-    return Target(job.pid, job.start_ticks)
+def _target(job: Job) -> ProcessId:
+    return ProcessId(job.pid, job.start_ticks)

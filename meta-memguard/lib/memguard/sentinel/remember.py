@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from memguard.channels.notes import Orders
+from memguard.channels.state import TaskState
 from memguard.model import Outcome, Record
 
 
@@ -25,16 +26,16 @@ def open_history(orders: Orders, warnings: list[str]) -> Any:
     return History(Path(orders.history), orders.history_max_bytes, warn=warnings.append)
 
 
-def lost_record(task: dict[str, Any], build: str) -> Record:
+def lost_record(task: TaskState, build: str) -> Record:
     """What is remembered of the heaviest task of a build that was killed as a whole."""
     return Record(
         build=build,
-        recipe=task["recipe"],
-        version=task["version"],
-        task=task["task"],
-        machine=task["machine"],
-        jobs=task["jobs"],
-        peak_bytes=task["peak_bytes"],
+        recipe=task.recipe,
+        version=task.version,
+        task=task.task,
+        machine=task.machine,
+        jobs=task.jobs,
+        peak_bytes=task.peak_bytes,
         largest_process_bytes=0,
         wall_s=0.0,
         cpu_s=0.0,

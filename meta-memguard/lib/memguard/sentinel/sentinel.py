@@ -29,7 +29,7 @@ from memguard.act.user_command import PressureCommand
 from memguard.channels.fifo import Listener
 from memguard.channels.kills import Kills
 from memguard.channels.notes import Note, Orders, TaskEnd, TaskGrant, TaskHold, TaskNote, TaskWait
-from memguard.channels.state import FRESHEN_S, StateFile, weight_of
+from memguard.channels.state import FRESHEN_S, Counts, HeldTask, Marks, State, StateFile, TaskState
 from memguard.decide.moment import Act, Job
 from memguard.decide.turn import Waiting, next_turn
 from memguard.model import Kill, Outcome, Policy, Reading, Record
@@ -37,7 +37,7 @@ from memguard.predict.remembered_lives import Lives
 from memguard.record.metrics import MetricsFile
 from memguard.record.readings_log import Readings
 from memguard.sense.container import Sensor
-from memguard.sense.proc_files import Leader, Target, find_leader
+from memguard.sense.proc_files import ProcessId, find_process
 from memguard.sense.process_table import ProcessTable
 from memguard.sense.process_tree import Usage
 from memguard.sense.tally import Tally
@@ -96,13 +96,13 @@ class Sentinel:
         self._command: PressureCommand | None = None
         if orders.pressure_command:
             self._command = PressureCommand(orders.pressure_command, before_exec=before_exec)
-        self._watched: dict[Leader, Watched] = {}
-        self._leaders: dict[str, Leader] = {}
+        self._watched: dict[ProcessId, Watched] = {}
+        self._leaders: dict[str, ProcessId] = {}
         self._grants: dict[str, TaskGrant] = {}
         self._held: dict[str, tuple[TaskHold, float]] = {}
         self._counts: Counter[str] = Counter()
         self._events: deque[dict[str, Any]] = deque(maxlen=self.EVENTS)
-        self._gone: deque[tuple[float, str, dict[str, Any]]] = deque(maxlen=self.LISTED)
+        self._gone: deque[tuple[float, str, TaskState]] = deque(maxlen=self.LISTED)
         self._looks = self._places = 0
         self._turn_s = float("-inf")
         self._published: Any = None
@@ -197,7 +197,7 @@ class Sentinel:
             elif isinstance(note, TaskNote):
                 self._begin(note, now_s)
             else:
-                self._take_note_of(note, self._watched.get(Leader(note.pid, note.start_ticks)), now_s)
+                self._take_note_of(note, self._watched.get(ProcessId(note.pid, note.start_ticks)), now_s)
 
     def _take_note_of(self, note: Note, run: Watched | None, now_s: float) -> None:
         if run is None:
@@ -240,7 +240,7 @@ class Sentinel:
 
     def _watch(self, run: Watched, grant: TaskGrant | None) -> None:
         note = run.note
-        leader = Leader(note.pid, note.start_ticks)
+        leader = ProcessId(note.pid, note.start_ticks)
         self._watched[leader] = run
         self._leaders[note.tid] = leader
         run.granted_bytes = grant.bytes if grant else 0
@@ -301,7 +301,7 @@ class Sentinel:
         """Before a job is killed: leave its task a note of it, and run the user's command."""
         run, reading = self._run(tid), self._reading
         if reading is not None:
-            target = Target(job.pid, job.start_ticks)
+            target = ProcessId(job.pid, job.start_ticks)
             send(target, signal.SIGSTOP)  # so that it opens no other file
             kill = Kill(
                 time_s=time.monotonic(),
@@ -359,7 +359,7 @@ class Sentinel:
         self._reflex.settle(note.tid, now_s)
         if record.outcome in (Outcome.OK, Outcome.THROTTLED):
             self._remember_lives(run)
-        leader = Leader(note.pid, note.start_ticks)
+        leader = ProcessId(note.pid, note.start_ticks)
         del self._watched[leader]
         if self._leaders.get(note.tid) == leader:
             del self._leaders[note.tid]
@@ -432,29 +432,24 @@ class Sentinel:
         left = self._state.left()
         if left is None:
             return
-        try:
-            if left["build"] == self._orders.build:
-                for task in left["tasks"].values():
-                    self._adopt(task)
-            elif left["used_bytes"] >= KILLED_SHARE * left["limit_bytes"]:
-                heaviest = max(left["tasks"].values(), key=weight_of, default=None)
-                if heaviest is not None:
-                    self._remember([lost_record(heaviest, left["build"])])
-        except (KeyError, TypeError, ValueError):
-            self.report.warnings.append("what the last build left in its state cannot be used")
+        if left.build == self._orders.build:
+            for task in left.tasks.values():
+                self._adopt(task)
+        elif left.used_bytes >= KILLED_SHARE * left.limit_bytes and left.heaviest is not None:
+            self._remember([lost_record(left.heaviest, left.build)])
         self._state.clear()
 
-    def _adopt(self, task: dict[str, Any]) -> None:
+    def _adopt(self, task: TaskState) -> None:
         """Watch on a task that another sentinel has watched."""
-        note = TaskNote(**{name: task[name] for name in TaskNote.__dataclass_fields__})
-        if find_leader(note.pid) != Leader(note.pid, note.start_ticks):
+        note = task.note
+        if find_process(note.pid) != ProcessId(note.pid, note.start_ticks):
             return
         kills, throttles = self._counters()
-        run = Watched(note, time.monotonic(), task["since"], task["place"], kills, throttles)
-        run.tally.peak_bytes = task["peak_bytes"]
+        run = Watched(note, time.monotonic(), task.since, task.place, kills, throttles)
+        run.tally.peak_bytes = task.peak_bytes
         self._places = max(self._places, run.place)
-        self._watch(run, TaskGrant(note.tid, run.place, note.jobs, task["granted_bytes"], task["job_bytes"]))
-        self._reflex.adopt(note.tid, task["tokens"] or 0)
+        self._watch(run, TaskGrant(note.tid, run.place, note.jobs, task.granted_bytes, task.job_bytes))
+        self._reflex.adopt(note.tid, task.tokens or 0)
 
     # -- what is told ------------------------------------------------------------------------------------------------
 
@@ -503,10 +498,10 @@ class Sentinel:
         tasks = {run.note.tid: self._state_of(run) for run in running}
         if is_last:
             tasks = {**{tid: state for gone_s, tid, state in self._gone if now_s - gone_s < GONE_S}, **tasks}
-        held = [
-            {"recipe": hold.recipe, "task": hold.task, "reason": hold.reason, "since": round(since, 3)}
+        held = tuple(
+            HeldTask(hold.recipe, hold.task, hold.reason, round(since, 3))
             for hold, since in list(self._held.values())[: 2 * self.LISTED]
-        ]
+        )
         turns = {run.mark: run.wait.attempt for run in self._watched.values() if run.wait is not None and run.has_turn}
         news = (tasks, held, turns)
         freshen_s = FRESHEN_S if tasks else IDLE_FRESHEN_S
@@ -516,64 +511,64 @@ class Sentinel:
         bound = reading.bound_bytes if reading else 0
         reserve = self._policy.reserve_of(bound)
         alone = next((run for run in self._watched.values() if run.wait is not None and run.wait.alone), None)
-        state = {
-            "time_s": round(now_s, 3),
-            "time": round(time.time(), 3),
-            "build": self._orders.build,
-            "pid": os.getpid(),
-            "limit_bytes": bound,
-            "limit_source": reading.limit_source if reading else "",
-            "used_bytes": self._used_bytes(),
-            "reserve_bytes": reserve,
-            "cpus": reading.cpus if reading else 0,
-            "mode": "enforce" if self._orders.acts else "observe",
-            "marks": {
-                "withdraw_bytes": bound - reserve,
-                "stop_bytes": bound - (moment.stop_bytes if moment else 0),
-                "kill_bytes": bound - (moment.kill_bytes if moment else 0),
-            },
-            "tasks": tasks,
-            "held": held,
-            "stopped": sum(task["stopped"] for task in tasks.values()),
-            "alone": str(alone) if alone else "",
-            "turns": turns,
-            "counts": self._count(),
-            "events": list(self._events),
-        }
+        state = State(
+            time_s=round(now_s, 3),
+            time=round(time.time(), 3),
+            build=self._orders.build,
+            pid=os.getpid(),
+            limit_bytes=bound,
+            limit_source=reading.limit_source if reading else "",
+            used_bytes=self._used_bytes(),
+            reserve_bytes=reserve,
+            cpus=reading.cpus if reading else 0,
+            mode="enforce" if self._orders.acts else "observe",
+            marks=Marks(
+                withdraw_bytes=bound - reserve,
+                stop_bytes=bound - (moment.stop_bytes if moment else 0),
+                kill_bytes=bound - (moment.kill_bytes if moment else 0),
+            ),
+            tasks=tasks,
+            held=held,
+            stopped=sum(task.stopped for task in tasks.values()),
+            alone=str(alone) if alone else "",
+            turns=turns,
+            counts=self._count(),
+            events=tuple(self._events),
+        )
         with contextlib.suppress(OSError):
             self._state.publish(state)
         self._metrics.tell(state, now_s)
         self._published, self._published_at_s = news, now_s
 
-    def _count(self) -> dict[str, int]:
+    def _count(self) -> Counts:
         """What was done in this build so far."""
-        return {
+        return Counts(
             **{name: self._counts[name] for name in ("granted", "held", "shrunk", "lost")},
-            "stopped": self.report.stopped,
-            "killed": self.report.killed,
-            "retried": self.report.retried,
-            "oom_kills": max(0, self._counters()[0] - self._oom_kills_before),
-        }
+            stopped=self.report.stopped,
+            killed=self.report.killed,
+            retried=self.report.retried,
+            oom_kills=max(0, self._counters()[0] - self._oom_kills_before),
+        )
 
-    def _state_of(self, run: Watched) -> dict[str, Any]:
+    def _state_of(self, run: Watched) -> TaskState:
         """One task, with all that another sentinel would need to go on."""
         stopped = self._reflex.stopped(run.note.tid)
-        return {
+        return TaskState(
             **vars(run.note),
-            "state": "retrying" if run.waits else "stopped" if stopped else "running",
-            "place": run.place,
-            "since": round(run.began, 3),
-            "current_bytes": run.usage.current_bytes,
-            "peak_bytes": run.tally.peak_bytes,
-            "granted_bytes": run.granted_bytes,
-            "job_bytes": self._reflex.job_bytes(run.note.tid),
-            "tokens": self._reflex.tokens(run.note.tid),
-            "compilers": len(run.usage.compilers),
-            "stopped": stopped,
-        }
+            state="retrying" if run.waits else "stopped" if stopped else "running",
+            place=run.place,
+            since=round(run.began, 3),
+            current_bytes=run.usage.current_bytes,
+            peak_bytes=run.tally.peak_bytes,
+            granted_bytes=run.granted_bytes,
+            job_bytes=self._reflex.job_bytes(run.note.tid),
+            tokens=self._reflex.tokens(run.note.tid),
+            compilers=len(run.usage.compilers),
+            stopped=stopped,
+        )
 
 
-def _is_gone(leader: Leader, is_thorough: bool) -> bool:
+def _is_gone(leader: ProcessId, is_thorough: bool) -> bool:
     """Whether the process that was the task has ended; a thorough look knows zombies, and others with its pid."""
     if not is_thorough:
         try:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from memguard.channels.notes import TaskEnd, TaskNote, TaskWait
 from memguard.model import Outcome
 from memguard.predict.remembered_lives import Lives
-from memguard.sense.proc_files import Leader
+from memguard.sense.proc_files import ProcessId
 from memguard.sense.process_tree import Usage
 from memguard.sense.tally import Tally
 
@@ -47,7 +47,7 @@ class Watched:
 
     @property
     def mark(self) -> str:
-        return Leader(self.note.pid, self.note.start_ticks).mark
+        return ProcessId(self.note.pid, self.note.start_ticks).mark
 
     def __str__(self) -> str:
         return f"{self.note.recipe} {self.note.task}"

@@ -16,9 +16,9 @@ from typing import Callable
 
 from memguard.channels.grants import Handover
 from memguard.channels.notes import Note, TaskGrant, TaskHold
-from memguard.channels.state import State, StateFile
+from memguard.channels.state import StateFile
 from memguard.decide.admit import Situation, admit, admit_alone, extend, is_worth_asking, shortest_s
-from memguard.model import Grant, Mode, Policy, Reading, Task, Verdict
+from memguard.model import BuildUse, Grant, Mode, Policy, Reading, Task, Verdict
 from memguard.record.event_log import EventLog
 from memguard.sense.container import Sensor
 from memguard.units import format_bytes
@@ -108,7 +108,7 @@ class Guard:
         self._events = events
         self._handover = handover
         self._state_file = state
-        self._state = State({})
+        self._use = BuildUse({})
         self._tell = tell
         self._say = say
         self._warn = self._warn_unwritten = warn
@@ -177,7 +177,8 @@ class Guard:
         self._events.flush()
         self._reading = self._sensor.read()
         if self._state_file is not None:
-            self._state = self._state_file.read(self._read_at_s) or State({})
+            state = self._state_file.read(self._read_at_s)
+            self._use = BuildUse({}) if state is None else state.use
         self._situation = None
         self.totals.peak_bytes = max(self.totals.peak_bytes, self._reading.used_bytes)
         self._extend_grants()
@@ -187,9 +188,9 @@ class Guard:
         """In words, why nothing may start now whatever fits; "" for no reason."""
         if self.is_observing:
             return ""
-        if self._state.alone:
-            return f"{self._state.alone} runs again, alone"
-        return f"memory is short: {self._state.stopped} jobs are stopped" if self._state.stopped else ""
+        if self._use.alone:
+            return f"{self._use.alone} runs again, alone"
+        return f"memory is short: {self._use.stopped} jobs are stopped" if self._use.stopped else ""
 
     def releasable(self, is_idle: bool) -> Iterator[Task]:
         """The held tasks that may start now, oldest first; all of them when nothing runs."""
@@ -320,7 +321,7 @@ class Guard:
         """
         growth_bytes = 0
         ends: list[tuple[float, int]] | None = []
-        states, now_s = self._state.tasks, self._settled_s
+        states, now_s = self._use.tasks, self._settled_s
         for tid, run in self.running.items():
             grant_bytes = run.grant.bytes
             state = states.get(tid)
@@ -338,7 +339,7 @@ class Guard:
         """Give running tasks that take their jobs from a pool more of them, where nobody waits for memory."""
         if self.held or self.is_observing:
             return
-        for tid, state in self._state.tasks.items():
+        for tid, state in self._use.tasks.items():
             run = self.running.get(tid)
             if run is None or state.tokens is None or run.grant.jobs >= run.task.wanted_jobs:
                 continue

@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: MIT
+"""One dataclass for each line of the event log and of the readings, by which both are written and read.
+
+Runs in: the BitBake server and the sentinel (as_line), the command and tests (parse); pure.
+Covers: names, fields and meaning of all lines; docs/events.md says the same to people.
+Does not cover: files (event_log, readings_log), and what follows from the lines.
+
+Field names are the keys of the JSON objects. `time` is seconds since 1970. None is what a line does not tell. Every
+task event has `recipe`, `task`, and in a multiconfig `mc`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Union
+
+from memguard.model import Task
+from memguard.typed_json import as_json, from_json, values_of
+
+
+class UnknownEvent(ValueError):
+    """A line that this version does not know, written by another; the text is the event's name."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """What all lines have."""
+
+    event: ClassVar[str] = ""
+
+    time: float
+
+
+@dataclass(frozen=True)
+class TaskLine(Line):
+    """What all lines of one task have."""
+
+    recipe: str
+    task: str
+
+
+# -- the event log: what the server decides ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class BuildStarted(Line):
+    """The build starts. limit_bytes: None where no limit is visible."""
+
+    event: ClassVar[str] = "build_start"
+
+    mode: str = ""
+    limit_bytes: int | None = None
+    limit_source: str = ""
+    used_bytes: int | None = None
+    reserve_bytes: int | None = None
+    cpus: float | None = None
+
+
+@dataclass(frozen=True)
+class Held(TaskLine):
+    """BitBake would start a task and memguard does not; `observed`: it would not, were it allowed to."""
+
+    event: ClassVar[str] = "hold"
+
+    mc: str = ""
+    reason: str = ""
+    used_bytes: int | None = None
+    observed: bool = False
+
+
+@dataclass(frozen=True)
+class Released(TaskLine):
+    """A held task is held no longer."""
+
+    event: ClassVar[str] = "release"
+
+    mc: str = ""
+    held_s: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Granted(TaskLine):
+    """A task is let through. bytes: its footprint with `jobs` jobs, by `origin`."""
+
+    event: ClassVar[str] = "grant"
+
+    mc: str = ""
+    jobs: int | None = None
+    wanted_jobs: int | None = None
+    bytes: int | None = None
+    origin: str = ""
+    reason: str = ""
+    used_bytes: int | None = None
+    observed: bool = False
+
+    @property
+    def is_shrunk(self) -> bool:
+        """Whether it starts with fewer jobs than it wants."""
+        return self.jobs is not None and self.wanted_jobs is not None and self.jobs < self.wanted_jobs
+
+
+@dataclass(frozen=True)
+class Extended(TaskLine):
+    """A running task that takes its jobs from a pool may have more of them."""
+
+    event: ClassVar[str] = "extend"
+
+    mc: str = ""
+    jobs: int | None = None
+    bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Started(TaskLine):
+    """BitBake has sent a task to its worker."""
+
+    event: ClassVar[str] = "start"
+
+    mc: str = ""
+    tid: str = ""
+
+
+@dataclass(frozen=True)
+class Ended(TaskLine):
+    """A task has ended: outcome is ok or failed."""
+
+    event: ClassVar[str] = "end"
+
+    mc: str = ""
+    tid: str = ""
+    outcome: str = ""
+
+
+@dataclass(frozen=True)
+class BuildEnded(Line):
+    """The build ends, with what it counted. oom_kills: None where the kernel does not say."""
+
+    event: ClassVar[str] = "build_end"
+
+    peak_bytes: int | None = None
+    limit_bytes: int | None = None
+    granted: int | None = None
+    held: int | None = None
+    held_s: float | None = None
+    shrunk: int | None = None
+    forced: int | None = None
+    oom_kills: int | None = None
+    wall_s: float | None = None
+
+
+# -- the readings: what the sentinel sees and does ---------------------------------------------------------------------
+
+
+class TaskRow(NamedTuple):
+    """One task of a reading, a list in JSON. tokens: None without a pool."""
+
+    recipe: str
+    task: str
+    current_bytes: int
+    compilers: int = 0
+    stopped: int = 0
+    tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class ReadingTaken(Line):
+    """Memory at one moment, and the largest tasks then."""
+
+    event: ClassVar[str] = "reading"
+
+    used_bytes: int
+    limit_bytes: int | None = None
+    reserve_bytes: int | None = None
+    tasks: tuple[TaskRow, ...] = ()
+
+
+@dataclass(frozen=True)
+class Withdrawn(TaskLine):
+    """Tokens are taken back since memory is short."""
+
+    event: ClassVar[str] = "withdraw"
+
+    used_bytes: int | None = None
+    tokens: int | None = None
+    tokens_before: int | None = None
+
+
+@dataclass(frozen=True)
+class _JobLine(TaskLine):
+    """Something is done to one job, or without `pid` to a whole task; bytes: what it holds."""
+
+    used_bytes: int | None = None
+    program: str = ""
+    pid: int | None = None
+    bytes: int | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Stopped(_JobLine):
+    """A job, or a whole task, is stopped."""
+
+    event: ClassVar[str] = "stop"
+
+
+@dataclass(frozen=True)
+class Woken(_JobLine):
+    """A job, or a whole task, goes on."""
+
+    event: ClassVar[str] = "wake"
+
+
+@dataclass(frozen=True)
+class Killed(_JobLine):
+    """A job is killed, since the limit is near."""
+
+    event: ClassVar[str] = "kill"
+
+
+@dataclass(frozen=True)
+class Retried(TaskLine):
+    """A task that lost a job waits to run again with `jobs` jobs; attempt 1 is its second run."""
+
+    event: ClassVar[str] = "retry"
+
+    used_bytes: int | None = None
+    program: str = ""
+    jobs: int | None = None
+    attempt: int | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class TaskMeasured(TaskLine):
+    """A task has ended, and this is what it took. jobs: at its peak; outcome: as in Record; began: as `time`."""
+
+    event: ClassVar[str] = "task"
+
+    began: float | None = None
+    wall_s: float | None = None
+    cpu_s: float | None = None
+    jobs: int | None = None
+    granted_bytes: int | None = None
+    peak_bytes: int | None = None
+    outcome: str = ""
+
+
+JobEvent = Union[Stopped, Woken, Killed]
+Deed = Union[Withdrawn, Stopped, Woken, Killed, Retried]
+TaskEvent = Union[Held, Released, Granted, Extended, Started, Ended]
+Event = Union[BuildStarted, BuildEnded, TaskEvent, ReadingTaken, Deed, TaskMeasured]
+
+_KINDS: dict[str, type[Any]] = {
+    kind.event: kind
+    for kind in (
+        *(BuildStarted, Held, Released, Granted, Extended, Started, Ended, BuildEnded),
+        *(ReadingTaken, Withdrawn, Stopped, Woken, Killed, Retried, TaskMeasured),
+    )
+}
+
+
+def of_task(task: Task) -> dict[str, str]:
+    """The fields by which the event log names a task."""
+    return {"recipe": task.recipe, "task": task.name, "mc": task.mc}
+
+
+def as_object(event: Event) -> dict[str, Any]:
+    """An event as a JSON object."""
+    told = {"event": event.event, **as_json(event)}
+    if isinstance(event, ReadingTaken):
+        told["tasks"] = [list(row) for row in event.tasks]
+    return told
+
+
+def as_line(event: Event) -> str:
+    """An event as a line of JSON."""
+    return json.dumps(as_object(event)) + "\n"
+
+
+def parse(line: bytes | str) -> Event:
+    """The event in a line of JSON. Raises UnknownEvent for one of another version, ValueError where there is none.
+
+    A value of another type than its field's counts as not told; `time`, the recipe of a task and what a reading read
+    must be there.
+    """
+    try:
+        told = json.loads(line)
+    except RecursionError:
+        raise ValueError("no event") from None
+    return from_object(told)
+
+
+def from_object(told: object) -> Event:
+    """The event in a JSON object; raises as parse()."""
+    if not isinstance(told, Mapping) or not isinstance(told.get("event"), str):
+        raise ValueError("no event")
+    kind = _KINDS.get(told["event"])
+    if kind is None:
+        from_json(Line, told)
+        raise UnknownEvent(told["event"])
+    values = values_of(kind, told, is_lenient=True)
+    if not values.get("recipe", "-"):
+        raise ValueError("recipe")
+    if kind is ReadingTaken:
+        rows = told.get("tasks")
+        values["tasks"] = tuple(row for each in (rows if isinstance(rows, list) else ()) if (row := _row(each)))
+    event: Event = kind(**values)
+    return event
+
+
+def _row(told: object) -> TaskRow | None:
+    """One task of a reading, None where the list does not tell it."""
+    if not isinstance(told, list) or len(told) < 3 or not told[0]:
+        return None
+    texts, numbers = told[:2], told[2:6]
+    if not all(isinstance(text, str) for text in texts) or type(numbers[0]) is not int or numbers[0] < 0:
+        return None
+    rest = [number if type(number) is int else None for number in numbers[1:]]
+    rest += [None] * (3 - len(rest))
+    return TaskRow(texts[0], texts[1], numbers[0], rest[0] or 0, rest[1] or 0, rest[2])
