@@ -250,7 +250,7 @@ def test_an_edge_that_fails_and_prints_nothing_is_found(lines: list[str], line: 
 
 
 def test_the_runtimes_word_on_its_container_stands_before_a_hint() -> None:
-    """Status 137 is no kill for memory where the container runtime says that it has seen none; a doubt is not enough."""
+    """Status 137 is no kill for memory where the container runtime has seen none; other doubts are not enough."""
     denial = Sign(Strength.DOUBT, "no kill", outweighs_hints=True)
     for doubt, reason in ((denial, "no kill"), (Sign(Strength.DOUBT, "perhaps"), "status 137")):
         judge_of_both = Judge("")
