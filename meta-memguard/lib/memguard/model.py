@@ -3,7 +3,7 @@
 
 Runs in: everywhere; pure.
 Covers: what each stage hands to the next, in bytes, jobs and seconds.
-Does not cover: where the values come from (sense, predict) or what is done with them (guard).
+Does not cover: where the values come from (sense, predict) or what is done with them (decide, act).
 """
 
 from __future__ import annotations
@@ -341,7 +341,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Kill:
-    """One process that the sentinel has killed, as its file tells.
+    """One process that the sentinel has killed, as it notes it for the task that lost it.
 
     time_s:  the monotonic clock.
     bytes:   what it had; used_bytes of limit_bytes (None where there is no limit) were in use then.

@@ -67,7 +67,7 @@ class Rule:
 
     words:    a line that holds none of them is not searched at all.
     patterns: tried one after the other; the group "program" (or "victim", which goes first) names who died.
-    read:     tells what a match means where `strength` and `reason` alone do not.
+    read:     says what a match means where `strength` and `reason` alone do not.
     """
 
     strength: Strength
