@@ -278,7 +278,7 @@ def test_only_a_memguard_that_enforces_acts(value: str, may: bool) -> None:
     """In observe mode, or under a scheduler that is not memguard's, nothing is done to a task."""
     policy = read_task("do_compile", MODE=value)
     assert (policy.acts, policy.may_kill, policy.uses_pool) == (may, may, may)
-    assert read_task("do_compile", is_scheduled=False, MODE=value) == TaskPolicy("/b/m", retries=2)
+    assert read_task("do_compile", is_scheduled=False, MODE=value) == TaskPolicy("/b/m")
 
 
 @pytest.mark.parametrize(("value", "uses"), [("auto", True), ("", True), (" ", True), ("off", False), ("on", False)])

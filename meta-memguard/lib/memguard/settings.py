@@ -114,19 +114,20 @@ def read_task(get: Getter, task: str, is_scheduled: bool = True) -> TaskPolicy |
     directory, mode = get("MEMGUARD_DIR") or "", _value(get, "MEMGUARD_MODE")
     if not directory or mode == Mode.OFF.value:
         return None
+    if not is_scheduled or mode not in ("", Mode.ENFORCE.value):
+        return TaskPolicy(directory)
     try:
         again = _tasks(get, "MEMGUARD_RETRY_TASKS", RETRY_TASKS)
         retries = _retries(get) if _is_among(task, again) and not task.endswith("_setscene") else 0
         is_spared = _is_among(task, _tasks(get, "MEMGUARD_NO_KILL", NO_KILL))
     except SettingsError as error:
         return TaskPolicy(directory, fault=str(error))
-    acts = is_scheduled and mode in ("", Mode.ENFORCE.value)
     return TaskPolicy(
         directory=directory,
-        acts=acts,
+        acts=True,
         retries=retries,
-        may_kill=acts and retries > 0 and not is_spared,
-        uses_pool=acts and _value(get, "MEMGUARD_JOBSERVER") in ("", "auto"),
+        may_kill=retries > 0 and not is_spared,
+        uses_pool=_value(get, "MEMGUARD_JOBSERVER") in ("", "auto"),
     )
 
 
