@@ -215,6 +215,17 @@ def test_who_only_observes_repeats_nothing(bitbake: BitBake, tmp_path: Path, con
     assert not [line for line in warnings_of(result) if "do_compile" in line]
 
 
+def test_a_bad_line_of_a_recipe_costs_a_warning(bitbake: BitBake, tmp_path: Path) -> None:
+    """A recipe's own value that cannot be used is named with a good one, its tasks run as they are, and succeed."""
+    conf = NUMBERS + 'MEMGUARD_RETRIES:pn-again-make = "two"\n'
+    result = build(bitbake, tmp_path, conf, {"again-make": {}}, "again-make")
+    assert result.returncode == 0, result.output
+    assert jobs_of(tmp_path, "again-make") == ["compile -j 4", "install -j 4"]
+    told = sorted(line.partition("memguard: ")[2] for line in warnings_of(result))
+    why = 'MEMGUARD_RETRIES = "two": not a number from 0 to 9. A good value is: MEMGUARD_RETRIES = "2"'
+    assert told == [f"again-make {task} is watched only: {why}" for task in ("do_compile", "do_install")]
+
+
 @pytest.mark.memcg
 def test_a_task_survives_kills_by_the_kernel(bitbake: BitBake, tmp_path: Path) -> None:
     """Compilers that the kernel kills at a real limit cost their task jobs, not its life: with one job all of it fits.

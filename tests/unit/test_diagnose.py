@@ -1,15 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""What logs say of memory and of everything else: public samples, public wordings, and what real tools print."""
+"""What logs say of memory and of everything else: public samples and public wordings."""
 
 from __future__ import annotations
 
 import csv
 import io
-import os
-import shutil
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from memguard.diagnose.console import Console, SilentEdges
 from memguard.diagnose.lines import strip_prefixes
 from memguard.diagnose.memory_rules import MEMORY_RULES
-from memguard.diagnose.scan import _candidates, classify, classify_stream
-from memguard.diagnose.verdict import Finding
-from testbed.container import NoContainer, container
+from memguard.diagnose.place import Places, place_of
+from memguard.diagnose.rule import Mark, Sign, Strength
+from memguard.diagnose.scan import candidates, classify, classify_stream
+from memguard.diagnose.verdict import Finding, Judge
+from testbed.failures import judge
 
 LOGS = Path(__file__).parents[1] / "fixtures" / "failure-logs"
 VERDICTS = {"oom": "memory", "other": "other", "ambiguous": "unclear"}
 SAMPLES = list(csv.DictReader((LOGS / "INDEX.tsv").open(encoding="utf-8"), delimiter="\t"))
-
-
-def judge(text: str) -> Finding:
-    """The finding over a log given as text, which must be the same by lines and by bytes."""
-    text = textwrap.dedent(text).strip("\n") + "\n"
-    finding = classify(text.splitlines(keepends=True))
-    assert finding == classify_stream(io.BytesIO(text.encode()))
-    return finding
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample["file"])
@@ -173,7 +163,7 @@ def test_every_word_of_a_rule_passes_the_first_look() -> None:
     """A rule whose words the quick search does not know would be tried in vain."""
     words = {word for rule in MEMORY_RULES for word in rule.words}
     lines = [f"exit code: {'M' if word.startswith('emory') else ''}{word}" for word in words]
-    lost = [line for line in lines if not list(_candidates(line.encode(), 1))]
+    lost = [line for line in lines if not list(candidates(line.encode(), 1))]
     assert lost == []
 
 
@@ -199,113 +189,71 @@ def test_the_task_is_named(line: str, place: tuple[str, str]) -> None:
     assert (finding.recipe, finding.task) == place
 
 
-# -- what real tools print ---------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        ("/b/tmp/work/core2-64/zlib/1.3/temp/log.do_compile.123", ("zlib", "do_compile")),
+        ("/b/tmp/work/core2-64/zlib/1.3/temp/run.do_compile_ptest_base", ("zlib", "do_compile_ptest_base")),
+        ("/b/tmp/log/cooker/x86/20261127.log", None),
+    ],
+)
+def test_a_tasks_log_is_known_by_its_path(path: str, place: tuple[str, str] | None) -> None:
+    """Recipe and task are folders and part of the name of the task's log; other files are no task's."""
+    assert place_of(path) == place
 
 
-def script(path: Path, text: str) -> Path:
-    """An executable file."""
-    path.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
-    path.chmod(0o755)
-    return path
-
-
-def printed(*command: str, cwd: Path, **variables: str) -> str:
-    """What a command that fails prints."""
-    environment = {**os.environ, "LC_ALL": "C.UTF-8", **variables}
-    done = subprocess.run(
-        command, cwd=cwd, env=environment, text=True, stdout=-1, stderr=subprocess.STDOUT, check=False
-    )
-    assert done.returncode != 0
-    return done.stdout
-
-
-@pytest.mark.parametrize(("signal_name", "verdict"), [("KILL", "memory"), ("SEGV", "other"), ("ABRT", "other")])
-def test_real_gcc_tells_kills_from_crashes(tmp_path: Path, signal_name: str, verdict: str) -> None:
-    """The driver's own words on a cc1plus that died."""
-    script(tmp_path / "cc1plus", f"kill -{signal_name} $$")
-    (tmp_path / "x.cc").write_text("int x;\n")
-    finding = judge(printed("g++", f"-B{tmp_path}", "-c", "x.cc", cwd=tmp_path))
-    assert (finding.verdict, finding.program) == (verdict, "cc1plus")
-
-
-@pytest.mark.parametrize(("signal_name", "verdict"), [("KILL", "memory"), ("SEGV", "unclear")])
-def test_real_collect2_tells_of_its_linker(tmp_path: Path, signal_name: str, verdict: str) -> None:
-    """collect2's own words on a linker that died."""
-    script(tmp_path / "ld", f"kill -{signal_name} $$")
-    (tmp_path / "x.c").write_text("int main(void) { return 0; }\n")
-    finding = judge(printed("gcc", f"-B{tmp_path}", "x.c", cwd=tmp_path))
-    assert (finding.verdict, finding.program) == (verdict, "ld")
+def test_the_task_named_last_before_a_line_is_at_fault() -> None:
+    """Of several tasks the last one named up to a line is meant, and before the first of them that one."""
+    places = Places()
+    assert places.nearest(1) is None
+    for line, name in ((5, "a"), (9, "b")):
+        places.take(line, f"ERROR: {name}-1.0-r0 do_compile: failed")
+    assert [places.nearest(line) for line in (1, 5, 8, 9)] == [(name, "do_compile") for name in "aaab"]
 
 
 @pytest.mark.parametrize(
-    ("recipe", "verdict"), [("kill -9 $$$$", "memory"), ("exit 137", "memory"), ("exit 2", "other")]
+    ("lines", "strength"),
+    [
+        (["Currently  2 running tasks", "0: gcc-13.2-r0 do_compile - 5m3s"], Strength.HINT),
+        (["Currently  2 running tasks", "0: gcc-13.2-r0 do_fetch - 5m3s"], Strength.DOUBT),
+        (["recipe a-1-r0: task do_package_setscene: Started"], Strength.DOUBT),
+        (["recipe a-1-r0: task do_compile: Started", "recipe a-1-r0: task do_compile: Failed"], Strength.DOUBT),
+        (["recipe a-1-r0: task do_compile: Started", "Tasks Summary: Attempted 7 tasks"], None),
+        (["hello"], None),
+        ([], None),
+    ],
 )
-def test_real_make_tells_of_its_child(tmp_path: Path, recipe: str, verdict: str) -> None:
-    """GNU make's own words on a child that was killed, and on a shell that says 137."""
-    (tmp_path / "Makefile").write_text(f"all:\n\t@{recipe}\n")
-    assert judge(printed("make", cwd=tmp_path)).verdict == verdict
+def test_a_console_that_just_stops_is_a_sign(lines: list[str], strength: Strength | None) -> None:
+    """A console that ends while heavy tasks run was killed; one that ends otherwise before its end is a doubt."""
+    console = Console()
+    for number, line in enumerate(lines, 1):
+        console.take(number, line)
+    mark = console.finish()
+    assert mark is None if strength is None else mark is not None and mark.sign.strength is strength
 
 
-def test_real_ninja_leaves_a_doubt_at_least(tmp_path: Path) -> None:
-    """ninja's words on a command that was killed: those of 1.12 name status 137, older ones say nothing."""
-    if not shutil.which("ninja"):
-        pytest.skip("ninja is not installed")
-    (tmp_path / "build.ninja").write_text("rule x\n  command = kill -9 $$$$\nbuild out: x\n")
-    assert judge(printed("ninja", cwd=tmp_path)).verdict in ("memory", "unclear")
+@pytest.mark.parametrize(
+    ("lines", "line"),
+    [
+        (["FAILED: a.o", "gcc -c a.c", "[2/9] gcc -c b.c"], 1),
+        (["FAILED: a.o", "gcc -c a.c", "ninja: build stopped: subcommand failed."], 1),
+        (["FAILED: a.o", "gcc -c a.c", "a.c:1: error: no", "[2/9] gcc -c b.c"], None),
+        (["FAILED: a.o", "gcc -c a.c"], None),
+        (["[2/9] gcc -c b.c"], None),
+    ],
+)
+def test_an_edge_that_fails_and_prints_nothing_is_found(lines: list[str], line: int | None) -> None:
+    """ninja goes on, or stops, right after the command that failed: nothing was printed by it."""
+    edges = SilentEdges()
+    marks = [mark for number, text in enumerate(lines, 1) if (mark := edges.take(number, text))]
+    assert [mark.line for mark in marks] == ([] if line is None else [line])
 
 
-def test_real_cargo_tells_of_rustc(tmp_path: Path) -> None:
-    """cargo's own words on a rustc that was killed."""
-    if not shutil.which("cargo"):
-        pytest.skip("cargo is not installed")
-    asked = subprocess.run(["rustc", "--print", "sysroot"], capture_output=True, text=True, check=False)
-    if asked.returncode:
-        pytest.skip("rustc is rustup's here, and this home has no toolchain for it")
-    real = asked.stdout.strip()
-    rustc = script(
-        tmp_path / "rustc", f'case "$*" in *"--crate-name killed"*) kill -9 $$;; esac\nexec {real}/bin/rustc "$@"'
-    )
-    (tmp_path / "src").mkdir()
-    (tmp_path / "src" / "main.rs").write_text("fn main() {}\n")
-    (tmp_path / "Cargo.toml").write_text('[package]\nname = "killed"\nversion = "0.1.0"\nedition = "2021"\n')
-    finding = judge(printed("cargo", "build", "--offline", cwd=tmp_path, RUSTC=str(rustc)))
-    assert (finding.verdict, finding.program) == ("memory", "rustc")
-
-
-def test_real_python_and_bash_tell_of_their_child(tmp_path: Path) -> None:
-    """What subprocess raises, and what bash prints, when a child was killed."""
-    xz = script(tmp_path / "xz", "kill -9 $$")
-    code = f"import subprocess; subprocess.run([{str(xz)!r}, '-k'], check=True)"
-    assert judge(printed(sys.executable, "-c", code, cwd=tmp_path)).program == "xz"
-    assert judge(printed("bash", "-c", f"{xz} -k\nexit 1", cwd=tmp_path)).program == "xz"
-
-
-def test_real_python_and_xz_run_out_of_memory(tmp_path: Path) -> None:
-    """What programs print that may take no more memory, which is what a container without overcommit makes of it."""
-    limited = "ulimit -v 200000; exec "
-    for command, program in (
-        (f"{sys.executable} -c 'x = bytearray(1 << 30)'", None),
-        ("xz -9 -T 8 -k Makefile", "xz"),
-    ):
-        (tmp_path / "Makefile").write_text("x" * 100_000)
-        finding = judge(printed("sh", "-c", limited + command, cwd=tmp_path))
-        assert (finding.verdict, finding.program) == ("memory", program)
-
-
-@pytest.mark.memcg
-def test_a_real_compiler_killed_by_the_kernel(tmp_path: Path) -> None:
-    """g++ in a memory cgroup that is too small for its cc1plus.
-
-    It runs once outside first, so that its pages are nobody's: evicted and read again without end, they would let it
-    crawl at the limit.
-    """
-    (tmp_path / "x.cc").write_text('#include <regex>\n#include <iostream>\nstd::regex r("a*");\nint main() {}\n')
-    subprocess.run(["g++", "-O2", "-c", "x.cc"], cwd=tmp_path, check=True)
-    try:
-        with container(96 << 20, name="memguard-failures") as small:
-            text = printed(*small.prefix, "g++", "-O2", "-c", "x.cc", cwd=tmp_path)
-            assert small.oom_kills
-    except NoContainer as reason:
-        pytest.skip(str(reason))
-    finding = judge(text)
-    assert (finding.verdict, finding.program) == ("memory", "cc1plus")
+def test_the_runtimes_word_on_its_container_stands_before_a_hint() -> None:
+    """Status 137 is no kill for memory where the container runtime has seen none; other doubts are not enough."""
+    denial = Sign(Strength.DOUBT, "no kill", outweighs_hints=True)
+    for doubt, reason in ((denial, "no kill"), (Sign(Strength.DOUBT, "perhaps"), "status 137")):
+        judge_of_both = Judge("")
+        judge_of_both.add(Mark(1, "exit 137", Sign(Strength.HINT, "status 137")))
+        judge_of_both.add(Mark(2, "OOMKilled: false", doubt))
+        assert judge_of_both.finish().reason == reason

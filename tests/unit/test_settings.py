@@ -3,14 +3,20 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from memguard import settings
-from memguard.model import Footprint, Mode, Policy, Reading
+from memguard.model import Footprint, Mode, Policy, Reading, TaskPolicy
 from memguard.settings import OVERRIDE_EXAMPLE, parse_override
 from memguard.units import GIB, MIB
+
+BBCLASS = Path(__file__).parents[2] / "meta-memguard" / "classes-global" / "memguard.bbclass"
 
 
 def read(**values: str) -> Policy:
@@ -206,23 +212,42 @@ def test_off_is_off(value: str, is_off: bool) -> None:
     assert settings.is_off({"MEMGUARD_MODE": value}.get) is is_off
 
 
+def read_task(task: str, is_scheduled: bool = True, **values: str) -> TaskPolicy:
+    """What these variables, named without MEMGUARD_, say of a task."""
+    named = {"MEMGUARD_DIR": "/b/m", **{f"MEMGUARD_{name}": value for name, value in values.items()}}
+    policy = settings.read_task(named.get, task, is_scheduled)
+    assert policy is not None
+    return policy
+
+
+@pytest.mark.parametrize("values", [{"MEMGUARD_DIR": "/b/m", "MEMGUARD_MODE": " off "}, {"MEMGUARD_MODE": "enforce"}])
+def test_a_task_is_left_alone_where_memguard_is_off(values: dict[str, str]) -> None:
+    """Switched off, or without a directory to find grants in, memguard has no part in a task."""
+    assert settings.read_task(values.get, "do_compile") is None
+
+
+def test_a_task_reads_all_it_needs_at_once() -> None:
+    """By default a compile runs again twice, may lose a compiler, and takes its jobs from a pool."""
+    assert read_task("do_compile") == TaskPolicy("/b/m", acts=True, retries=2, may_kill=True, uses_pool=True)
+
+
 @pytest.mark.parametrize(
     ("task", "values", "retries"),
     [
         ("do_compile", {}, 2),
         ("do_compile_kernelmodules", {}, 2),
-        ("do_install", {"MEMGUARD_RETRIES": "9"}, 9),
-        ("do_compile", {"MEMGUARD_RETRIES": "0"}, 0),
+        ("do_install", {"RETRIES": "9"}, 9),
+        ("do_compile", {"RETRIES": "0"}, 0),
         ("do_configure", {}, 0),
         ("do_install_ptest_base", {}, 0),
-        ("do_install_ptest_base", {"MEMGUARD_RETRY_TASKS": "do_compile do_install*"}, 2),
-        ("do_install_setscene", {"MEMGUARD_RETRY_TASKS": "*"}, 0),
-        ("do_rootfs", {"MEMGUARD_RETRY_TASKS": "*"}, 2),
+        ("do_install_ptest_base", {"RETRY_TASKS": "do_compile do_install*"}, 2),
+        ("do_install_setscene", {"RETRY_TASKS": "*"}, 0),
+        ("do_rootfs", {"RETRY_TASKS": "*"}, 2),
     ],
 )
 def test_only_listed_tasks_may_run_again(task: str, values: dict[str, str], retries: int) -> None:
     """A task may run again when a name or a pattern of the list means it; a setscene task never may."""
-    assert settings.retries_of(task, values.get) == retries
+    assert read_task(task, **values).retries == retries
 
 
 @pytest.mark.parametrize(
@@ -231,20 +256,61 @@ def test_only_listed_tasks_may_run_again(task: str, values: dict[str, str], retr
         ("do_rootfs", True),
         ("do_image_ext4", True),
         ("do_package_write_rpm", True),
-        ("do_install_setscene", True),
+        ("do_fetch", True),
         ("do_package", False),
         ("do_compile", False),
     ],
 )
 def test_tasks_without_kills_are_meant_by_patterns(task: str, is_meant: bool) -> None:
-    """The default list names images, packages, fetches and setscene tasks, and no compile."""
-    assert settings.names_task(Policy().no_kill, task) is is_meant
+    """The default list names images, packages and fetches, and no compile; all others may lose a process."""
+    assert read_task(task, RETRY_TASKS="*").may_kill is not is_meant
 
 
-@pytest.mark.parametrize(("value", "may"), [("enforce", True), ("", True), ("observe", False), ("off", False)])
+def test_only_what_runs_again_may_be_killed() -> None:
+    """A task that does not run again would fail for a kill, and one that is spared by name loses nothing either."""
+    assert not read_task("do_compile", RETRIES="0").may_kill
+    assert not read_task("do_configure").may_kill
+    assert not read_task("do_compile", NO_KILL="do_comp*").may_kill
+
+
+@pytest.mark.parametrize(("value", "may"), [("enforce", True), ("", True), ("observe", False)])
 def test_only_a_memguard_that_enforces_acts(value: str, may: bool) -> None:
-    """In observe mode nothing is done to a task."""
-    assert settings.may_act({"MEMGUARD_MODE": value}.get) is may
+    """In observe mode, or under a scheduler that is not memguard's, nothing is done to a task."""
+    policy = read_task("do_compile", MODE=value)
+    assert (policy.acts, policy.may_kill, policy.uses_pool) == (may, may, may)
+    assert read_task("do_compile", is_scheduled=False, MODE=value) == TaskPolicy("/b/m")
+
+
+@pytest.mark.parametrize(("value", "uses"), [("auto", True), ("", True), (" ", True), ("off", False), ("on", False)])
+def test_a_recipe_may_have_no_pool(value: str, uses: bool) -> None:
+    """What a recipe says of the jobserver counts; in doubt its tasks have no pool."""
+    assert read_task("do_compile", JOBSERVER=value).uses_pool is uses
+
+
+@pytest.mark.parametrize(("name", "value", "example"), [bad for bad in BAD if "RETR" in bad[0] or "KILL" in bad[0]])
+def test_a_task_with_a_bad_line_of_its_recipe_is_watched_only(name: str, value: str, example: str) -> None:
+    """A recipe's own value that cannot be used costs no task its life: it is named, and nothing is done to the task."""
+    policy = read_task("do_compile", **{name: value})
+    assert replace(policy, fault="") == TaskPolicy("/b/m")
+    assert f'MEMGUARD_{name} = "{value}"' in policy.fault
+    assert f'A good value is: MEMGUARD_{name} = "{example}"' in policy.fault
+
+
+@given(st.sampled_from(["MODE", "RETRIES", "RETRY_TASKS", "NO_KILL", "JOBSERVER"]), st.text())
+def test_no_text_of_a_recipe_ends_its_task(name: str, value: str) -> None:
+    """Whatever a recipe says, reading it raises nothing, and a task that may be killed runs again."""
+    policy = settings.read_task({"MEMGUARD_DIR": "/b/m", f"MEMGUARD_{name}": value}.get, "do_compile")
+    assert policy is None or policy.retries > 0 or not policy.may_kill
+
+
+def test_defaults_of_the_class_are_those_of_tasks() -> None:
+    """A recipe that sets nothing has the lists and the number that memguard.bbclass documents."""
+    text = BBCLASS.read_text(encoding="utf-8")
+    defaults = dict(re.findall(r'^MEMGUARD_([A-Z_]+) \?= "(.*)"$', text, re.MULTILINE))
+    assert defaults["RETRIES"] == str(settings.RETRIES)
+    assert tuple(defaults["RETRY_TASKS"].split()) == settings.RETRY_TASKS
+    assert tuple(defaults["NO_KILL"].split()) == settings.NO_KILL
+    assert defaults["JOBSERVER"] == "auto"
 
 
 def test_override_names_are_found() -> None:

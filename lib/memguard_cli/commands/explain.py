@@ -18,8 +18,9 @@ import click
 from rich.console import Console
 
 from memguard.diagnose.console import STOPS
+from memguard.diagnose.place import place_of
 from memguard.diagnose.scan import classify_stream
-from memguard.diagnose.verdict import Finding, place_of
+from memguard.diagnose.verdict import Finding
 from memguard.units import format_bytes
 from memguard_cli.builds import failed_logs
 from memguard_cli.builds.memory_then import Moment, moment_of

@@ -25,6 +25,7 @@ from memguard.record.event_log import EventLog
 from memguard.sense.container import Sensor
 from memguard.sentinel.reflex import FILL_LEAST_BYTES_S, LOOK_LEAST_S, LOOK_MOST_S
 from memguard.server.guard import Guard
+from memguard.settings import RETRIES
 from memguard.units import GIB
 from memguard_cli.simulation.engine import Engine, Outcome, Run
 from memguard_cli.simulation.profiles import UNIT_S, scale_footprint
@@ -329,7 +330,7 @@ class Memguard(InOrder):
         self._tasks = list(tasks)
         self._ended: list[str] = []
         self._kills: Counter[int] = Counter()
-        self._retries = settings.retries + 1  # the last of them alone
+        self._retries = RETRIES + 1  # the last of them alone
         self._reflex = Reflex(engine, settings.reserve_of(engine.container.limit_bytes))
         self._asked_s = -1.0
         self._is_stale = False

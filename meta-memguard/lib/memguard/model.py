@@ -3,7 +3,7 @@
 
 Runs in: everywhere; pure.
 Covers: what each stage hands to the next, in bytes, jobs and seconds.
-Does not cover: where the values come from (sense, predict) or what is done with them (guard).
+Does not cover: where the values come from (sense, predict) or what is done with them (decide, act).
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Policy:
-    """The validated settings of one build.
+    """The validated settings of one build, for its server and its sentinel; those of single tasks: TaskPolicy.
 
     limit_bytes:   the user's own limit, None to take what the container says.
     reserve_bytes: memory kept free, None for the default share of the limit (see reserve_of).
@@ -195,10 +195,6 @@ class Policy:
     history_max_bytes: what that may grow to.
     metrics:       the file for Prometheus' node_exporter; "" to write none.
     overrides:     the user's own footprints, by recipe and task.
-    retries:       how often a task whose compiler was killed for memory runs again with fewer jobs, before it runs
-                   once more with one job and alone; 0: never, not even that.
-    retry_tasks:   the tasks that may run again, as names and shell patterns.
-    no_kill:       the tasks of which no process is killed, as names and shell patterns.
     pressure_command: what is run before something is killed; "" for nothing.
     """
 
@@ -214,9 +210,6 @@ class Policy:
     history_max_bytes: int = 64 * 1024**2
     metrics: str = ""
     overrides: dict[str, dict[str, Footprint]] = field(default_factory=dict)
-    retries: int = 2
-    retry_tasks: tuple[str, ...] = ("do_compile", "do_compile_kernelmodules", "do_compile_ptest_base", "do_install")
-    no_kill: tuple[str, ...] = ("do_fetch", "do_rootfs", "do_image*", "do_package_write_*", "*_setscene")
     pressure_command: str = ""
     _reserves: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -253,6 +246,27 @@ class Policy:
             return max(1, min(self.min_jobs, wanted_jobs))
         share = min(wanted_jobs, max(1.0, cpus)) * self.min_jobs_share
         return max(1, math.ceil(round(share, 6)))  # 7 % of 100 is 7.000000000000001
+
+
+@dataclass(frozen=True)
+class TaskPolicy:
+    """The validated settings of one task of one recipe, for the process that runs it.
+
+    directory: MEMGUARD_DIR, where grants, notes and pools lie.
+    acts:      whether more is done than watching it.
+    retries:   how often it runs again with fewer jobs after a compiler was killed for memory, before it runs once more
+               with one job and alone; 0: never, not even that.
+    may_kill:  whether its compilers may be killed for memory, since it runs again then.
+    uses_pool: whether it may take its jobs from a pool of tokens, where its tools can.
+    fault:     why a line of its recipe cannot be used, with one that can: it is watched only then. "" where all can.
+    """
+
+    directory: str
+    acts: bool = False
+    retries: int = 0
+    may_kill: bool = False
+    uses_pool: bool = False
+    fault: str = ""
 
 
 class TaskUse(NamedTuple):
@@ -327,7 +341,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Kill:
-    """One process that the sentinel has killed, as its file tells.
+    """One process that the sentinel has killed, as it notes it for the task that lost it.
 
     time_s:  the monotonic clock.
     bytes:   what it had; used_bytes of limit_bytes (None where there is no limit) were in use then.

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""MEMGUARD_* variables -> a validated Policy; the only file that knows their names.
+"""MEMGUARD_* variables -> the Policy of a build, and the TaskPolicy of one task; the only file that knows their names.
 
-Runs in: the BitBake server; pure.
-Does not cover: defaults and documentation of the variables, which stand in memguard.bbclass.
+Runs in: the BitBake server (read), once per parsed configuration and build; task children (read_task), once per task;
+the `memguard` command; pure.
+Covers: what is wrong with a value, with a good one beside it.
+Does not cover: documentation of the variables, which stands in memguard.bbclass with the same defaults.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Callable
 
-from memguard.model import Footprint, Mode, Policy, Reading
+from memguard.model import Footprint, Mode, Policy, Reading, TaskPolicy
 from memguard.units import MIB, format_bytes, parse_bytes, parse_share
 
 OVERRIDE_PREFIX = "MEMGUARD_FOOTPRINT:pn-"
@@ -22,6 +24,10 @@ LEAST_LIMIT_BYTES = 64 * MIB
 DATABASES = ("postgresql://", "postgres://", "postgresql+psycopg://")
 # The records of a build of 5,000 tasks take some 600 KiB.
 LEAST_HISTORY_BYTES = MIB
+# Defaults of what only tasks read.
+RETRIES = 2
+RETRY_TASKS = ("do_compile", "do_compile_kernelmodules", "do_compile_ptest_base", "do_install")
+NO_KILL = ("do_fetch", "do_rootfs", "do_image*", "do_package_write_*", "*_setscene")
 
 # Changing one of these needs no new parse of the recipes: none of them is read by a recipe.
 VARIABLES = (
@@ -49,28 +55,37 @@ class SettingsError(ValueError):
         super().__init__(f'{variable} = "{value}": {why}. A good value is: {better or variable} = "{example}"')
 
 
-def read(get: Callable[[str], str | None], names: Iterable[str] = ()) -> Policy:
+Getter = Callable[[str], "str | None"]
+
+
+def read(get: Getter, names: Iterable[str] = ()) -> Policy:
     """The policy the variables say. `get` returns a variable's value or None; `names` lists the ones that exist.
+
+    What only tasks read is validated, too, and not carried: a recipe may say otherwise (read_task).
 
     Raises SettingsError for the first variable that cannot be used.
     """
-    reserve = (get("MEMGUARD_RESERVE") or "").strip()
+    reserve = _value(get, "MEMGUARD_RESERVE")
     reserve_share = parse_share(reserve)
     if reserve_share is not None and reserve_share >= 1:
         raise SettingsError("MEMGUARD_RESERVE", reserve, "that leaves nothing to build with", "10%")
-    for_all = (get("MEMGUARD_FOOTPRINT") or "").strip()
+    for_all = _value(get, "MEMGUARD_FOOTPRINT")
     if for_all:
         why = "a footprint is that of one recipe, MEMGUARD_FOOTPRINT:pn-NAME"
         raise SettingsError("MEMGUARD_FOOTPRINT", for_all, why, OVERRIDE_EXAMPLE, f"{OVERRIDE_PREFIX}llvm-native")
     directory = get("MEMGUARD_DIR") or ""
-    history, fleet = _history((get("MEMGUARD_HISTORY") or "").strip(), directory)
-    jobserver = (get("MEMGUARD_JOBSERVER") or "").strip()
+    history, fleet = _history(_value(get, "MEMGUARD_HISTORY"), directory)
+    jobserver = _value(get, "MEMGUARD_JOBSERVER")
     if jobserver not in ("", "auto", "off"):
         raise SettingsError("MEMGUARD_JOBSERVER", jobserver, "neither auto nor off", "auto")
-    min_jobs, min_jobs_share = _min_jobs((get("MEMGUARD_MIN_JOBS") or "").strip())
+    min_jobs, min_jobs_share = _min_jobs(_value(get, "MEMGUARD_MIN_JOBS"))
+    # A slip in what only tasks read ends the build, too, before it begins.
+    _retries(get)
+    _tasks(get, "MEMGUARD_RETRY_TASKS", RETRY_TASKS)
+    _tasks(get, "MEMGUARD_NO_KILL", NO_KILL)
     return Policy(
-        mode=_mode((get("MEMGUARD_MODE") or "").strip()),
-        limit_bytes=_limit((get("MEMGUARD_LIMIT") or "").strip()),
+        mode=_mode(_value(get, "MEMGUARD_MODE")),
+        limit_bytes=_limit(_value(get, "MEMGUARD_LIMIT")),
         reserve_bytes=None if reserve_share is not None else _size("MEMGUARD_RESERVE", reserve, "1G"),
         reserve_share=reserve_share,
         min_jobs=min_jobs,
@@ -78,12 +93,9 @@ def read(get: Callable[[str], str | None], names: Iterable[str] = ()) -> Policy:
         directory=directory,
         history=history,
         fleet=fleet,
-        history_max_bytes=_history_max((get("MEMGUARD_HISTORY_MAX") or "").strip()),
-        retries=_retries((get("MEMGUARD_RETRIES") or "").strip()),
-        retry_tasks=_tasks("MEMGUARD_RETRY_TASKS", get("MEMGUARD_RETRY_TASKS") or "", Policy.retry_tasks),
-        no_kill=_tasks("MEMGUARD_NO_KILL", get("MEMGUARD_NO_KILL") or "", Policy.no_kill),
-        pressure_command=(get("MEMGUARD_PRESSURE_CMD") or "").strip(),
-        metrics=_metrics((get("MEMGUARD_METRICS") or "").strip()),
+        history_max_bytes=_history_max(_value(get, "MEMGUARD_HISTORY_MAX")),
+        pressure_command=_value(get, "MEMGUARD_PRESSURE_CMD"),
+        metrics=_metrics(_value(get, "MEMGUARD_METRICS")),
         overrides={
             name[len(OVERRIDE_PREFIX) :]: _override(name, get(name) or "")
             for name in sorted(names)
@@ -92,7 +104,39 @@ def read(get: Callable[[str], str | None], names: Iterable[str] = ()) -> Policy:
     )
 
 
-def check_against(reading: Reading, policy: Policy, get: Callable[[str], str | None]) -> None:
+def read_task(get: Getter, task: str, is_scheduled: bool = True) -> TaskPolicy | None:
+    """What the variables say of `task`, where `get` reads those of its recipe; None where memguard has no part in it.
+
+    is_scheduled: whether a scheduler of memguard's starts the tasks; without it they are watched only.
+
+    Never raises: the server has validated the configuration, and a recipe's own line that cannot be used is a `fault`.
+    """
+    directory, mode = get("MEMGUARD_DIR") or "", _value(get, "MEMGUARD_MODE")
+    if not directory or mode == Mode.OFF.value:
+        return None
+    if not is_scheduled or mode not in ("", Mode.ENFORCE.value):
+        return TaskPolicy(directory)
+    try:
+        again = _tasks(get, "MEMGUARD_RETRY_TASKS", RETRY_TASKS)
+        retries = _retries(get) if _is_among(task, again) and not task.endswith("_setscene") else 0
+        is_spared = _is_among(task, _tasks(get, "MEMGUARD_NO_KILL", NO_KILL))
+    except SettingsError as error:
+        return TaskPolicy(directory, fault=str(error))
+    return TaskPolicy(
+        directory=directory,
+        acts=True,
+        retries=retries,
+        may_kill=retries > 0 and not is_spared,
+        uses_pool=_value(get, "MEMGUARD_JOBSERVER") in ("", "auto"),
+    )
+
+
+def is_off(get: Getter) -> bool:
+    """Whether the configuration switches memguard off."""
+    return _value(get, "MEMGUARD_MODE") == Mode.OFF.value
+
+
+def check_against(reading: Reading, policy: Policy, get: Getter) -> None:
     """Raises SettingsError where the reserve leaves nothing of the limit that `reading` found."""
     if policy.reserve_bytes is not None and policy.reserve_bytes >= reading.bound_bytes:
         limit = f"the limit is {format_bytes(reading.bound_bytes)} ({reading.limit_source})"
@@ -186,61 +230,32 @@ def _override(variable: str, value: str) -> dict[str, Footprint]:
         raise SettingsError(variable, value, str(error), OVERRIDE_EXAMPLE) from None
 
 
-def _retries(value: str) -> int:
+def _retries(get: Getter) -> int:
+    value = _value(get, "MEMGUARD_RETRIES")
     if not value:
-        return Policy.retries
+        return RETRIES
     if not re.fullmatch(r"[0-9]", value):
         raise SettingsError("MEMGUARD_RETRIES", value, "not a number from 0 to 9", "2")
     return int(value)
 
 
-def _tasks(variable: str, value: str, default: tuple[str, ...]) -> tuple[str, ...]:
+def _tasks(get: Getter, variable: str, default: tuple[str, ...]) -> tuple[str, ...]:
     """The names and shell patterns in a list of tasks."""
+    value = _value(get, variable)
     for name in value.split():
         if not re.fullmatch(r"(do_|[*?\[])[\w*?\[\]!-]*", name):
             why = f"{name!r} names no task, nor does any that it stands for begin with do_"
-            raise SettingsError(variable, value.strip(), why, " ".join(default[:2]))
+            raise SettingsError(variable, value, why, " ".join(default[:2]))
     return tuple(value.split()) or default
 
 
-def names_task(patterns: Iterable[str], task: str) -> bool:
-    """Whether one of the names or shell patterns of MEMGUARD_RETRY_TASKS or MEMGUARD_NO_KILL means `task`."""
+def _is_among(task: str, patterns: Iterable[str]) -> bool:
+    """Whether one of these names or shell patterns means the task."""
     return any(fnmatchcase(task, pattern) for pattern in patterns)
 
 
-def retries_of(task: str, get: Callable[[str], str | None]) -> int:
-    """How often `task` of the recipe whose variables `get` returns may run again with fewer jobs; 0: never.
-
-    Raises SettingsError for a variable that cannot be used, which here may be the recipe's own.
-    """
-    tasks = _tasks("MEMGUARD_RETRY_TASKS", get("MEMGUARD_RETRY_TASKS") or "", Policy.retry_tasks)
-    if not names_task(tasks, task) or task.endswith("_setscene"):
-        return 0
-    return _retries((get("MEMGUARD_RETRIES") or "").strip())
-
-
-def may_be_killed(task: str, get: Callable[[str], str | None]) -> bool:
-    """Whether a compiler of `task` may be killed: the task runs again then, and nobody says that it must not be.
-
-    Raises SettingsError for a variable that cannot be used, which here may be the recipe's own.
-    """
-    spared = _tasks("MEMGUARD_NO_KILL", get("MEMGUARD_NO_KILL") or "", Policy.no_kill)
-    return may_act(get) and retries_of(task, get) > 0 and not names_task(spared, task)
-
-
-def may_act(get: Callable[[str], str | None]) -> bool:
-    """Whether memguard may do more to a task than watch it."""
-    return (get("MEMGUARD_MODE") or "").strip() in ("", Mode.ENFORCE.value)
-
-
-def is_off(get: Callable[[str], str | None]) -> bool:
-    """Whether the configuration switches memguard off."""
-    return (get("MEMGUARD_MODE") or "").strip() == Mode.OFF.value
-
-
-def is_jobserver_off(get: Callable[[str], str | None]) -> bool:
-    """Whether a recipe shall have no pool of jobs; `get` reads the recipe's variables. In doubt it has none."""
-    return (get("MEMGUARD_JOBSERVER") or "auto").strip() != "auto"
+def _value(get: Getter, variable: str) -> str:
+    return (get(variable) or "").strip()
 
 
 def override_names(names: Iterable[str]) -> list[str]:

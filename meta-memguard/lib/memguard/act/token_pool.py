@@ -26,8 +26,6 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-# Where pools lie below MEMGUARD_DIR.
-FOLDER = "pools"
 # What make writes. Clients give back the byte they took, and count no kinds.
 TOKEN = b"+"
 # Linux's numbers; the fcntl module has them from Python 3.10 on.

@@ -23,7 +23,7 @@ import bb
 
 from memguard import settings
 from memguard.act.job_variables import jobs_in
-from memguard.act.token_pool import FOLDER as POOLS_FOLDER
+from memguard.channels.build_directory import BuildDirectory
 from memguard.channels.fifo import Notes
 from memguard.channels.grants import Handover
 from memguard.channels.notes import Note, Orders
@@ -32,7 +32,6 @@ from memguard.model import Duration, Mode, Policy, Sample, Task
 from memguard.predict.durations import learn_duration
 from memguard.record.event_log import EventLog
 from memguard.sense.container import Sensor
-from memguard.sense.tool_versions import FOLDER as TOOLS_FOLDER
 from memguard.server.fleet import Fleet
 from memguard.server.guard import Guard
 from memguard.server.sentinel_process import Watch
@@ -391,8 +390,9 @@ def _complete(event: Any, d: DataSmart) -> None:
 
 def _clear_rest(directory: Path) -> None:
     """Remove what tasks and sentinel keep while a build runs: versions of tools, pools, and tellings of kills."""
-    for rest in (TOOLS_FOLDER, POOLS_FOLDER, "kills"):
-        shutil.rmtree(directory / rest, ignore_errors=True)
+    build = BuildDirectory(directory)
+    for rest in (build.tools, build.pools, build.kills):
+        shutil.rmtree(rest, ignore_errors=True)
 
 
 def _sample(event: Any, d: DataSmart) -> None:

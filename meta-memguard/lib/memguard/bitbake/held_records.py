@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""BitBake adapter: error records of an attempt, held back until it is known whether the task runs again.
+"""BitBake adapter inside a task: the log records of one run, held back until it is known whether the task runs again.
 
-Runs in: the task's own child process; imports bb.
-Covers: keeping records from the UI, and letting them through unchanged.
-Does not cover: whether it runs again (decide/run_again.py).
+Runs in: the task's own child process; knows BitBake's logger and its handlers.
+Covers: keeping records from the UI and from the exit status, and letting them through unchanged and in order.
+Does not cover: whether it runs again (decide/run_again.py); when they are held and shown (task_again.py).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class HeldRecords:
         self._held: list[tuple[logging.Handler, logging.LogRecord]] = []
 
     def hold(self) -> None:
-        """Hold from here on what BitBake's logger would tell others."""
+        """Hold from here on what BitBake's logger would pass on to others."""
         self._handlers = [handler for handler in logging.getLogger("BitBake").handlers if not self._is_log(handler)]
         for handler in self._handlers:
             # Neither a filter nor a level would do: BitBake's own handler for its server overrides the former.

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""BitBake adapter inside a task: lowers the recipe's knobs to the grant the server left for it, and tells the sentinel.
+"""BitBake adapter inside a task: obeys the grant that the server left for it, and announces it to the sentinel.
 
-Runs in: the task's own child process, before prefuncs and the task, and after it; imports bb.
-Covers: variables and environment of this one task. No task signature sees any of it.
+Runs in: the task's own child process, before its prefuncs and function, and after them; called by memguard.bbclass;
+imports bb.
+Covers: the grant, as lower numbers of jobs in this one task's variables and environment; the notes of its start and
+end. No task signature sees any of it.
+Does not cover: its pool of tokens (task_pool.py); running again after a kill (task_again.py); what the sentinel does.
 """
 
 from __future__ import annotations
@@ -23,26 +26,27 @@ from memguard.bitbake.task_pool import join_pool, leave_pool
 from memguard.channels.fifo import Notes
 from memguard.channels.grants import Handover
 from memguard.channels.notes import TaskEnd, TaskNote
-from memguard.model import Outcome
+from memguard.model import Outcome, TaskPolicy
 from memguard.sense.proc_files import MARK, find_process
 
 if TYPE_CHECKING:
     from bb.data_smart import DataSmart
 
-
+# The task of this process: what it may do, read at its start; its note, with the time, once the sentinel has it.
+_policy: TaskPolicy | None = None
 _began: tuple[TaskNote, float] | None = None
 
 
 def handle(event: Any, d: DataSmart) -> None:
     """What memguard.bbclass does at the start and end of a task. What fails here costs a warning, never the task."""
-    directory = d.getVar("MEMGUARD_DIR")
-    if not directory or settings.is_off(d.getVar):
-        return
+    global _policy
     try:
         if isinstance(event, bb.build.TaskStarted):
-            _start(event, Path(directory), d)
-        else:
-            _end(Path(directory), Outcome.OK if isinstance(event, bb.build.TaskSucceeded) else Outcome.FAILED)
+            _policy = settings.read_task(d.getVar, event.task, is_scheduled=_is_scheduled(d))
+            if _policy is not None:
+                _start(event, _policy, d)
+        elif _policy is not None:
+            _end(_policy, Outcome.OK if isinstance(event, bb.build.TaskSucceeded) else Outcome.FAILED)
             leave_pool(d)  # also where no sentinel is left that would remove it
     except OSError as error:
         bb.note(f"memguard: {event.task} is not measured: {error}")
@@ -50,35 +54,47 @@ def handle(event: Any, d: DataSmart) -> None:
         bb.warn(f"memguard: the grant for {event.task} cannot be used, it runs with all its jobs: {error!r}")
 
 
-def _start(event: Any, directory: Path, d: DataSmart) -> None:
+def _is_scheduled(d: DataSmart) -> bool:
+    """Whether a scheduler of memguard's starts the tasks: a worker sees BB_SCHEDULER as the user has set it, if at all.
+
+    "completion" where rm_work is inherited is what rm_work sets; the server puts its own in that one's place.
+    """
+    chosen = d.getVar("BB_SCHEDULER") or ""
+    return chosen in ("", "memguard", "memguard-completion") or (
+        chosen == "completion" and bool(bb.data.inherits_class("rm_work", d))
+    )
+
+
+def _start(event: Any, policy: TaskPolicy, d: DataSmart) -> None:
     """Let the task obey its grant, take its jobs from a pool where it can, be measured, and run again after a kill."""
+    if policy.fault:
+        bb.warn(f"memguard: {d.getVar('PN')} {event.task} is watched only: {policy.fault}")
     asked = _own_jobs(event.task, d) or 1
-    granted = _apply_grant(event, directory, d)
+    granted = _apply_grant(event, policy, d)
     jobs = min(asked, granted or asked)
-    _begin(event, directory, jobs, asked, d)
-    task_again.arm(event, directory, jobs, lambda fewer: _lower(fewer, d), d)
+    _begin(event, policy, jobs, asked, d)
+    task_again.arm(event, policy, jobs, lambda fewer: _lower(fewer, d), d)
 
 
-def _apply_grant(event: Any, directory: Path, d: DataSmart) -> int | None:
+def _apply_grant(event: Any, policy: TaskPolicy, d: DataSmart) -> int | None:
     """Lower the knobs to what the server has granted; the jobs granted, None where it was all that is wanted."""
-    jobs = Handover(directory).take(f"{event._fn}:{event.task}")
+    jobs = Handover(Path(policy.directory)).take(f"{event._fn}:{event.task}")
     if jobs is not None:
         changed = _lower(jobs, d)
         bb.note(f"memguard: {jobs} jobs fit now: {', '.join(changed) or 'nothing to lower'}")
     return jobs
 
 
-def _begin(event: Any, directory: Path, jobs: int, asked: int, d: DataSmart) -> None:
-    """Tell the sentinel of this task, and mark what it starts, for processes that leave its session."""
+def _begin(event: Any, policy: TaskPolicy, jobs: int, asked: int, d: DataSmart) -> None:
+    """Announce the task to the sentinel, and mark what it starts, for processes that leave its session."""
     global _began
     leader = find_process(os.getpid())
-    notes = Notes(directory)
+    notes = Notes(Path(policy.directory))
     if leader is None or not notes.is_heard():
         return
-    acts = task_again.may_act(d)
-    if acts:
+    if policy.acts:
         offer_to_kernel(leader.pid, 0.0)  # the sentinel knows how heavy the task is
-    pool = join_pool(event, d, asked, directory) if acts else None
+    pool = join_pool(event, d, policy, asked) if policy.acts else None
     is_fakeroot = bb.utils.to_boolean(d.getVarFlag(event.task, "fakeroot", False))
     note = TaskNote(
         pid=leader.pid,
@@ -91,7 +107,7 @@ def _begin(event: Any, directory: Path, jobs: int, asked: int, d: DataSmart) -> 
         jobs=jobs,
         most_jobs=asked,
         pool=pool or "",
-        may_kill=acts and not is_fakeroot and settings.may_be_killed(event.task, d.getVar),
+        may_kill=policy.may_kill and not is_fakeroot,
     )
     if notes.send(note):
         os.environ[MARK] = leader.mark
@@ -100,8 +116,8 @@ def _begin(event: Any, directory: Path, jobs: int, asked: int, d: DataSmart) -> 
         leave_pool(d)  # nobody would give it tokens
 
 
-def _end(directory: Path, outcome: Outcome) -> None:
-    """Tell the sentinel how this task ended."""
+def _end(policy: TaskPolicy, outcome: Outcome) -> None:
+    """Let the sentinel know how this task ended."""
     if _began is None:
         return
     note, since_s = _began
@@ -109,7 +125,7 @@ def _end(directory: Path, outcome: Outcome) -> None:
     cpu_s = own.ru_utime + own.ru_stime + waited.ru_utime + waited.ru_stime
     wall_s = round(time.monotonic() - since_s, 3)
     end = TaskEnd(note.pid, note.start_ticks, outcome, wall_s, round(cpu_s, 3), waited.ru_maxrss * 1024)
-    Notes(directory).send(end)
+    Notes(Path(policy.directory)).send(end)
 
 
 def _own_jobs(task: str, d: DataSmart) -> int | None:

@@ -2,12 +2,14 @@
 """BitBake adapter inside a task: lets its function run again, in place, after a memory kill.
 
 Runs in: the task's own child process, around the task's function; imports bb.
-Covers: bb.build.exec_func for the task's own function, records that must not be seen if the task succeeds after all,
-directories that BitBake would clean, and what the task is told.
-Does not cover: prefuncs and postfuncs, and whether and how often it runs again (retry).
+Covers: bb.build.exec_func for the task's own function; the surroundings of each run: what the task's log says, what was
+killed, what was left half written, directories that BitBake would clean, warnings.
+Does not cover: prefuncs and postfuncs; the order of the steps (task/retry.py); what is a memory kill, and with how many
+jobs it runs again (decide/run_again.py); waiting for memory (task/turn.py).
 
 A failing run logs errors before it has failed (bbfatal), and a build with an error has failed for whoever asks its exit
-status: so these records wait in the child until it is known whether they count. The task's log has them at once.
+status: so these records wait in the child until it is known whether they count (held_records.py). The task's log has
+them at once.
 """
 
 from __future__ import annotations
@@ -18,21 +20,21 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 import bb
 
-from memguard import settings
 from memguard.act import half_written
 from memguard.bitbake.held_records import HeldRecords
+from memguard.channels.build_directory import BuildDirectory
 from memguard.channels.fifo import Notes
-from memguard.channels.kills import read_kills
+from memguard.channels.kills import Kills, read_kills
 from memguard.channels.notes import TaskWait
 from memguard.channels.state import StateFile
 from memguard.decide.run_again import Attempt, Cause, Evidence, find_cause, plan, statuses_of
 from memguard.diagnose.scan import classify
+from memguard.model import Kill, TaskPolicy
 from memguard.sense.container import Sensor
 from memguard.sense.proc_files import ProcessId, find_process
 from memguard.task import retry
@@ -45,16 +47,16 @@ if TYPE_CHECKING:
 _LOG_MOST_BYTES = 16 << 20
 
 
-def arm(event: Any, directory: Path, jobs: int, turn_down: Callable[[int], object], d: DataSmart) -> None:
+def arm(event: Any, policy: TaskPolicy, jobs: int, turn_down: Callable[[int], object], d: DataSmart) -> None:
     """Let the function of the task that starts with `event` run again after a memory kill.
 
     jobs:      what its first run may run at once.
     turn_down: lowers its knobs to another number of jobs.
     """
     task, leader, build = event.task, find_process(os.getpid()), bb.build
-    if leader is None or task.endswith("_setscene") or not may_act(d):
+    if leader is None or task.endswith("_setscene") or not policy.acts:
         return
-    attempts = plan(jobs, settings.retries_of(task, d.getVar))
+    attempts = plan(jobs, policy.retries)
     exec_func = build.exec_func
 
     def run_again(function: str, data: DataSmart, *arguments: Any, **named: Any) -> None:
@@ -63,7 +65,7 @@ def arm(event: Any, directory: Path, jobs: int, turn_down: Callable[[int], objec
             return
         # What the task's function calls in turn is its own affair.
         build.exec_func = exec_func
-        scene = TaskScene(task, event.logfile, leader, jobs, len(attempts), directory, turn_down, data)
+        scene = TaskScene(task, event.logfile, leader, policy, jobs, turn_down, data)
         try:
             retry.run(functools.partial(exec_func, function, data, *arguments, **named), attempts, scene)
         finally:
@@ -72,27 +74,16 @@ def arm(event: Any, directory: Path, jobs: int, turn_down: Callable[[int], objec
     build.exec_func = run_again
 
 
-def may_act(d: DataSmart) -> bool:
-    """Whether memguard does more than observe: a worker sees BB_SCHEDULER as the user has set it, if at all."""
-    if not settings.may_act(d.getVar):
-        return False
-    chosen = d.getVar("BB_SCHEDULER") or ""
-    return chosen in ("", "memguard", "memguard-completion") or (
-        chosen == "completion" and bool(bb.data.inherits_class("rm_work", d))
-    )
-
-
 class TaskScene:
-    """The surroundings of one task's function (see retry.Scene)."""
+    """The surroundings of one task's function, as task/retry.py asks for them (Scene)."""
 
     def __init__(
         self,
         task: str,
         log: str,
         leader: ProcessId,
+        policy: TaskPolicy,
         jobs: int,
-        retries: int,
-        directory: Path,
         turn_down: Callable[[int], object],
         d: DataSmart,
     ) -> None:
@@ -100,10 +91,8 @@ class TaskScene:
         self._log = log
         self._leader = leader
         self._jobs = jobs
-        self._may_repeat = retries > 0
-        self._notes = Notes(directory)
-        self._state = StateFile(directory)
-        self._kills = directory / "kills" / f"{leader.mark}.jsonl"
+        self._may_repeat = policy.retries > 0
+        self._directory = Path(policy.directory)
         self._turn_down = turn_down
         self._d = d
         self._name = f"{d.getVar('PN')} {task}"
@@ -127,7 +116,7 @@ class TaskScene:
         self._has_failed = error is not None
         if not self._has_begun:
             return None
-        kills = read_kills(self._kill_lines(), self._since_s)
+        kills = self._kills()
         if error is None:
             return find_cause(Evidence(kills))
         kernel_kills = (self._sensor.oom_kills() or 0) - self._kernel_kills if self._sensor else 0
@@ -158,7 +147,8 @@ class TaskScene:
         )
         try:
             if self._sensor is not None:
-                Turns(self._leader.mark, self._notes, self._state, self._sensor).wait_for_turn(wait)
+                notes, state = Notes(self._directory), StateFile(self._directory)
+                Turns(self._leader.mark, notes, state, self._sensor).wait_for_turn(wait)
         except Exception as fault:
             self.excuse(fault)
         # Into the log alone, where it parts one run from the next.
@@ -190,8 +180,7 @@ class TaskScene:
         """The task's function has run for the last time."""
         if self._sensor is not None:
             self._sensor.close()
-        with contextlib.suppress(OSError):
-            self._kills.unlink()
+        Kills(self._directory).forget(self._leader.mark)
 
     def _take_away(self, cause: Cause) -> None:
         """End what still runs of the last run, and remove what was half written."""
@@ -231,9 +220,13 @@ class TaskScene:
             file.seek(begin)
             return file.read(_LOG_MOST_BYTES).decode("utf-8", "replace").splitlines()
 
-    def _kill_lines(self) -> Iterator[bytes]:
-        with contextlib.suppress(OSError), open(self._kills, "rb") as file:
-            yield from file
+    def _kills(self) -> tuple[Kill, ...]:
+        """What the sentinel has killed since the last run began."""
+        try:
+            with (BuildDirectory(self._directory).kills / f"{self._leader.mark}.jsonl").open("rb") as file:
+                return read_kills(file, self._since_s)
+        except OSError:
+            return ()
 
 
 def _cpu_s() -> float:

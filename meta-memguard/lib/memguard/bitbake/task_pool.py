@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""BitBake adapter inside a task: makes the task's pool of tokens, and tells make, ninja and cargo of it.
+"""BitBake adapter inside a task: makes the task's pool of tokens, and lets make, ninja and cargo find it.
 
-Runs in: the task's own child process, before prefuncs and the task (join_pool) and after it (leave_pool); imports bb.
+Runs in: the task's own child process, before its prefuncs and function (join_pool) and after them (leave_pool);
+imports bb.
 Covers: a task's facts out of its datastore, variables and environment of this one task, descriptors for its processes.
-Does not cover: the rules (clients), who gets how many tokens (regulate, in the sentinel).
+Does not cover: which tasks can have one, and in which form (decide/pool_form.py); the FIFO itself (act/token_pool.py);
+who gets how many tokens (decide/regulate.py, in the sentinel).
 
 No task signature sees any of it: all is set when the task runs.
 """
@@ -22,9 +24,9 @@ import bb
 import bb.codeparser
 import bb.process
 
-from memguard import settings
 from memguard.act.job_variables import jobs_in
-from memguard.act.token_pool import FOLDER, TOKEN, make_pool
+from memguard.act.token_pool import make_pool
+from memguard.channels.build_directory import BuildDirectory
 from memguard.decide.pool_form import (
     EMPTIED,
     TASKS,
@@ -38,6 +40,7 @@ from memguard.decide.pool_form import (
     object_by_script,
     without_jobs,
 )
+from memguard.model import TaskPolicy
 from memguard.sense.proc_files import find_process
 from memguard.sense.tool_versions import Tools
 
@@ -63,11 +66,12 @@ class _Joined:
 _joined: _Joined | None = None
 
 
-def join_pool(event: Any, d: DataSmart, jobs: int | None, directory: Path, tokens: int = 0) -> str | None:
+def join_pool(event: Any, d: DataSmart, policy: TaskPolicy, jobs: int | None) -> str | None:
     """Give the task that starts a pool, where it can have one; the FIFO's path, None where it keeps its number of jobs.
 
-    jobs:   what it asks for, however few its grant lets it begin with; None for what its variables say now.
-    tokens: put in at once; whoever regulates the pool must be told. The rest of them is the sentinel's.
+    The pool has no tokens before the sentinel puts them in.
+
+    jobs: what the task asks for, however few its grant lets it begin with; None for what its variables say now.
 
     Raises OSError where the FIFO cannot be made.
     """
@@ -78,22 +82,23 @@ def join_pool(event: Any, d: DataSmart, jobs: int | None, directory: Path, token
     if leader is None:
         return None
     leave_pool(d)
-    facts = read_facts(event.task, d, Tools.of(Path(directory)), jobs)
+    directory = BuildDirectory(Path(policy.directory))
+    facts = _read_facts(event.task, d, policy, Tools(directory.tools), jobs)
     choice = choose(facts)
     if choice.form is Form.NONE:
         bb.debug(1, f"memguard: {event.task} has no pool of jobs: {choice.reason}")
         return None
-    path = f"{directory}/{FOLDER}/{leader.pid}-{leader.start_ticks}"
+    path = str(directory.pools / leader.mark)
     make_pool(path)
     _joined = _Joined(path)
     try:
-        told = _tell(_joined, choice, facts.jobs or 1, tokens, d)
+        can_be_found = _publish(_joined, choice, facts.jobs or 1, d)
     except BaseException:
         leave_pool(d)
         raise
-    if not told:
+    if not can_be_found:
         leave_pool(d)
-        bb.debug(1, f"memguard: {event.task} has no pool of jobs: its path {path} cannot be told")
+        bb.debug(1, f"memguard: {event.task} has no pool of jobs: MAKEFLAGS cannot hold its path {path}")
         return None
     bb.note(f"memguard: jobs come from a pool ({choice.form.value}: {choice.reason})")
     return path
@@ -123,7 +128,7 @@ def leave_pool(d: DataSmart) -> None:
         os.close(descriptor)
 
 
-def read_facts(task: str, d: DataSmart, tools: Tools, jobs: int | None = None) -> Facts:
+def _read_facts(task: str, d: DataSmart, policy: TaskPolicy, tools: Tools, jobs: int | None) -> Facts:
     """What is known of a task, which asks for `jobs` where its variables have been lowered meanwhile.
 
     Its shell functions are read without the numbers of jobs that a pool replaces.
@@ -131,7 +136,7 @@ def read_facts(task: str, d: DataSmart, tools: Tools, jobs: int | None = None) -
     own = ("PARALLEL_MAKEINST", "PARALLEL_MAKE") if task.startswith("do_install") else ("PARALLEL_MAKE",)
     wish = next((value for name in own if (value := d.getVar(name)) is not None), "")
     sight = Facts(
-        is_off=settings.is_jobserver_off(d.getVar),
+        is_off=not policy.uses_pool,
         is_shell=not bb.utils.to_boolean(d.getVarFlag(task, "python", False)),
         is_fakeroot=bb.utils.to_boolean(d.getVarFlag(task, "fakeroot", False)),
         jobs=jobs_in(wish) and (jobs or jobs_in(wish)),
@@ -187,7 +192,7 @@ def _depends_on(tool: str, d: DataSmart) -> bool:
     return f"{tool}-native" in (d.getVar("DEPENDS") or "").split() or bool(native and Path(native, tool).exists())
 
 
-def _tell(joined: _Joined, choice: Choice, jobs: int, tokens: int, d: DataSmart) -> bool:
+def _publish(joined: _Joined, choice: Choice, jobs: int, d: DataSmart) -> bool:
     """Set what the task's tools look at; False where that cannot be done."""
     # Kept open for as long as the task runs: a FIFO that nobody has open has no tokens.
     keeper = os.open(joined.path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -200,7 +205,6 @@ def _tell(joined: _Joined, choice: Choice, jobs: int, tokens: int, d: DataSmart)
     value = flags(choice, jobs, joined.path, pair)
     if value is None:
         return False
-    os.write(keeper, TOKEN * tokens)
     for name in EMPTIED:
         number = d.getVar(name)
         if number:

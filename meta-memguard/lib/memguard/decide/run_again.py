@@ -2,14 +2,15 @@
 """Whether a task that failed runs again, and with how many jobs.
 
 Runs in: task children; pure.
-Covers: why it failed, by its log and by what the sentinel has killed; the next attempt.
-Does not cover: doing it (task/retry.py).
+Covers: what ended a run, by its log, its exit status and the kills of sentinel and kernel; the runs that may follow.
+Does not cover: carrying it out (task/retry.py); what logs say (diagnose); waiting for memory (task/turn.py).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from memguard.diagnose.rule import MEMORY, UNCLEAR
 from memguard.diagnose.verdict import Finding
 from memguard.model import Kill
 from memguard.units import format_bytes
@@ -56,7 +57,7 @@ def plan(jobs: int, retries: int) -> tuple[Attempt, ...]:
     """The runs that may follow a first one with `jobs` jobs: each with half as many, and at last one job and alone.
 
     A task with one job has as many: what was short of memory may be something else, and is waited for before each run.
-    `retries` = 0: none at all.
+    The last one is not counted in `retries`; with 0 of them there is none at all.
     """
     if retries <= 0:
         return ()
@@ -67,7 +68,7 @@ def plan(jobs: int, retries: int) -> tuple[Attempt, ...]:
     return (*attempts, Attempt(1, is_alone=True))
 
 
-# 128 + SIGKILL, as a shell tells it, and as Python does.
+# Signal 9 as a shell reports it, 128 + SIGKILL, and as Python does.
 _KILLED = (137, -9)
 
 
@@ -88,9 +89,9 @@ def find_cause(evidence: Evidence) -> Cause | None:
         return Cause(_printable(largest.program), words, largest.bytes, outputs)
     if evidence.kernel_kills > 0:
         is_killed = any(status in _KILLED for status in evidence.statuses)
-        if is_killed or (finding is not None and finding.verdict in ("memory", "unclear")):
+        if is_killed or (finding is not None and finding.verdict in (MEMORY, UNCLEAR)):
             return Cause(program, "was killed by the kernel for memory")
-    if finding is not None and finding.verdict == "memory" and finding.is_certain:
+    if finding is not None and finding.verdict == MEMORY and finding.is_certain:
         line = _printable((finding.evidence or finding.reason).strip()[:160])
         return Cause(program, f"was killed or ran out of memory ({line})")
     return None

@@ -1,41 +1,44 @@
 # SPDX-License-Identifier: MIT
-"""What BitBake's console says of tasks: started, running, ended.
+"""What a console says without words: it ends while tasks run, or a command fails and prints nothing.
 
-Runs in: everywhere; pure.
+Runs in: task children and the `memguard` command; pure, standard library only.
+Covers: which tasks run, by BitBake's console; whether that ends in mid-course; ninja's edges that fail silently.
+Does not cover: lines that say why something failed (rule.py).
 """
 
 from __future__ import annotations
 
 import re
 
-from memguard.diagnose.rule import HINT
-from memguard.diagnose.verdict import Judge
+from memguard.diagnose.rule import DOUBT, HINT, Mark, Sign
 
+# What the reason begins with where a console just stops.
 STOPS = "the console stops"
 _STARTED = re.compile(r"^recipe (?P<recipe>\S+): task (?P<task>do_\w+): (?P<state>Started|Succeeded|Failed)")
 _LISTED = re.compile(r"^\d+: (?P<recipe>\S+) (?P<task>do_\w+) - (?:\d+[hms])+")
 _RUNNING = re.compile(
-    r"^(?:Running (?:setscene )?task \d+ of \d+ |Currently +\d+ running tasks|Executing (?:SetScene |"
-    r"RunQueue )?Tasks|Initialising tasks)"
+    r"^(?:Running (?:setscene )?task \d+ of \d+ |Currently +\d+ running tasks|"
+    r"Executing (?:SetScene |RunQueue )?Tasks|Initialising tasks)"
 )
 _ENDED = re.compile(r"^(?:Tasks Summary: |Summary: |Attempted \d+ tasks|Keyboard Interrupt|Second Keyboard)")
 _HEAVY = re.compile(
     r"do_(?:compile|install|package|image|rootfs|kernel|link|populate_sdk|bundle|configure|build_|create_spdx|"
-    r"uboot|sizecheck|ptest)\w*"
+    r"uboot|sizecheck|ptest)\w*(?<!_setscene)"
 )
 _MOST_TASKS = 4096
 
 
 class Console:
-    """Follows a BitBake console to see whether it ends in mid-course."""
+    """Follows BitBake's console, line by line, to see whether it ends in mid-course."""
 
     def __init__(self) -> None:
-        self._running: dict[tuple[str, str], int] = {}
+        self._running: set[tuple[str, str]] = set()
         self._is_console = False
         self._has_ended = False
         self._last = (0, "")
 
     def take(self, line: int, text: str) -> None:
+        """Look at one message."""
         if _RUNNING.match(text):
             self._is_console, self._has_ended = True, False
             if text.startswith("Currently"):
@@ -43,30 +46,56 @@ class Console:
             self._last = (line, text)
         elif _ENDED.match(text):
             self._has_ended = True
-        else:
-            self._take_task(line, text)
+        elif self._take_task(text):
+            self._is_console = True
+            self._last = (line, text)
 
-    def _take_task(self, line: int, text: str) -> None:
+    def _take_task(self, text: str) -> bool:
+        """Whether the message says that a task runs, or runs no longer."""
         found = _STARTED.match(text)
-        listed = None if found else _LISTED.match(text)
         if found and found["state"] != "Started":
-            self._running.pop((found["recipe"], found["task"]), None)
-        elif (found or listed) and len(self._running) < _MOST_TASKS:
-            named = found or listed
-            assert named is not None
-            self._running[named["recipe"], named["task"]] = line
-        else:
-            return
-        self._is_console = True
-        self._last = (line, text)
+            self._running.discard((found["recipe"], found["task"]))
+            return True
+        found = found or _LISTED.match(text)
+        if found and len(self._running) < _MOST_TASKS:
+            self._running.add((found["recipe"], found["task"]))
+            return True
+        return False
 
-    def finish(self, judge: Judge) -> None:
-        """Tell the judge of a console that just stops."""
+    def finish(self) -> Mark | None:
+        """What the end of the console says, None where it is no console, or came to its end."""
         if not self._is_console or self._has_ended:
-            return
-        line, text = self._last
-        heavy = [task for _, task in self._running if _HEAVY.fullmatch(task) and not task.endswith("_setscene")]
-        if heavy:
-            judge.doubt(line, text, f"{STOPS} while heavy tasks run: all of BitBake was killed at once", HINT)
+            return None
+        if any(_HEAVY.fullmatch(task) for _, task in self._running):
+            sign = Sign(HINT, f"{STOPS} while heavy tasks run: all of BitBake was killed at once")
         else:
-            judge.doubt(line, text, f"{STOPS} in mid-course")
+            sign = Sign(DOUBT, f"{STOPS} in mid-course")
+        return Mark(*self._last, sign)
+
+
+_PROGRESS = re.compile(r"\[\d+/\d+\] ")
+
+
+class SilentEdges:
+    """Follows ninja, line by line, to find an edge that fails and prints nothing: "FAILED: x", its command, no more."""
+
+    def __init__(self) -> None:
+        self._failed: tuple[int, str] | None = None
+        self._following = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the lines that come now are those of an edge that failed."""
+        return self._failed is not None
+
+    def take(self, line: int, text: str) -> Mark | None:
+        """Look at one message; what it says of the edge before it, if that failed without a word."""
+        if text.startswith("FAILED: "):
+            self._failed, self._following = (line, text), 0
+        elif self._failed and (text.startswith("ninja: build stopped") or _PROGRESS.match(text)):
+            failed, self._failed = self._failed, None
+            if self._following <= 1:
+                return Mark(*failed, Sign(DOUBT, "the command ninja ran failed without a word"))
+        else:
+            self._following += 1
+        return None

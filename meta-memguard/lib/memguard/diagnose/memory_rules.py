@@ -1,161 +1,33 @@
 # SPDX-License-Identifier: MIT
-"""The ways of dying that logs tell of: how each is said, and how much it says.
+"""The ways in which memory ends, and how each is said in logs.
 
-Runs in: task children and the `memguard` command; pure, standard library only.
-Covers: one line at a time, without its prefixes. Does not cover: weighing lines against each other (`failures`).
-To add one: a rule in MEMORY_RULES (looked for everywhere) or TAIL_RULES (in the last part of a log).
+Runs in: task children and the `memguard` command; pure, a table.
+Covers: rules that are looked for everywhere in a log.
+Does not cover: other causes (other_rules.py); what a rule is (rule.py); what a match means in detail (readers.py).
+To add one: a row here, and its wording in tests/fixtures/failure-logs.
 """
 
 from __future__ import annotations
 
 import re
 
-from memguard.diagnose.rule import CAUSE, DOUBT, HINT, KILLED, STATED, named, program_in, rule
-
-# strsignal(SIGKILL) as C libraries translate it; gcc and collect2 print it inside their own words.
-KILLED_WORDS = (
-    r"(?:Killed|killed|SIGKILL|Kill|Get(?:ö|oe)tet|Tu(?:é|\\303\\251)|Processus arr[êe]t[ée]|Unicestwiony|Ucciso|"
-    r"Matado|"
-    r"Terminado \(killed\)|Morto|Afgeschoten|Geforceerd beëindigd|Убито|Уничтожено|已杀死|已殺掉|強制終了(?:しました)?|"
-    r"강제 종료됨|죽었음)"
+from memguard.diagnose.readers import (
+    read_bazel,
+    read_enomem,
+    read_exhausted,
+    read_oomkilled,
+    read_process,
+    read_sized,
+    read_trace,
+    read_v8,
+    read_victim,
 )
-
-
-_GIB = 1 << 30
-
-
-def _is_absurd(asked_bytes: int, total_bytes: int | None = None) -> bool:
-    """Whether no sane program asks for so much at once: what corrupt archives and objects make tools ask for.
-
-    From 1 TiB on; a negative number that lost its sign (just below 2^31, 2^32); more than 1 GiB and 32 times all that
-    the program had; from 64 GiB on where that is not known.
-    """
-    if asked_bytes >= 1 << 40 or any(0 <= wrap - asked_bytes <= 1 << 16 for wrap in (1 << 31, 1 << 32)):
-        return True
-    if total_bytes is None:
-        return asked_bytes >= 64 * _GIB
-    return asked_bytes > _GIB and asked_bytes > 32 * total_bytes
-
-
-def _read_sized(found: re.Match[str]) -> tuple[int, str, str | None]:
-    groups = found.groupdict()
-    total = groups.get("total")
-    program = program_in(groups.get("program"))
-    if _is_absurd(int(groups["asked"]), int(total) if total else None):
-        return CAUSE, "asked for more memory than any machine has: a corrupt input", program
-    return STATED, "an allocation failed", program
-
-
-_ARCHIVERS = {
-    "tar",
-    "bsdtar",
-    "cpio",
-    "unzip",
-    "gunzip",
-    "unxz",
-    "bunzip2",
-    "unzstd",
-    "7z",
-    "7za",
-    "unrar",
-    "ar",
-    "file",
-}
-
-
-def _read_exhausted(found: re.Match[str]) -> tuple[int, str, str | None]:
-    program = program_in(found["program"])
-    if program in _ARCHIVERS:
-        return DOUBT, "an archive asked for more memory than there was; it may be corrupt", program
-    return STATED, "no memory was left", program
-
-
-def _read_enomem(found: re.Match[str]) -> tuple[int, str, str | None]:
-    whole, program = found.string, program_in(found["program"])
-    if re.search(r"static TLS block|GPU|CUDA|OpenCL|HUGETLB|huge ?page", whole):
-        return CAUSE, "a kind of memory ended that is not the container's", program
-    if re.search(r"\b(?:mlock|io_uring\w*|io_setup|perf_event\w*|bpf|BPF|memlock|insmod|modprobe|unshare)\b", whole):
-        return DOUBT, "a limit of its own (locked memory, namespaces, modules) says the same", program
-    sized = re.search(r"\b(\d{6,})\b ?(?:bytes|B\b)", whole)
-    if sized and _is_absurd(int(sized[1])):
-        return CAUSE, "asked for more memory than any machine has: a corrupt input", program
-    return STATED, "the system had no memory to give", program
-
-
-def _read_process(found: re.Match[str]) -> tuple[int, str, str | None]:
-    """A process that died of signal 9, by what is told of it."""
-    program = named(found)
-    return (KILLED if program else HINT), "killed by signal 9", program
-
-
-def _read_v8(found: re.Match[str]) -> tuple[int, str, str | None]:
-    if re.search(r"DateTime|Intl|ICU|Locale|Collator|NumberFormat|Segmenter|PluralRules|Calendar", found.string):
-        return CAUSE, "V8 calls missing language data (ICU) out of memory", None
-    return STATED, "the JavaScript engine had no memory left", None
-
-
-_BUILD_PROGRAM = re.compile(
-    r"(?:.*-)?(?:cc1\w*|lto1?\w*|lto1-\w+|lto-wrapper|ld|ld\.\w+|ld64\S*|lld|mold|collect2|as|gas|gcc|g\+\+|c\+\+|"
-    r"cpp|gcc-\S+|"
-    r"g\+\+-\S+|clang\S*|rustc|rustdoc|cargo|go|compile|link|cgo|asm|ghc\S*|ocaml\w*|f951|gnat1|d21|dmd|ldc2|"
-    r"swift\S*|"
-    r"java|javac|kotlin\S*|gradle|bazel\S*|node|npm|yarn|mksnapshot|torque|python[\d.]*|perl|bitbake\S*|Cooker|"
-    r"Parser-\d+|"
-    r"Worker\S*|make|gmake|ninja|samu|cmake|meson|xz|zstd|pzstd|pixz|pigz|gzip|bzip2|tar|rpm\S*|dpkg\S*|opkg\S*|"
-    r"dnf|pahole|"
-    r"mkfs\S*|mksquashfs|mke2fs|resize2fs|genautomata|gen\w+|moc|rcc|uic|qml\w+|protoc|flatc|llvm-\S+|opt|llc|swipl|"
-    r"objcopy|objdump|strip|nm|ar|ranlib|dwz|debugedit|qemu-\S+|sh|bash|dash)"
-)
-_INTERPRETERS = re.compile(r"python[\d.]*|perl|sh|bash|dash|ruby|lua")
-# The kernel takes the largest; the largest of a build host is a compiler, a linker or BitBake with hundreds of MiB.
-_SMALL_VICTIM_BYTES = 192 << 20
-_LARGE_VICTIM_BYTES = 1 << 30
-
-
-def _read_victim(found: re.Match[str]) -> tuple[int, str, str | None]:
-    """The kernel's line on its victim: of a cgroup it is a build's; of a whole machine by who it was, and how large."""
-    name = found["program"]
-    program = name if re.fullmatch(r"\S(?:.{0,62}\S)?", name) else None
-    if found.groupdict().get("memcg") or "CONSTRAINT_MEMCG" in found.string:
-        return STATED, "the kernel killed it for the container's limit", program
-    size = re.search(r"anon-rss:(\d+)kB", found.string)
-    rss_bytes = int(size[1]) * 1024 if size else None
-    is_build = _BUILD_PROGRAM.fullmatch(name) is not None
-    if is_build and _INTERPRETERS.fullmatch(name) and (rss_bytes or 0) < _SMALL_VICTIM_BYTES:
-        is_build = False
-    if is_build or (rss_bytes is not None and rss_bytes >= _LARGE_VICTIM_BYTES):
-        return STATED, "the kernel killed it: the machine had no memory left", program
-    return DOUBT, "a kernel killed it for memory, perhaps that of another machine", program
-
-
-def _read_trace(found: re.Match[str]) -> tuple[int, str, str | None]:
-    """What the kernel says around a kill: a compiler in it is a build's; who asked for memory is not who died."""
-    groups = found.groupdict()
-    name = groups.get("program") or groups.get("asker") or ""
-    is_build = _BUILD_PROGRAM.fullmatch(name) is not None and not _INTERPRETERS.fullmatch(name)
-    if is_build:
-        return STATED, "the kernel ran out of memory", groups.get("program")
-    return DOUBT, "a kernel ran out of memory, perhaps that of another machine", groups.get("program")
-
-
-def _read_bazel(found: re.Match[str]) -> tuple[int, str, str | None]:
-    message = found["message"].strip().lower()
-    if found["code"] == "14" and message in ("", "socket closed", "connection reset by peer"):
-        return HINT, "Bazel's server vanished without a word", "bazel"
-    return DOUBT, "Bazel's server ended; its jvm.out says why", "bazel"
-
-
-def _read_oomkilled(found: re.Match[str]) -> tuple[int, str, str | None]:
-    if re.match(r"[\"'\s]*[:=]?\s*false", found.string[found.end() :], re.IGNORECASE):
-        return DOUBT, "the container runtime saw no kill of its main process", None
-    return STATED, "the container was killed for its memory limit", None
-
+from memguard.diagnose.rule import DOUBT, HINT, KILLED, KILLED_WORDS, STATED, rule
 
 # Anchored to the start of a line without prefixes wherever a tool begins it with its own name: source code, test names
 # and command lines that hold the same words do not match. A rule is tried on lines that hold one of its words only.
 _TOOL = r"(?:(?P<program>[\w./+@-]{1,200}?)(?:\[\d+\])?(?:\(\d+\))?: )"
 _BY_SIGNAL_9 = r"(?:was )?(?:terminated|died|exited|killed) (?:with|by|on|due to|from) (?:signal 9\b|SIGKILL)"
-CRASH = r"(?:Segmentation fault|Bus error|Illegal instruction|Aborted|Floating point exception|Trace/breakpoint trap)"
 
 MEMORY_RULES = (
     # The kernel. Old: "Kill process N (name) score M or sacrifice child", then "Killed process N (name) total-vm:".
@@ -165,21 +37,21 @@ MEMORY_RULES = (
         "Kill process|Killed process|kill process",
         r"(?P<memcg>[Mm]emory cgroup )?(?:[Oo]ut of memory|OOM)(?: \(\w+\))?: [Kk]ill(?:ed)? process \d+,? ?"
         r"\((?P<program>[^)]*)\)",
-        read=_read_victim,
+        read=read_victim,
     ),
     rule(
         STATED,
         "",
         "Killed process",
         r"\bKilled process \d+,? \((?P<program>[^)]*)\),? (?:UID \d+,? )?(?:total-vm|vsz)",
-        read=_read_victim,
+        read=read_victim,
     ),
     rule(
         STATED,
         "",
         "oom-kill:",
         r"\boom-kill:constraint=CONSTRAINT_\w+,.*\btask=(?P<program>[^,]*),pid=\d+",
-        read=_read_victim,
+        read=read_victim,
     ),
     rule(STATED, "a cgroup reached its limit", "killed as a result", r"\bTask in \S+ killed as a result of limit of "),
     rule(
@@ -189,8 +61,8 @@ MEMORY_RULES = (
         r"\bMemory cgroup out of memory\b",
         r"\bOut of memory and no killable processes",
     ),
-    rule(STATED, "", "oom_reaper", r"\boom_reaper: reaped process \d+ \((?P<program>[^)]*)\)", read=_read_trace),
-    rule(STATED, "", "oom-killer", r"(?:^|\s)(?P<asker>\S.{0,14}) invoked oom-killer: ", read=_read_trace),
+    rule(STATED, "", "oom_reaper", r"\boom_reaper: reaped process \d+ \((?P<program>[^)]*)\)", read=read_trace),
+    rule(STATED, "", "oom-killer", r"(?:^|\s)(?P<asker>\S.{0,14}) invoked oom-killer: ", read=read_trace),
     rule(
         STATED,
         "the kernel killed it: no memory, no swap",
@@ -214,8 +86,8 @@ MEMORY_RULES = (
         STATED,
         "earlyoom killed it",
         "sending SIG",
-        r"\bsending SIG(?:TERM|KILL) to process \d+ (?:uid \d+ )?\"(?P<program>[^\"]+)\": .*(?:badness|oom_score|"
-        r"VmRSS)",
+        r"\bsending SIG(?:TERM|KILL) to process \d+ (?:uid \d+ )?\"(?P<program>[^\"]+)\": "
+        r".*(?:badness|oom_score|VmRSS)",
     ),
     rule(
         STATED,
@@ -224,7 +96,7 @@ MEMORY_RULES = (
         r"\bmemguard: peak .*, [1-9]\d* killed by the kernel for memory",
     ),
     # Containers and runners.
-    rule(STATED, "", "OOMKill|OOM Kill|OOM-kill|OOM kill", r"\bOOM[ -]?[Kk]ill(?:ed|ing)\b", read=_read_oomkilled),
+    rule(STATED, "", "OOMKill|OOM Kill|OOM-kill|OOM kill", r"\bOOM[ -]?[Kk]ill(?:ed|ing)\b", read=read_oomkilled),
     rule(
         STATED,
         "the node or container had no memory left",
@@ -239,14 +111,14 @@ MEMORY_RULES = (
         "ut of memory allocating",
         rf"^{_TOOL}?(?:.*: )?[Oo]ut of memory allocating (?P<asked>\d+) bytes"
         r"(?: after a total of (?P<total>\d+) bytes)?",
-        read=_read_sized,
+        read=read_sized,
     ),
     rule(
         STATED,
         "",
         "tried to allocate",
         r"\b[Ff]atal: Out of memory, \w+ failed \(tried to allocate (?P<asked>\d+) bytes\)",
-        read=_read_sized,
+        read=read_sized,
     ),
     rule(
         STATED,
@@ -254,16 +126,16 @@ MEMORY_RULES = (
         "cannot allocate ",
         rf"^{_TOOL}?(?:line \d+: )?x(?:m|re|c)alloc: (?:\S+: )?cannot allocate (?P<asked>\d+) bytes"
         r"(?: \((?P<total>\d+) bytes allocated\))?",
-        read=_read_sized,
+        read=read_sized,
     ),
-    rule(STATED, "", "memory allocation of", r"\bmemory allocation of (?P<asked>\d+) bytes failed", read=_read_sized),
+    rule(STATED, "", "memory allocation of", r"\bmemory allocation of (?P<asked>\d+) bytes failed", read=read_sized),
     rule(
         STATED,
         "",
         "to commit|to alloc|to reserve|to realloc|annot alloc|ould not alloc",
         rf"^{_TOOL}?.*\b(?:[Uu]nable|[Ff]ailed|[Cc]annot|[Cc]ould not) (?:to )?"
         r"(?:commit|alloc(?:ate)?|reserve|realloc) (?P<asked>\d+) bytes",
-        read=_read_sized,
+        read=read_sized,
     ),
     rule(
         STATED,
@@ -271,7 +143,7 @@ MEMORY_RULES = (
         "irtual memory exhausted",
         rf"^{_TOOL}?(?:\*\*\* )?[Vv]irtual memory exhausted\b",
     ),
-    rule(STATED, "", "emory exhausted", rf"^{_TOOL}(?:.*: )?[Mm]emory exhausted\.?$", read=_read_exhausted),
+    rule(STATED, "", "emory exhausted", rf"^{_TOOL}(?:.*: )?[Mm]emory exhausted\.?$", read=read_exhausted),
     rule(
         STATED,
         "no memory was left",
@@ -299,7 +171,7 @@ MEMORY_RULES = (
         rf"^{_TOOL}?.*(?:\b[Cc]annot allocate memory\b|\[?[Ee]rrno[ :]{{1,2}}12\b|\(os error 12\)|\bENOMEM\b|"
         r"\blzma_\w+\(?\)?.{0,40}status 11\b)"
         r"(?=$|\s*[:;,.()\[\]\"'\\]|\s+(?:in static|for|while|when|on|-|cannot|Cannot)\b)",
-        read=_read_enomem,
+        read=read_enomem,
     ),
     rule(
         STATED,
@@ -360,10 +232,10 @@ MEMORY_RULES = (
         STATED,
         "",
         "process out of memory|heap out of memory|script OOM|script out of memory|process OOM|t OOM in",
-        r"^(?:# ?)?(?:FATAL ERROR: .*)?(?:.*Allocation failed - process out of memory|"
-        r".*JavaScript heap out of memory|"
+        r"^(?:# ?)?(?:FATAL ERROR: .*)?"
+        r"(?:.*Allocation failed - process out of memory|.*JavaScript heap out of memory|"
         r"Fatal (?:javascript|JavaScript|process) (?:OOM|out of memory)\b)",
-        read=_read_v8,
+        read=read_v8,
     ),
     # Killed, with a name.
     rule(
@@ -385,7 +257,7 @@ MEMORY_RULES = (
         "killed by signal 9",
         "signal 9|SIGKILL",
         rf"(?:^|[:\s])['\"`]?(?P<program>[\w./+-]+)['\"`]? {_BY_SIGNAL_9}",
-        read=_read_process,
+        read=read_process,
     ),
     rule(
         KILLED,
@@ -393,7 +265,7 @@ MEMORY_RULES = (
         "illed|Done(137)",
         r"^(?:[\w./@+-]+: )?line \d+: +\d+ (?:Killed(?:: 9)?|Done\(137\)) +(?P<program>\S.*)",
         r"^\[\d+\][+-]? +(?:\d+ )?[Kk]illed(?:: 9)? +(?P<victim>\S.*)",
-        read=_read_process,
+        read=read_process,
     ),
     rule(
         KILLED,
@@ -401,22 +273,22 @@ MEMORY_RULES = (
         "signal: 9",
         r"didn't exit successfully: `(?P<program>[^`]*)`?.*\(signal: 9\b",
         r"^error: linking with `(?P<victim>[^`]+)` failed: signal: 9\b",
-        read=_read_process,
+        read=read_process,
     ),
     rule(
         KILLED,
         "killed by signal 9",
         "signal: killed",
         r"(?:^|[\s:(])(?P<program>[\w./+-]+?)(?: failed)?: signal: killed\b",
-        read=_read_process,
+        read=read_process,
     ),
     rule(
         KILLED,
         "killed by signal 9",
         "SIGKILL: 9|status -9",
-        r"\bCommand '?\[?['\"]?(?P<program>[^'\",\]]+).*(?:died with <Signals\.SIGKILL: 9>|"
-        r"non-zero exit status -9\b)",
-        read=_read_process,
+        r"\bCommand '?\[?['\"]?(?P<program>[^'\",\]]+)"
+        r".*(?:died with <Signals\.SIGKILL: 9>|non-zero exit status -9\b)",
+        read=read_process,
     ),
     rule(
         KILLED,
@@ -462,9 +334,9 @@ MEMORY_RULES = (
         HINT,
         "",
         "terminated abruptly",
-        r"^(?:ERROR: )?(?:Bazel s|"
-        r"S)erver terminated abruptly \(error code: (?P<code>\d+), error message: '?(?P<message>[^',]*)",
-        read=_read_bazel,
+        r"^(?:ERROR: )?(?:Bazel s|S)erver terminated abruptly "
+        r"\(error code: (?P<code>\d+), error message: '?(?P<message>[^',]*)",
+        read=read_bazel,
     ),
     rule(
         HINT,
@@ -476,20 +348,20 @@ MEMORY_RULES = (
         HINT,
         "the compiler that fed the assembler broke off",
         "{standard input}",
-        r"^\{standard input\}:(?:\d+:)? (?:Error: open CFI|Warning: end of file not at end of a line|"
-        r"Error: .*unfinished)",
+        r"^\{standard input\}:(?:\d+:)? "
+        r"(?:Error: open CFI|Warning: end of file not at end of a line|Error: .*unfinished)",
     ),
 )
 
-
+# The log of a device under test: what its kernel says of memory is not about the build.
 DEVICE = re.compile(
-    r"\(oe-user@oe-host\)|\blogin: ?$|^U-Boot (?:SPL )?\d{4}\.|^Starting kernel \.\.\.|"
-    r"\bBooting Linux on (?:physical CPU|hart)\b|"
-    r"\b(?:do_testimage|TESTIMAGE)\b|^RESULTS - |\bMachine model: |\bHardware name: .*\((?:DT|Flattened)|"
-    r"\bHardware name: .*(?:Generic \w+ \(|BeagleB|Raspberry|i\.MX)|"
-    r"\bCPU: \d+ .*\bComm: .*-(?:yocto|poky|openbmc|fslc|ti|imx|xilinx|tegra|lmp)\b|^root@[\w-]+:[~/]\S*# |"
-    r"/dev/tty(?:S|AMA|mxc|O|USB|PS)\d"
+    r"\(oe-user@oe-host\)|\blogin: ?$|^root@[\w-]+:[~/]\S*# |/dev/tty(?:S|AMA|mxc|O|USB|PS)\d|"
+    r"^U-Boot (?:SPL )?\d{4}\.|^Starting kernel \.\.\.|\bBooting Linux on (?:physical CPU|hart)\b|"
+    r"\b(?:do_testimage|TESTIMAGE)\b|^RESULTS - |"
+    r"\bMachine model: |\bHardware name: .*(?:\((?:DT|Flattened)|Generic \w+ \(|BeagleB|Raspberry|i\.MX)|"
+    r"\bCPU: \d+ .*\bComm: .*-(?:yocto|poky|openbmc|fslc|ti|imx|xilinx|tegra|lmp)\b"
 )
+# Lines of a kernel, whosever it is.
 KERNEL = re.compile(
     r"\boom|\bOut of memory: [Kk]ill|\bKilled process \d+|\bMemory cgroup|\boom-kill|\bTask in \S+ killed"
 )

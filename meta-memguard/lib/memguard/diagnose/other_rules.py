@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: MIT
-"""Shapes of lines that tell another reason than memory.
+"""Causes other than memory, and how each is said in logs.
 
-Runs in: everywhere; pure.
+Runs in: task children and the `memguard` command; pure, a table.
+Covers: rules that are looked for in the last part of a log.
+Does not cover: memory (memory_rules.py); what a rule is (rule.py).
+To add one: a row here, and its wording in tests/fixtures/failure-logs.
 """
 
 from __future__ import annotations
 
-from memguard.diagnose.memory_rules import CRASH, KILLED_WORDS
-from memguard.diagnose.rule import CAUSE, DOUBT, FAILED, STOPPED, WEAK, rule
+from memguard.diagnose.rule import CAUSE, DOUBT, FAILED, KILLED_WORDS, STOPPED, WEAK, rule
 
-TAIL_RULES = (
+_CRASH = r"(?:Segmentation fault|Bus error|Illegal instruction|Aborted|Floating point exception|Trace/breakpoint trap)"
+
+OTHER_RULES = (
     rule(
         STOPPED,
         "the build was interrupted",
@@ -51,23 +55,23 @@ TAIL_RULES = (
         CAUSE,
         "the compiler crashed",
         "internal compiler error|signal terminated program",
-        rf"(?:^|: ){CRASH} signal terminated program (?P<program>\S+)",
+        rf"(?:^|: ){_CRASH} signal terminated program (?P<program>\S+)",
         rf"\binternal compiler error: (?!{KILLED_WORDS}(?:$|\W))[^(]*(?:\(program (?P<program>[^)]+)\))?",
     ),
     rule(
         CAUSE,
         "the compiler crashed",
         "unable to execute|frontend command",
-        r"^(?P<program>\S*(?:clang|flang|rustc)\S*): error: (?:unable to execute command: (?:Segmentation|Abort|"
-        r"Illegal|Bus)|"
+        r"^(?P<program>\S*(?:clang|flang|rustc)\S*): error: "
+        r"(?:unable to execute command: (?:Segmentation|Abort|Illegal|Bus)|"
         r"clang frontend command failed with exit code 1(?:34|39))",
     ),
     rule(
         CAUSE,
         "a program crashed",
         "fault|Bus error|Illegal instr|Aborted|exception|trap",
-        rf"^(?:[\w./@+-]+: )?line \d+: +\d+ {CRASH} +(?:\(core dumped\) +)?(?P<program>\S.*)",
-        rf"^\S*make(?:\[\d+\])?: \*\*\* .*\b{CRASH}|^{CRASH}(?: \(core dumped\))?$",
+        rf"^(?:[\w./@+-]+: )?line \d+: +\d+ {_CRASH} +(?:\(core dumped\) +)?(?P<program>\S.*)",
+        rf"^\S*make(?:\[\d+\])?: \*\*\* .*\b{_CRASH}|^{_CRASH}(?: \(core dumped\))?$",
         r": signal: (?:segmentation fault|aborted|bus error)",
     ),
     rule(
@@ -83,8 +87,8 @@ TAIL_RULES = (
         CAUSE,
         "a compile error",
         "rror: |rror[E|: undefined|: cannot|: syntax",
-        r"^(?!conftest|\{standard input\})(?:[^\s:][^:]{0,300}|"
-        r"[A-Z]:[^:]{1,300}):\d+(?::\d+)?:(?:\d+:)? (?:fatal )?[Ee]rror: ",
+        r"^(?!conftest|\{standard input\})(?:[^\s:][^:]{0,300}|[A-Z]:[^:]{1,300})"
+        r":\d+(?::\d+)?:(?:\d+:)? (?:fatal )?[Ee]rror: ",
         r"^error\[E\d{4}\]|^\S+\.(?:java|kt|go|ts|vala|pyx):\d+(?::\d+)?: (?:error|undefined|cannot|syntax)",
         r"^(?:\S+: )?error: (?:aborting due to \d+|cannot find (?:crate|macro)|failed to resolve)",
     ),
@@ -102,9 +106,8 @@ TAIL_RULES = (
         r"\bfile (?:truncated|format not recognized)|\bUnexpected end of (?:file|input|archive)|"
         r"does not look like a tar archive",
         r"\bnot in (?:gzip|xz|lzma|zstd) format|\b[Cc]orrupt(?:ed)? (?:input|archive|data|file|object|deflate|rmeta)",
-        r"\bdata is corrupt|--format violated|data integrity error|\bbad magic\b|\binvalid (?:tar|archive|"
-        r"zip) (?:header|"
-        r"magic)",
+        r"\bdata is corrupt|--format violated|data integrity error|\bbad magic\b|"
+        r"\binvalid (?:tar|archive|zip) (?:header|magic)",
     ),
     rule(
         CAUSE,
@@ -177,8 +180,8 @@ TAIL_RULES = (
         "the network failed",
         "No route|not resolve|name resolution|unreachable|early EOF|requested URL|Connection ",
         r"\bNo route to host\b|\b[Cc]ould not resolve (?:host|proxy)|\bTemporary failure in name resolution",
-        r"\bNetwork is unreachable|\b(?:early EOF|The requested URL returned error)|\bConnection (?:refused|"
-        r"timed out)\b",
+        r"\bNetwork is unreachable|\b(?:early EOF|The requested URL returned error)|"
+        r"\bConnection (?:refused|timed out)\b",
     ),
     rule(
         WEAK,

@@ -1,88 +1,128 @@
 # SPDX-License-Identifier: MIT
-"""A rule: what a line of a log says of memory.
+"""A rule: one way of failing, how a line of a log says it, and how much that is worth.
 
-Runs in: everywhere; pure.
+Runs in: task children and the `memguard` command; pure, standard library only.
+Covers: one line at a time, without what stands before its message (lines.py).
+Does not cover: which rules there are (memory_rules.py, other_rules.py); weighing lines against each other (verdict.py).
 """
 
 from __future__ import annotations
 
+import enum
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-MEMORY = "memory"
-OTHER = "other"
-UNCLEAR = "unclear"
-# How much a line says; `failures` tells how they are weighed.
-STATED, KILLED, STOPPED, CAUSE, HINT, DOUBT, WEAK, FAILED = range(8)
-VERDICTS = {
-    STATED: MEMORY,
-    KILLED: MEMORY,
-    HINT: MEMORY,
-    CAUSE: OTHER,
-    STOPPED: OTHER,
-    WEAK: OTHER,
-    FAILED: OTHER,
-    DOUBT: UNCLEAR,
-}
-Reader = Callable[["re.Match[str]"], "tuple[int, str, str | None]"]
+# What a log as a whole may say.
+MEMORY, OTHER, UNCLEAR = "memory", "other", "unclear"
+
+
+class Strength(enum.IntEnum):
+    """How much a line says; verdict.py describes each, and weighs them."""
+
+    STATED = 0
+    KILLED = 1
+    STOPPED = 2
+    CAUSE = 3
+    HINT = 4
+    DOUBT = 5
+    WEAK = 6
+    FAILED = 7
+
+
+STATED, KILLED, STOPPED, CAUSE, HINT, DOUBT, WEAK, FAILED = Strength
+
+
+@dataclass(frozen=True)
+class Sign:
+    """What one line says.
+
+    reason:          in a few words, for people.
+    program:         who died of it, None where the line names nobody.
+    outweighs_hints: a doubt that stands before any hint.
+    """
+
+    strength: Strength
+    reason: str
+    program: str | None = None
+    outweighs_hints: bool = False
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A sign, and the line that it was found in; lines count from 1."""
+
+    line: int
+    text: str
+    sign: Sign
+
+
+# Looks closer at what a pattern has matched.
+Reader = Callable[["re.Match[str]"], Sign]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One way of dying: searched for in lines without prefixes that hold one of `words`.
+    """One way of failing.
 
-    patterns: the group "program" (or "victim", where that one comes before) names who died.
-    read: looks closer: gives strength, reason, program.
+    words:    a line that holds none of them is not searched at all.
+    patterns: tried one after the other; the group "program" (or "victim", which goes first) names who died.
+    read:     says what a match means where `strength` and `reason` alone do not.
     """
 
-    strength: int
+    strength: Strength
     reason: str
     words: tuple[str, ...]
     patterns: tuple[re.Pattern[str], ...]
     read: Reader | None = None
 
-    def find(self, text: str) -> re.Match[str] | None:
-        """Where the line says it, None where it does not."""
+    def sign_in(self, text: str) -> Sign | None:
+        """What the line says by this rule, None where it says nothing."""
         if any(word in text for word in self.words):
             for pattern in self.patterns:
                 found = pattern.search(text)
                 if found:
-                    return found
+                    return self.read(found) if self.read else Sign(self.strength, self.reason, program_of(found))
         return None
 
-    def weigh(self, found: re.Match[str]) -> tuple[int, str, str | None]:
-        """Strength, reason and program of a match."""
-        return self.read(found) if self.read else (self.strength, self.reason, named(found))
 
-
-def rule(strength: int, reason: str, words: str, *patterns: str, read: Reader | None = None) -> Rule:
+def rule(strength: Strength, reason: str, words: str, *patterns: str, read: Reader | None = None) -> Rule:
+    """A row of a table of rules; `words` are parted by "|"."""
     return Rule(strength, reason, tuple(words.split("|")), tuple(map(re.compile, patterns)), read)
 
 
-def named(found: re.Match[str]) -> str | None:
+def program_of(found: re.Match[str]) -> str | None:
+    """The program that a match says has died, None where it names none."""
     groups = found.groupdict()
     return program_in(groups.get("victim") or groups.get("program"))
 
 
 _PROGRAM = re.compile(r"(?=.*\w)[\w.+@-]{1,64}")
+# Words that messages begin with, names of exceptions, libraries, objects and sources.
 _NO_PROGRAM = re.compile(
-    r"^(?i:error|fatal|because|caused?|note|warning|info|details|reason|message|failed|what|line)$|(?:Error|"
-    r"Exception)$|"
+    r"^(?i:error|fatal|because|caused?|note|warning|info|details|reason|message|failed|what|line)$|"
+    r"(?:Error|Exception)$|"
     r"\.so(?:\.|$)|\.(?:o|a|lo|c|cc|cpp|cxx|h|hpp|rs|go|s|S|bb|bc)$"
 )
+# What stands before a program in a command line, beside VARIABLE=value.
+_PRELUDE = ("env", "exec", "nice", "time", "&&", "if", "!", "cd")
+_VARIABLE = re.compile(r"[A-Za-z_]\w*=")
 
 
 def program_in(words: str | None) -> str | None:
     """The name of the program in a command line or path, None where there is none."""
     for word in (words or "").split():
         word = word.strip("`'\"()[]{}:,;\u201c\u201d\u2018\u2019")
-        if (
-            not word
-            or re.match(r"[A-Za-z_]\w*=", word)
-            or word in ("env", "exec", "nice", "time", "&&", "if", "!", "cd")
-        ):
+        if not word or _VARIABLE.match(word) or word in _PRELUDE:
             continue
         name = word.replace("\\", "/").rstrip("/").rpartition("/")[2]
         return name if _PROGRAM.fullmatch(name) and not _NO_PROGRAM.search(name) else None
     return None
+
+
+# strsignal(SIGKILL) as C libraries translate it; gcc and collect2 print it inside their own words.
+KILLED_WORDS = (
+    r"(?:Killed|killed|SIGKILL|Kill|Get(?:ö|oe)tet|Tu(?:é|\\303\\251)|Processus arr[êe]t[ée]|Unicestwiony|Ucciso|"
+    r"Matado|Terminado \(killed\)|Morto|Afgeschoten|Geforceerd beëindigd|Убито|Уничтожено|已杀死|已殺掉|"
+    r"強制終了(?:しました)?|강제 종료됨|죽었음)"
+)

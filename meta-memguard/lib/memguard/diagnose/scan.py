@@ -1,18 +1,28 @@
 # SPDX-License-Identifier: MIT
-"""One pass over a log, however long it is.
+"""A log, however long it is -> what it says, in one pass.
 
-Runs in: everywhere; pure but for reading the stream it is given.
+Runs in: task children and the `memguard` command; pure but for reading the stream it is given.
+Covers: which lines are looked at closely: words of memory count everywhere, all else in the last 2 MiB.
+Does not cover: opening files; what lines say (memory_rules.py, other_rules.py), and weigh (verdict.py).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from memguard.diagnose.console import Console
-from memguard.diagnose.lines import strip_prefixes
-from memguard.diagnose.verdict import LONGEST_LINE, Finding, Judge
+from memguard.diagnose.console import Console, SilentEdges
+from memguard.diagnose.lines import LONGEST_LINE, strip_prefixes
+from memguard.diagnose.verdict import Finding, Judge
+
+_CHUNK_BYTES = 1 << 20
+_KEPT_CHUNKS = 2
+# Nothing but progress (what ninja, Kbuild and make echo), quoted source, warnings.
+_DULL = re.compile(
+    rb"(?:\| )?(?:\[\d+/\d+\] |  (?:CC|CXX|LD|AR|AS|HOSTCC)\b|\s*$|(?:ccache )?\S*(?:gcc|g\+\+|clang) +-|"
+    rb" +(?:\d+ )?\| |[^\s:]+:\d+:\d+: warning: )"
+)
 
 
 class Source(Protocol):
@@ -39,73 +49,17 @@ def classify_stream(source: Source, task: str = "") -> Finding:
     return scan.finish()
 
 
-# Looking for a few stems in whole chunks is what makes a log of hundreds of MiB a matter of seconds. Every word of the
-# memory rules holds one; what may stand around a frequent stem is looked at before its line is.
-_STEMS: tuple[tuple[bytes, tuple[bytes, ...], tuple[bytes, ...]], ...] = (  # stem, what stands before or after it
-    (
-        b"emory",
-        (b"of m", b"ate m", b"ent m", b"enough m", b"to m", b": m", b"irtual m", b"Out_of_m"),
-        (b" ex", b" alloc", b" cg", b" us", b" li", b"Error", b"Exception"),
-    ),
-    (b"alloc", (b"t ", b"o ", b"o re", b"bad_"), ()),
-    (
-        b"137",
-        (
-            b"rror ",
-            b"ode ",
-            b"ode: ",
-            b"ode=",
-            b"ode '",
-            b'ode": ',
-            b"   ",
-            b"tatus ",
-            b"tatus '",
-            b"xit ",
-            b"with ",
-            b"ed ",
-            b"Done(",
-            b"alue ",
-        ),
-        (),
-    ),
-    (b"-9", (b"rror ", b"ode ", b"ode: ", b"tatus ", b"'", b"("), ()),
-    (b"SIG", (b"sending ",), (b"KILL",)),
-    (b"oom", (), (b"-kill", b"_reaper")),
-    (b" 12", (b"rrno", b"rrno:", b"rror"), ()),
-    (b"ill", (), (b"ed", b" process", b"able")),
-    (b"ignal", (), ()),
-    (b"OOM", (), ()),
-    (b"ENOMEM", (), ()),
-    (b"enough space", (), ()),
-    (b"to commit", (), ()),
-    (b"to reserve", (), ()),
-    (b"commit_m", (), ()),
-    (b"LLVM ERR", (), ()),
-    (b"compiler error", (), ()),
-    (b"abruptly", (), ()),
-    (b"standard input}", (), ()),
-    (b"Bazel server", (), ()),
-)
-_CHUNK_BYTES = 1 << 20
-_KEPT_CHUNKS = 2
-# Nothing but progress (what ninja, Kbuild and make echo), quoted source, warnings.
-_DULL = re.compile(
-    rb"(?:\| )?(?:\[\d+/\d+\] |  (?:CC|CXX|LD|AR|AS|HOSTCC)\b|\s*$|(?:ccache )?\S*(?:gcc|g\+\+|clang) +-|"
-    rb" +(?:\d+ )?\| |[^\s:]+:\d+:\d+: warning: )"
-)
-
-
 class _Scan:
-    """Bytes in, finding out. Words of memory count everywhere, all else in the last 2 MiB."""
+    """Bytes in, finding out."""
 
     def __init__(self, task: str) -> None:
         self._judge = Judge(task)
-        self._console = Console()
         self._rest = b""
         self._line = 1
         self._kept: list[tuple[int, bytes]] = []
 
     def feed(self, data: bytes) -> None:
+        """Take the next bytes of the log."""
         self._rest += data
         if len(self._rest) >= _CHUNK_BYTES:
             end = self._rest.rfind(b"\n") + 1 or len(self._rest)
@@ -113,42 +67,90 @@ class _Scan:
             self._rest = self._rest[end:]
 
     def _take(self, chunk: bytes) -> None:
-        for number, line in _candidates(chunk, self._line):
+        """Look for words of memory in a chunk, and keep it in case it is one of the last."""
+        for number, line in candidates(chunk, self._line):
             self._judge.take_memory(number, strip_prefixes(line))
         self._kept.append((self._line, chunk))
         del self._kept[:-_KEPT_CHUNKS]
         self._line += chunk.count(b"\n")
 
     def finish(self) -> Finding:
+        """Read the last part closely, now that it is known which that is, and judge."""
         if self._rest:
             self._take(self._rest)
+        console = Console()
         for first, chunk in self._kept:
-            silent: list[tuple[int, str]] = []
-            for number, raw in enumerate(chunk.split(b"\n"), first):
-                if _DULL.match(raw) and not silent:
-                    continue
-                for part in raw.rstrip(b"\r").split(b"\r"):
-                    if part and len(part) <= LONGEST_LINE:
-                        text = strip_prefixes(part.decode("utf-8", "replace"))
-                        silent = self._take_text(number, text, silent)
-        self._console.finish(self._judge)
+            edges = SilentEdges()
+            for number, text in _messages(chunk, first, edges):
+                self._judge.take_other(number, text)
+                console.take(number, text)
+                silent = edges.take(number, text)
+                if silent:
+                    self._judge.add(silent)
+        stop = console.finish()
+        if stop:
+            self._judge.add(stop)
         return self._judge.finish()
 
-    def _take_text(self, number: int, text: str, edge: list[tuple[int, str]]) -> list[tuple[int, str]]:
-        """One line of the last part; `edge` is what ninja said of a failed edge so far: a line, a command, output."""
-        self._judge.take_other(number, text)
-        self._console.take(number, text)
-        if text.startswith("FAILED: "):
-            return [(number, text)]
-        if edge and (text.startswith("ninja: build stopped") or re.match(r"\[\d+/\d+\] ", text)):
-            if len(edge) <= 2:
-                self._judge.doubt(*edge[0], "the command ninja ran failed without a word")
-            return []
-        return [*edge, (number, text)][:4] if edge else []
+
+def _messages(chunk: bytes, first_line: int, edges: SilentEdges) -> Iterator[tuple[int, str]]:
+    """The lines of the last part without their prefixes, with their numbers; dull ones only inside a failed edge."""
+    for number, raw in enumerate(chunk.split(b"\n"), first_line):
+        if edges.is_open or not _DULL.match(raw):
+            for part in raw.rstrip(b"\r").split(b"\r"):
+                if part and len(part) <= LONGEST_LINE:
+                    yield number, strip_prefixes(part.decode("utf-8", "replace"))
 
 
-def _candidates(chunk: bytes, first_line: int) -> Iterator[tuple[int, str]]:
-    """The lines that hold a stem, with their numbers; of long ones the part around it."""
+# -- the first look ----------------------------------------------------------------------------------------------------
+
+
+class _Stem(NamedTuple):
+    """Part of a word of the memory rules. One that is frequent counts only next to certain others."""
+
+    word: bytes
+    before: tuple[bytes, ...] = ()
+    behind: tuple[bytes, ...] = ()
+
+
+# Looking for a few stems in whole chunks is what makes a log of hundreds of MiB a matter of seconds. Every word of the
+# memory rules holds one.
+_STEMS = (
+    _Stem(
+        b"emory",
+        (b"of m", b"ate m", b"ent m", b"enough m", b"to m", b": m", b"irtual m", b"Out_of_m"),
+        (b" ex", b" alloc", b" cg", b" us", b" li", b"Error", b"Exception"),
+    ),
+    _Stem(b"alloc", (b"t ", b"o ", b"o re", b"bad_")),
+    _Stem(
+        b"137",
+        (
+            *(b"rror ", b"ode ", b"ode: ", b"ode=", b"ode '", b'ode": ', b"   ", b"tatus ", b"tatus '"),
+            *(b"xit ", b"with ", b"ed ", b"Done(", b"alue "),
+        ),
+    ),
+    _Stem(b"-9", (b"rror ", b"ode ", b"ode: ", b"tatus ", b"'", b"(")),
+    _Stem(b"SIG", (b"sending ",), (b"KILL",)),
+    _Stem(b"oom", (), (b"-kill", b"_reaper")),
+    _Stem(b" 12", (b"rrno", b"rrno:", b"rror")),
+    _Stem(b"ill", (), (b"ed", b" process", b"able")),
+    _Stem(b"ignal"),
+    _Stem(b"OOM"),
+    _Stem(b"ENOMEM"),
+    _Stem(b"enough space"),
+    _Stem(b"to commit"),
+    _Stem(b"to reserve"),
+    _Stem(b"commit_m"),
+    _Stem(b"LLVM ERR"),
+    _Stem(b"compiler error"),
+    _Stem(b"abruptly"),
+    _Stem(b"standard input}"),
+    _Stem(b"Bazel server"),
+)
+
+
+def candidates(chunk: bytes, first_line: int) -> Iterator[tuple[int, str]]:
+    """The lines that a rule of memory may know, with their numbers; of a long line the part around the word."""
     ends: dict[int, int] = {}
     for stem, before, behind in _STEMS:
         is_rare = not before and not behind

@@ -16,9 +16,6 @@ from pathlib import Path
 
 from memguard.model import Version
 
-# Where versions are kept below MEMGUARD_DIR.
-FOLDER = "tools"
-
 
 class Tools:
     """Versions of programs, asked for once for each file; `directory` remembers them for all tasks of a build."""
@@ -28,11 +25,6 @@ class Tools:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-
-    @classmethod
-    def of(cls, directory: Path) -> Tools:
-        """What a build keeps below MEMGUARD_DIR."""
-        return cls(directory / FOLDER)
 
     def oldest(self, names: Iterable[str], search: str) -> Version | None:
         """The oldest of the programs that these names call, on a PATH of `search`; see Facts.make."""

@@ -2,8 +2,9 @@
 """Runs a task's function again after something in it was killed for memory, with fewer jobs each time.
 
 Runs in: task children; knows no bb and no process: what it needs of the task comes as a Scene.
-Covers: with how many jobs a task runs again, and whether a failure was a memory kill.
-Does not cover: carrying it out (rerun), the words of logs (failures), waiting (turns), what was left (leftovers).
+Covers: the order of the steps around each run, and what a fault in one of them costs.
+Does not cover: the steps (bitbake/task_again.py); whether it was a memory kill, and how many jobs come next
+(decide/run_again.py); waiting for memory (turn.py); what was left half written (act/half_written.py).
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def run(function: Callable[[], object], attempts: Sequence[Attempt], scene: Scen
 
 
 def _attempt(scene: Scene, step: Callable[..., Any], *arguments: object) -> Any:
-    """What a step says; None where it fails, since no fault of ours may cost more than another run."""
+    """What a step answers; None where it fails, since no fault of ours may cost more than another run."""
     try:
         return step(*arguments)
     except Exception as fault:

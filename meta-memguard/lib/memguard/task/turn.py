@@ -3,7 +3,7 @@
 
 Runs in: task children; standard library only.
 Covers: asking the sentinel for a turn; looking at the container itself where there is no sentinel, or it has died.
-Does not cover: whose turn it is (regulate, sentinel).
+Does not cover: whose turn it is (decide/turn.py, in the sentinel).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from memguard.channels.notes import TaskWait
 from memguard.channels.state import StateFile
 from memguard.model import Reading
 
-# How often the state is looked at: the sentinel tells several times a second.
+# How often the state is looked at; the sentinel writes it several times a second.
 LOOK_EVERY_S = 0.2
-# A note may be lost with the sentinel that took it; it is told again.
+# A note may be lost with the sentinel that took it, so it is sent again.
 ASK_EVERY_S = 5.0
 # Without a sentinel: what was killed is gone from memory.stat after two seconds at the latest, and whoever holds the
 # memory for longer than a minute may do so for hours.
@@ -28,7 +28,7 @@ UNWATCHED_MOST_S = 60.0
 
 
 class Container(Protocol):
-    """What says how much memory is left (sense.Sensor)."""
+    """What says how much memory is left (sense.container.Sensor)."""
 
     def read(self) -> Reading: ...
 
@@ -53,10 +53,10 @@ class Turns:
         self._sleep = sleep
 
     def wait_for_turn(self, wait: TaskWait) -> None:
-        """Return when the sentinel says so.
+        """Return when the sentinel gives the turn.
 
-        Where nobody says anything: when `need_bytes` are left of the container, but after UNWATCHED_MOST_S at the
-        latest, since a task that is not tried again fails for certain.
+        Where nobody answers: when `need_bytes` are left of the container, but after UNWATCHED_MOST_S at the latest,
+        since a task that is not tried again fails for certain.
         """
         asked_s = unwatched_since_s = None
         while True:
@@ -81,7 +81,7 @@ class Turns:
             self._notes.send(wait)
 
     def _may_go(self, wait: TaskWait, unwatched_s: float) -> bool:
-        """Whether a task goes on that nobody has told anything of for so long."""
+        """Whether a task goes on after `unwatched_s` in which no sentinel has written a state."""
         if not UNWATCHED_LEAST_S <= unwatched_s < UNWATCHED_MOST_S:
             return unwatched_s >= UNWATCHED_MOST_S
         try:

@@ -2,10 +2,10 @@
 # Gives tasks pools without a sentinel; whoever runs the test regulates them. POOL_JOBS is the most of each task.
 
 python pool_by_hand () {
-    from pathlib import Path
+    from memguard import settings
     from memguard.bitbake import task_pool
     if isinstance(e, bb.build.TaskStarted):
-        path = task_pool.join_pool(e, d, int(d.getVar("POOL_JOBS") or "8"), Path(d.getVar("MEMGUARD_DIR")))
+        path = task_pool.join_pool(e, d, settings.read_task(d.getVar, e.task), int(d.getVar("POOL_JOBS") or "8"))
         if path and d.getVar("POOL_REFUSED"):
             task_pool.leave_pool(d)
     else:
