@@ -25,9 +25,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from memguard.model import Outcome, Record, Run
-from memguard.record.history import store as history_module
-from memguard.record.history.connection import UnusableHistory, is_local
+from memguard.record.history import connection
+from memguard.record.history.connection import is_local
 from memguard.record.history.samples import EXAMPLE, BadSample, format_sample, parse_sample
+from memguard.record.history.schema import UnusableHistory
 from memguard.record.history.store import LEAST_MAX_BYTES, Counts, History
 from memguard.units import KIB, MIB
 
@@ -529,7 +530,7 @@ def test_a_child_uses_its_own_connection(path: Path) -> None:
 
 def test_a_file_that_is_held_costs_one_warning(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What cannot be written waits for the next call, and once a build's patience is used up it waits no more."""
-    monkeypatch.setattr(history_module, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(connection, "PATIENCE_S", 0.3)
     warnings = Warnings()
     with opened(path) as history:
         history.add([run(1)])
@@ -538,8 +539,8 @@ def test_a_file_that_is_held_costs_one_warning(path: Path, monkeypatch: pytest.M
     with contextlib.closing(History(path, warn=warnings)) as history:
         for number in range(2, 52):
             history.add([run(number)])
-        assert history._connection is not None
-        assert history._connection.execute("PRAGMA busy_timeout").fetchone() == (0,)
+        assert history._file._connection is not None
+        assert history._file._connection.execute("PRAGMA busy_timeout").fetchone() == (0,)
         assert [text for text in warnings if "is held by another process" in text] == warnings != []
         assert len(history.records("zlib")) == 1
         other.execute("ROLLBACK")
@@ -550,8 +551,8 @@ def test_a_file_that_is_held_costs_one_warning(path: Path, monkeypatch: pytest.M
 
 def test_a_reader_that_was_held_reads_later(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a rollback journal a writer holds readers: that costs one warning, and the next reading succeeds."""
-    monkeypatch.setattr(history_module, "is_local", lambda path: False)
-    monkeypatch.setattr(history_module, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(connection, "is_local", lambda path: False)
+    monkeypatch.setattr(connection, "PATIENCE_S", 0.3)
     warnings = Warnings()
     with contextlib.closing(History(path, warn=warnings)) as history:
         history.add([run(1)])
@@ -584,7 +585,7 @@ def test_a_reader_is_not_held(path: Path) -> None:
 def test_a_rollback_journal_serves_where_memory_is_not_shared(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that had a log loses it on a network's file system, and gets it back."""
     for answer, journal in ((True, b"\2\2"), (False, b"\1\1"), (True, b"\2\2")):
-        monkeypatch.setattr(history_module, "is_local", lambda path, answer=answer: answer)
+        monkeypatch.setattr(connection, "is_local", lambda path, answer=answer: answer)
         with opened(path) as history:
             history.add([run(1, recipe=str(answer) + str(journal))])
         assert path.read_bytes()[18:20] == journal  # "File format version numbers" in SQLite's description
@@ -740,10 +741,10 @@ def test_a_file_that_another_build_moved_aside_stays_there(path: Path) -> None:
         contextlib.closing(History(path, warn=Warnings())) as first,
         contextlib.closing(History(path, warn=Warnings())) as second,
     ):
-        second._file = path.stat()
+        second._file._opened = path.stat()
         first.add([run(1)])
         error = sqlite3.DatabaseError("file is not a database")
-        assert second._can_go_on(error, may_try_again=True, for_writing=True)
+        assert second._file._can_go_on(error, may_try_again=True, for_writing=True)
         second.add([run(2)])
     assert seconds(path) == [1.0, 2.0]
     assert len(list(path.parent.glob("*.corrupt-*"))) == 1
