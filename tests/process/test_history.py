@@ -144,13 +144,13 @@ def test_a_bad_sample_stops_an_import(path: Path) -> None:
 
 
 def test_bad_samples_can_be_passed_over(path: Path) -> None:
-    """Each is told, and all others are kept, over more than one transaction."""
-    told: list[str] = []
+    """Each is named, and all others are kept, over more than one transaction."""
+    named: list[str] = []
     samples = [format_sample(run(number)) if number % 500 else {} for number in range(2500)]
     with opened(path) as history:
-        counts = history.import_samples(samples, lambda bad: told.append(str(bad)))
+        counts = history.import_samples(samples, lambda bad: named.append(str(bad)))
     assert counts == Counts(added=2495, known=0, bad=5)
-    assert [text.partition(":")[0] for text in told] == [f"sample {n}" for n in (1, 501, 1001, 1501, 2001)]
+    assert [text.partition(":")[0] for text in named] == [f"sample {n}" for n in (1, 501, 1001, 1501, 2001)]
 
 
 def test_a_bad_record_spoils_no_other(path: Path) -> None:

@@ -18,23 +18,10 @@ from hypothesis import strategies as st
 from memguard.model import Outcome, Record
 from memguard.record.history.store import History
 from memguard.units import MIB
+from testbed.records import RUN
 
 LIB = Path(__file__).parents[2] / "meta-memguard" / "lib"
-RECORD = Record(
-    build="b1",
-    recipe="zlib",
-    version="1.3.1",
-    task="do_compile",
-    machine="qemux86-64",
-    jobs=8,
-    peak_bytes=400 * MIB,
-    largest_process_bytes=100 * MIB,
-    wall_s=12.5,
-    cpu_s=60.25,
-    outcome=Outcome.OK,
-    per_job_bytes=40 * MIB,
-    serial_bytes=100 * MIB,
-)
+RECORD = replace(RUN, build="b1", per_job_bytes=40 * MIB, serial_bytes=100 * MIB)
 NAMES = st.text(st.characters(blacklist_categories=("C", "Z")), min_size=1, max_size=30)
 SIZES = st.integers(0, (1 << 63) - 1)
 SECONDS = st.floats(0, 1e9)
