@@ -24,17 +24,16 @@ from memguard_cli.advice.container import advise
 from memguard_cli.advice.facts import examine
 from memguard_cli.builds import configuration
 from memguard_cli.commands.doctor import as_data
+from testbed.cgroup_trees import CASES, EXPECTED, FIXTURES
 from testbed.container import NoContainer, container
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MEMGUARD = Path(sys.executable).with_name("memguard")
-CASES = REPOSITORY / "tests" / "fixtures" / "cgroup"
-EXPECTED = {path.parent.name: json.loads(path.read_text()) for path in sorted(CASES.glob("*/expected.json"))}
 OOM_GROUP = CASES / "kubernetes-v2-private-namespace"
 
 
 def doctor(
-    *words: str, cwd: Path = CASES, prefix: tuple[str, ...] = (), **env: str
+    *words: str, cwd: Path = FIXTURES, prefix: tuple[str, ...] = (), **env: str
 ) -> subprocess.CompletedProcess[str]:
     """Run the installed command in a clean environment."""
     return subprocess.run(

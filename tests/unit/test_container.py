@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Containers of every make, as literal trees below fixtures/cgroup and as this machine."""
+"""Containers of every make, as trees of files and as this machine."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -17,9 +16,8 @@ from hypothesis import strategies as st
 
 from memguard.model import Policy
 from memguard.sense.container import Sensor
+from testbed.cgroup_trees import CASES, EXPECTED, FIXTURES
 
-CASES = Path(__file__).parents[1] / "fixtures" / "cgroup"
-EXPECTED = {path.parent.name: json.loads(path.read_text()) for path in sorted(CASES.glob("*/expected.json"))}
 MEM_TOTAL = 32768000 * 1024
 MEM_AVAILABLE = 24576000 * 1024
 LIMIT = 199999488
@@ -36,7 +34,7 @@ def tree(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def test_there_is_a_tree_for_every_kind_of_container() -> None:
     """Each tree has its numbers beside it, with the place it comes from and who says that it looks like that."""
-    assert {path.name for path in CASES.iterdir()} == set(EXPECTED)
+    assert {path.name for path in FIXTURES.iterdir()} == {"_base", *EXPECTED}
     assert len(EXPECTED) >= 30
     for want in EXPECTED.values():
         assert want["place"]

@@ -21,8 +21,8 @@ from typing import IO, Any
 
 import click
 
-from memguard.record.history.connection import UnusableHistory
 from memguard.record.history.samples import BadSample, parse_sample
+from memguard.record.history.schema import UnusableHistory
 from memguard.record.history.store import Counts, History
 from memguard.units import KIB, format_bytes
 from memguard_cli.builds import history_file

@@ -3,7 +3,7 @@
 
 Runs in: outside BitBake; SQLAlchemy and a driver are imported by the first call only.
 Covers: the schema and its version, samples in (push) and out (pull), a bound in samples, errors as one sentence.
-Does not cover: the history that a build reads and writes, which is a file of its own (memguard.history).
+Does not cover: the history that a build reads and writes, which is a file of its own (memguard.record.history).
 
 A sample is kept as the JSON object that `memguard history export` writes, so that fields may be added without a new
 schema. It is known by its content: sending it again changes nothing.
@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from memguard.record.history.samples import content_key
+from memguard.record.history.store import DEFAULT_LIMIT_PER_TASK
 from memguard.settings import is_database, without_secrets
-from memguard.units import digest
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -30,8 +31,7 @@ T = TypeVar("T")
 
 EXAMPLE = "postgresql://memguard@db.example/memguard"
 VERSION = 1
-# What a prediction asks for of one task is less than that (memguard.history.DEFAULT_LIMIT_PER_TASK).
-PULLED_PER_TASK = 20
+PULLED_PER_TASK = DEFAULT_LIMIT_PER_TASK  # a prediction asks for no more
 # Some 100 MB.
 DEFAULT_MAX_SAMPLES = 200_000
 LEAST_MAX_SAMPLES = 100
@@ -281,11 +281,10 @@ def _name(url: URL) -> str:
 def _row(sample: dict[str, Any]) -> dict[str, Any]:
     """A sample as it is sent. Fields that say nothing do not count for what it is known by."""
     content = {key: value for key, value in sample.items() if value is not None and key not in ("build", "recorded_s")}
-    known_by = digest(json.dumps(content, sort_keys=True).encode())
     return {
         "recipe": sample["pn"],
         "task": sample["task"],
-        "digest": int.from_bytes(known_by, "big", signed=True),
+        "digest": content_key(json.dumps(content, sort_keys=True).encode()),
         "sample": sample,
         "first_s": sample.get("recorded_s", 0.0),
     }

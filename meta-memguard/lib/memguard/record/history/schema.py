@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""Tables of the history.
+"""The tables of a history, and which files may be used as one.
 
-Runs in: whoever keeps a history; standard library only.
+Runs in: whoever keeps a history (the sentinel, the BitBake server, the command); standard library only.
+Covers: the steps from one version to the next; refusing a newer version and a database of another program.
+Does not cover: what stands in the rows (rows); opening, locking and replacing the file (connection).
 """
 
 from __future__ import annotations
 
-import itertools
 import sqlite3
 from pathlib import Path
-
-from memguard.record.history.connection import UnusableHistory
 
 APPLICATION_ID = 0x6D656D67  # "memg", in the file's header
 # Step n takes a file from version n to n + 1; an empty file has version 0. A step that was released stays as it is.
@@ -30,16 +29,17 @@ _STEPS = (
     ("CREATE TABLE lives (recipe TEXT, task TEXT, written_s REAL, units BLOB, UNIQUE (recipe, task))",),
 )
 VERSION = len(_STEPS)
-AGES = "WITH ages AS (SELECT id, row_number() OVER (ORDER BY first_s DESC, id DESC) - 1 AS age FROM builds)"
-# The columns of a record in its order, then the age and the time of its build.
-COLUMNS = """builds.name, tasks.recipe, version, tasks.name, machine, jobs, peak_bytes, largest_process_bytes, wall_s,
-    cpu_s, outcome, per_job_bytes, serial_bytes"""
-JOINED = "samples JOIN tasks ON tasks.id = task JOIN builds ON builds.id = build JOIN ages ON ages.id = build"
+# Begins a query that asks for the ages of builds: 0 is the newest.
+WITH_AGES = "WITH ages AS (SELECT id, row_number() OVER (ORDER BY first_s DESC, id DESC) - 1 AS age FROM builds)"
 
 
-def check_kind(connection: sqlite3.Connection, path: Path) -> int:
+class UnusableHistory(ValueError):
+    """A file that cannot serve as a history, in one sentence."""
+
+
+def check_version(connection: sqlite3.Connection, path: Path) -> int:
     """The version of the file, 0 where it is empty. Raises UnusableHistory where it is not one of ours to use."""
-    connection.execute("BEGIN")  # another process may just begin this very file
+    connection.execute("BEGIN")  # another process may be creating this very file
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -62,24 +62,6 @@ def migrate(connection: sqlite3.Connection) -> None:
     connection.execute("COMMIT")
 
 
-# What a sound row looks like; a damaged one may hold text where a number was.
-_NULL = type(None)
-SHAPES = frozenset(
-    itertools.product(
-        *[(str,)] * 5,
-        (int, _NULL),
-        (int, _NULL),
-        (int,),
-        (float,),
-        (float,),
-        (str,),
-        (int, _NULL),
-        (int, _NULL),
-        (int,),
-    )
-)
-
-
 def has_lives(connection: sqlite3.Connection) -> bool:
-    """Whether there may be lives: not in a file of the first version, which nobody has written to since."""
+    """Whether there is a table of lives: not in a file of the first version that nobody has written to since."""
     return connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'lives'").fetchone() is not None
