@@ -4,7 +4,7 @@
 Runs in: the BitBake server and every simulation; pure, no clock, no file.
 Covers: admission, with a reservation for the oldest held task.
 Does not cover: running tasks; what the memory is (sense) or will be (predict).
-See also: docs/design.md, "Admit".
+See also: docs/internals.md, "Admit".
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 Runs in: the BitBake server, the sentinel and the command; standard library only.
 Covers: v1, v2 and hybrid mounts, with and without cgroup namespace, mounts that show a part of the hierarchy.
 Does not cover: the machine as a whole, and which of the numbers counts (sense); cgroups outside the visible tree.
-See also: docs/design.md, "Sense"; the shapes of containers in tests/fixtures/cgroup.
+See also: docs/internals.md, "Sense"; the shapes of containers in tests/fixtures/cgroup.
 """
 
 from __future__ import annotations
