@@ -248,7 +248,7 @@ class Tree:
         return self._last
 
     def urgency(self, now_s: float) -> float:
-        """How much a walk would tell: bytes in doubt times seconds since the last one; 0 where it is not worth it."""
+        """Bytes in doubt times seconds since the last walk: what one would clear up; 0 where that is not worth it."""
         if now_s < self.walk_from_s or self.doubt_bytes < max(_DOUBT_LEAST_BYTES, self.bytes * _DOUBT_LEAST_SHARE):
             return 0.0
         return self.doubt_bytes * (now_s - self.walked_s)
