@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, Optional, TypeVar
 
 from memguard.channels.state import VERSION
-from memguard.model import Outcome, Policy, Record, Run, Sample
+from memguard.model import Outcome, PastRun, Policy, Record, Sample
 from memguard.record.history.connection import (
     INHERITED,
     LONGEST_WAIT_S,
@@ -194,13 +194,13 @@ class History:
 
         return self._read(read, {})
 
-    def last_runs(self) -> dict[tuple[str, str], Run]:
+    def last_runs(self) -> dict[tuple[str, str], PastRun]:
         """The run that ended well and was added last, of every task by (recipe, task).
 
         All in one pass over the samples in the order they lie in, since a build waits for it.
         """
 
-        def read(connection: sqlite3.Connection) -> dict[tuple[str, str], Run]:
+        def read(connection: sqlite3.Connection) -> dict[tuple[str, str], PastRun]:
             # Columns beside max() are those of the row that has it: https://www.sqlite.org/lang_select.html#bareagg.
             rows = connection.execute(
                 """SELECT recipe, name, jobs, wall_s, cpu_s, max(build) FROM samples JOIN tasks ON tasks.id = task
@@ -610,7 +610,7 @@ def _sample(row: tuple[Any, ...]) -> Sample:
     return Sample(Record(*values), age_builds)
 
 
-def _run(jobs: Any, wall_s: Any, cpu_s: Any) -> Run:
+def _run(jobs: Any, wall_s: Any, cpu_s: Any) -> PastRun:
     if not (jobs is None or type(jobs) is int) or type(wall_s) is not float or type(cpu_s) is not float:
         raise Damage("a run of another shape")
-    return Run(jobs, wall_s, cpu_s)
+    return PastRun(jobs, wall_s, cpu_s)
