@@ -301,7 +301,7 @@ def _fit(runs: Sequence[_Point], prior: Footprint) -> _Fit:
 
 
 def _serial_part(runs: Sequence[_Point]) -> float:
-    """What was seen of it; by runs with one job where there are such, since of many jobs less is ever alone."""
+    """The mean serial part; of runs with one job where there are any, since among many jobs less ever runs alone."""
     return _mean([(run.serial, run.weight) for run in runs if run.serial and (run.jobs == 1 or runs[0].jobs > 1)])
 
 
@@ -323,7 +323,7 @@ def _raise(learned: Learned, ill: Sequence[Sample], well: Sequence[Sample]) -> L
         return replace(learned, bounds=len(ill))
     most_bytes = footprint.most_bytes
     if most_bytes is not None:
-        # What was thought to be the most is not; the line may be right all the same.
+        # The most was too low. The line may be right all the same.
         most_bytes = max([most_bytes, *[ceil(needs) for _, needs in needed]])
         footprint = replace(footprint, most_bytes=most_bytes)
     by, jobs, least = max([(needs / max(1, footprint.peak_bytes(these)), these, needs) for these, needs in needed])

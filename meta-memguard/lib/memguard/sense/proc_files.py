@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The files below /proc/PID: opened and parsed here and nowhere else.
+"""Files of /proc/PID: which process it is, what its stat says, and the beginning of any other.
 
 Runs in: whoever looks at processes; standard library only.
-Covers: the identity of a process that outlives the reuse of its pid, /proc/PID/stat, the beginning of any other file.
+Covers: a name for a process that is right even after its pid was given to another; the only parser of stat.
 Does not cover: what the numbers mean together (process_reader, process_tree); files of the machine or of cgroups, and
 the tables of one process that may be in a tree somebody sent in (kernel_files).
 Source of the formats: proc_pid_stat(5), proc_pid_status(5).
@@ -22,7 +22,7 @@ FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class ProcessId(NamedTuple):
-    """One process and no other that gets its pid later: the pid, and the start time in clock ticks since boot."""
+    """One process, and no other that gets its pid later: the pid, and the start time in clock ticks since boot."""
 
     pid: int
     start_ticks: int
