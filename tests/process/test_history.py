@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from memguard.model import Outcome, Record, Run
+from memguard.model import Outcome, PastRun, Record
 from memguard.record.history.samples import EXAMPLE, BadSample, format_sample, parse_sample
 from memguard.record.history.schema import UnusableHistory
 from memguard.record.history.store import Counts, History
@@ -217,8 +217,8 @@ def test_the_last_run_that_ended_well_tells_how_long_a_task_takes(tmp_path: Path
         history.add([replace(template, build=build, wall_s=wall_s, cpu_s=2 * wall_s, outcome=Outcome(outcome))])
     history.add([replace(template, build="1", recipe="other", jobs=None, wall_s=5.0, cpu_s=4.0)])
     assert history.last_runs() == {
-        (template.recipe, template.task): Run(template.jobs, 20.0, 40.0),
-        ("other", template.task): Run(None, 5.0, 4.0),
+        (template.recipe, template.task): PastRun(template.jobs, 20.0, 40.0),
+        ("other", template.task): PastRun(None, 5.0, 4.0),
     }
     history.close()
     assert History(tmp_path / "none.db", warn=pytest.fail, is_read_only=True).last_runs() == {}

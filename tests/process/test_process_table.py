@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -20,11 +19,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memguard.sense import process_table
-from memguard.sense.compilers import is_compiler, unit_of
+from memguard.sense import process_reader, process_table
+from memguard.sense.compilers import unit_of
 from memguard.sense.proc_files import ProcessId, find_process
 from memguard.sense.process_table import ProcessTable
-from memguard.sense.process_tree import Compiler, Usage
+from memguard.sense.process_tree import Usage
 from memguard.sense.tally import Tally
 from memguard.units import MIB
 from testbed import memory
@@ -184,7 +183,7 @@ def test_two_thousand_processes(program: Path, table: ProcessTable) -> None:
         usage = watch(table, task, within(0.05, truth))
         assert usage.current_bytes == pytest.approx(truth, rel=0.05)
         assert usage.processes == 2001
-        assert psutil.Process().num_fds() < process_table.FILES_MOST + 100
+        assert psutil.Process().num_fds() < process_reader.FILES_MOST + 100
     # Once they are reaped, their files are closed.
     assert watch(table, task, lambda usage: psutil.Process().num_fds() < 100).current_bytes == 0
     assert psutil.Process().num_fds() < 100
@@ -277,30 +276,6 @@ def test_a_long_name_is_read_in_full(tmp_path: Path, program: Path, table: Proce
             usage = table.scan({0: task.leader})[0]
             assert usage.largest_process == name
             assert len(usage.compilers) == (1 if "clang" in name else 0)
-
-
-@pytest.mark.parametrize(
-    ("name", "is_one"),
-    [
-        ("cc1plus", True),
-        ("clang-17", True),
-        ("clang-tblgen", True),
-        ("ghc-9.4.7", True),
-        ("aarch64-poky-linux-ld.bfd", True),
-        ("arm-none-eabi-ld", True),
-        ("x86_64-poky-linux-g++", False),
-        ("byte-compile", False),
-        ("make", False),
-        ("as", False),
-        ("java", False),
-        ("", False),
-        ("ld\n", False),
-        ("\\xffcc1", False),
-    ],
-)
-def test_names_of_compilers(name: str, is_one: bool) -> None:
-    """Versions and targets are looked through, and nothing else."""
-    assert is_compiler(name) is is_one
 
 
 def test_processes_come_and_go_during_scans(program: Path, table: ProcessTable) -> None:
@@ -439,54 +414,3 @@ def test_few_files_are_enough(program: Path) -> None:
         task.wait_for(51)
         found = subprocess.run([sys.executable, "-c", code % task.leader], capture_output=True, text=True, check=True)
     assert found.stdout == "51\n"
-
-
-def compilers(*sizes: int) -> Usage:
-    """A moment with compilers of these sizes beside 10 bytes of others."""
-    found = tuple(Compiler(pid, 1, "cc1", size, 1.0) for pid, size in enumerate(sizes))
-    return Usage(
-        current_bytes=sum(sizes) + 10,
-        processes=len(sizes) + 1,
-        compilers=found,
-        largest_process_bytes=max(sizes, default=10),
-        largest_process="cc1",
-        cpu_s=float(len(sizes)),
-    )
-
-
-def test_a_tally_of_nothing() -> None:
-    """A task that was never seen took nothing, and nothing is known of its jobs."""
-    tally = Tally()
-    tally.add(Usage())
-    assert (tally.peak_bytes, tally.serial_bytes, tally.per_job_bytes, tally.most_compilers) == (0, None, None, 0)
-
-
-def test_a_tally_keeps_the_most() -> None:
-    """Peaks, the serial peak and the most compilers are those of all moments."""
-    tally = Tally()
-    for usage in (compilers(), compilers(700), compilers(300, 400), compilers(250, 250, 300), compilers(100)):
-        tally.add(usage)
-    assert (tally.peak_bytes, tally.largest_process_bytes, tally.largest_process) == (810, 700, "cc1")
-    assert (tally.serial_bytes, tally.most_compilers, tally.cpu_s) == (710, 3, 3.0)
-
-
-def test_a_tally_without_a_serial_moment() -> None:
-    """Where several compilers always ran, the serial peak is unknown."""
-    tally = Tally()
-    tally.add(compilers(100, 100))
-    assert tally.serial_bytes is None
-    assert tally.per_job_bytes == pytest.approx(100, rel=0.03)
-
-
-@pytest.mark.parametrize("jobs", [2, 4, 8, 16])
-def test_per_job_is_near_the_slope(jobs: int) -> None:
-    """On a build whose compilers grow from nothing, the estimate is within a third of what a job really adds."""
-    chance = random.Random(jobs)
-    tally, running, peak = Tally(), [], 0
-    for moment in range(2000):
-        running = [one for one in running if moment < one[1]]
-        running += [(moment, moment + chance.randint(4, 20)) for _ in range(jobs - len(running))]
-        sizes = [int(500 * MIB * (moment - start + 1) / (end - start)) for start, end in running]
-        peak = max(peak, sum(sizes))
-        tally.add(compilers(*sizes))
-    assert tally.per_job_bytes == pytest.approx(peak / jobs, rel=0.34)

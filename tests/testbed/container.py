@@ -16,8 +16,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from memguard.sense.cgroups import Level
 from memguard.sense.kernel_files import KernelFiles
+from memguard.sense.level import Level
 
 _V1 = Path("/sys/fs/cgroup/memory")
 _V2 = Path("/sys/fs/cgroup")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memguard.decide.order import Circle, by_remaining_path, remaining_paths
-from memguard.model import Duration, Run
+from memguard.model import Duration, PastRun
 from memguard.predict.durations import by_kind, learn_duration
 
 
@@ -54,27 +54,27 @@ def test_a_path_is_its_task_and_the_longest_that_follows(tasks: list[tuple[float
 @pytest.mark.parametrize(
     ("run", "jobs", "seconds"),
     [
-        (Run(8, 20.0, 90.0), 8, 20.0),  # 10 s alone, 80 s shared by eight
-        (Run(8, 20.0, 90.0), 1, 90.0),
-        (Run(8, 20.0, 90.0), 4, 30.0),
-        (Run(None, 20.0, 90.0), 4, 20.0),  # jobs unknown: it takes what it took
-        (Run(1, 20.0, 19.0), 4, 20.0),
-        (Run(8, 20.0, 3.0), 8, 20.0),  # it waits more than it works
-        (Run(2, 10.0, 40.0), 2, 10.0),  # it took no heed of its jobs
+        (PastRun(8, 20.0, 90.0), 8, 20.0),  # 10 s alone, 80 s shared by eight
+        (PastRun(8, 20.0, 90.0), 1, 90.0),
+        (PastRun(8, 20.0, 90.0), 4, 30.0),
+        (PastRun(None, 20.0, 90.0), 4, 20.0),  # jobs unknown: it takes what it took
+        (PastRun(1, 20.0, 19.0), 4, 20.0),
+        (PastRun(8, 20.0, 3.0), 8, 20.0),  # it waits more than it works
+        (PastRun(2, 10.0, 40.0), 2, 10.0),  # it took no heed of its jobs
     ],
 )
-def test_a_run_tells_what_other_jobs_would_take(run: Run, jobs: int, seconds: float) -> None:
+def test_a_run_tells_what_other_jobs_would_take(run: PastRun, jobs: int, seconds: float) -> None:
     """Wall and CPU seconds of one run give the part that jobs share, and that runs alone."""
     assert learn_duration(run).seconds(jobs) == pytest.approx(seconds)
 
 
 @given(
     st.builds(
-        Run, st.one_of(st.none(), st.integers(1, 512)), st.floats(0, 1e6, allow_subnormal=False), st.floats(0, 1e7)
+        PastRun, st.one_of(st.none(), st.integers(1, 512)), st.floats(0, 1e6, allow_subnormal=False), st.floats(0, 1e7)
     ),
     st.integers(1, 512),
 )
-def test_durations_are_sane(run: Run, jobs: int) -> None:
+def test_durations_are_sane(run: PastRun, jobs: int) -> None:
     """No run makes a duration negative, longer with more jobs, or busier than its jobs."""
     duration = learn_duration(run)
     assert 0 <= duration.seconds(jobs + 1) <= duration.seconds(jobs)

@@ -16,9 +16,10 @@ from pathlib import Path
 from memguard import settings
 from memguard.model import Policy, Reading
 from memguard.sense import mounts
-from memguard.sense.cgroups import Level, Place, Use
+from memguard.sense.cgroups import Place
 from memguard.sense.container import Cpus, Pressure, Sensor, Swap
 from memguard.sense.kernel_files import KernelFiles
+from memguard.sense.level import Level, Use
 from memguard_cli.advice.tools import Tool
 from memguard_cli.builds.configuration import BuildConfiguration
 

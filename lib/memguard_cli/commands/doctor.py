@@ -18,7 +18,7 @@ from rich.text import Text
 
 from memguard import settings
 from memguard.model import Reading
-from memguard.sense.cgroups import Use
+from memguard.sense.level import Use
 from memguard.units import format_bytes
 from memguard_cli.advice import tools
 from memguard_cli.advice.container import Warning, advise

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from memguard.model import Duration, Footprint, Outcome, Run, Sample
+from memguard.model import Duration, Footprint, Outcome, PastRun, Sample
 from memguard.predict.durations import by_kind, learn_duration
 from memguard.predict.fit import learn
 from memguard.predict.footprints import Predictor, read_table
@@ -173,7 +173,7 @@ def _learn(predictor: Predictor, key: tuple[str, str], samples: list[Sample]) ->
     if not good:
         return None
     newest = good[0]
-    duration = learn_duration(Run(newest.jobs, newest.wall_s, newest.cpu_s))
+    duration = learn_duration(PastRun(newest.jobs, newest.wall_s, newest.cpu_s))
     if newest.peak_bytes is None:
         return Figures(duration)
     prior = predictor.predict(*key, frozenset())

@@ -102,8 +102,8 @@ class Footprint:
         return max(0, min(wanted_jobs, (room_bytes - self.base_bytes) // self.per_job_bytes))
 
 
-class Run(NamedTuple):
-    """What a duration is learned from: jobs (None where unknown), wall and CPU seconds of one run of a task."""
+class PastRun(NamedTuple):
+    """One run of a task, from which durations are learned: jobs (None where unknown), wall and CPU seconds."""
 
     jobs: int | None
     wall_s: float

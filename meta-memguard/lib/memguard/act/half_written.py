@@ -22,12 +22,13 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from memguard.sense.proc_files import TICKS_PER_S, read_stat
+
 # How long programs have to end by themselves: a compiler removes its temporary files in no time.
 _PATIENCE_S = 2.0
 _KILL_S = 10.0
 _LOOK_EVERY_S = 0.05
 
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _ACCESS_WRITES = (os.O_WRONLY, os.O_RDWR)
 
 # "make[2]: Entering directory '/x'", and with a time or a prefix before it; ninja -C says it, too.
@@ -57,8 +58,8 @@ def written_by(pid: int) -> tuple[str, ...]:
 
 
 def now_ticks() -> int:
-    """The time now as the kernel tells the start of processes: clock ticks since boot."""
-    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS_PER_S)
+    """The time now as the kernel gives the start of processes: clock ticks since boot."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * TICKS_PER_S)
 
 
 def members_of(session: int, since_ticks: int = 0) -> dict[int, int]:
@@ -67,9 +68,9 @@ def members_of(session: int, since_ticks: int = 0) -> dict[int, int]:
     for process in Path("/proc").iterdir():
         pid = int(process.name) if process.name.isdigit() else session
         if pid != session:
-            state, of, start_ticks = _stat(pid)
-            if of == session and state not in b"ZX" and start_ticks >= since_ticks:
-                found[pid] = start_ticks
+            seen = read_stat(pid)
+            if seen and seen.session == session and seen.state not in (b"Z", b"X") and seen.start_ticks >= since_ticks:
+                found[pid] = seen.start_ticks
     return found
 
 
@@ -88,7 +89,8 @@ def end_session(session: int, since_ticks: int = 0) -> tuple[str, ...]:
         for pid, start_ticks in members.items():
             written.update(dict.fromkeys(written_by(pid)))
             # Another look, so that whoever gets the number in the meantime is not hit.
-            if _stat(pid)[1:] == (session, start_ticks):
+            again = read_stat(pid)
+            if again and (again.session, again.start_ticks) == (session, start_ticks):
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL if is_late else signal.SIGTERM)
                     # What was stopped for memory hears nothing else.
@@ -100,8 +102,8 @@ def end_session(session: int, since_ticks: int = 0) -> tuple[str, ...]:
 def failed_targets(lines: Iterable[str], start_directory: str) -> list[str]:
     """Where the outputs may lie that make and ninja say they failed to make, as absolute paths.
 
-    A line does not tell the directory it is about, only how deep in the recursion it was said: with several jobs it may
-    be any of those that were entered at that depth.
+    A line names no directory, only its depth in the recursion: with several jobs it may be about any of those that were
+    entered at that depth.
     """
     entered: dict[str, list[str]] = {}
     found: dict[str, None] = {}
@@ -146,13 +148,3 @@ def remove_partial(
 
 def _lies_in(path: str, directories: Iterable[str]) -> bool:
     return any(path.startswith(directory.rstrip("/") + "/") for directory in directories)
-
-
-def _stat(pid: int) -> tuple[bytes, int, int]:
-    """State, session and start time in ticks of a process (proc(5)); zeros where it is gone."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read(4096).rpartition(b")")[2].split()
-        return fields[0], int(fields[3]), int(fields[19])
-    except (OSError, ValueError, IndexError):
-        return b"X", 0, 0

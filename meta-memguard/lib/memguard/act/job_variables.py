@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The variables by which build tools are told how many jobs to run, and how one is lowered.
+"""The variables that give build tools their number of jobs, and how one is lowered.
 
 Runs in: task children; pure.
 Covers: the text of each variable. A value is lowered or left alone, never raised.
-Does not cover: the datastore and the environment (worker).
+Does not cover: reading them from the datastore and setting them there and in the environment (bitbake/task).
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ _THREADED_TASKS = ("do_package", "do_create_", "do_rootfs", "do_image", "do_popu
 
 
 def variables_of(task: str) -> tuple[str, ...]:
-    """The variables that tell how many jobs a task runs, the first that is set counts."""
+    """The variables that say how many jobs a task runs; the first that is set counts."""
     if task.startswith(_THREADED_TASKS):
         return ("BB_NUMBER_THREADS",)
     if task.startswith("do_install"):

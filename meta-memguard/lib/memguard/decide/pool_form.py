@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""Which tasks take their jobs from a pool of tokens, in which form they are told of it, and the words for it.
+"""Which tasks take their jobs from a pool of tokens, in which form they learn of it, and the words for it.
 
-Runs in: task children and `memguard run`; standard library only.
-Covers: rules over facts (choose, pure), the versions of the tools that a task may call (Tools), the text of MAKEFLAGS.
-Does not cover: reading a task's facts and doing what was chosen (pooling), the tokens themselves (jobserver).
+Runs in: task children and `memguard run`; pure.
+Covers: rules over facts, and the text of MAKEFLAGS.
+Does not cover: reading a task's facts and doing what was chosen (bitbake/task_pool), versions of tools
+(sense/tool_versions), the tokens themselves (act/token_pool).
 
 A number of jobs on the command line (-jN) switches the pool off in make and ninja, so a task has either the pool or a
 number. The forms are those of GNU make: "fifo" names the FIFO, "pipe" two descriptors that every process hands on.
 
-| the task calls      | and                                                           | form | told in         |
+| the task calls      | and                                                           | form | written in      |
 |---------------------|---------------------------------------------------------------|------|-----------------|
 | make                | every make is 4.4 or newer                                    | fifo | MAKEFLAGS       |
 | make                | one is 4.2 or 4.3                                             | pipe | MAKEFLAGS       |
@@ -41,7 +42,6 @@ MAKE_FIFO: Version = (4, 4)
 NINJA_FIFO: Version = (1, 13)
 CARGO_FIFO: Version = (1, 71)
 
-
 # Tasks that run jobs.
 TASKS = ("do_compile", "do_install")
 
@@ -69,7 +69,7 @@ _MAKEFLAGS = re.compile(r"\b(?:GNU|CARGO_)?MAKEFLAGS\b")
 
 
 class Form(Enum):
-    """How a task is told of its pool."""
+    """How a task learns of its pool."""
 
     NONE = "none"
     FIFO = "fifo"
@@ -106,7 +106,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Choice:
-    """How a task is told of its pool, why so, and in which variable of its environment."""
+    """How a task learns of its pool, why so, and from which variable of its environment."""
 
     form: Form
     reason: str

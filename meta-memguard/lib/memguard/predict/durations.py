@@ -3,7 +3,7 @@
 
 Runs in: the BitBake server and every simulation; pure.
 Covers: seconds as a function of jobs, from a run with any number of them.
-Does not cover: where runs are kept (history), what follows for the order (priority).
+Does not cover: where runs are kept (record/history), what follows for the order of tasks (decide/order).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import fnmatch
 import functools
 from dataclasses import dataclass
 
-from memguard.model import Duration, Run
+from memguard.model import Duration, PastRun
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,9 @@ class _Kind:
     parallel_s: float = 0.0
 
 
-# First match wins. Medians of two public captures, rounded: buildstats of core-image-minimal (nanbield, 2024), and the
-# order of events of a kirkstone build of 8,195 tasks. They say which of two unknown tasks is the longer, no more.
+# First match wins. They say which of two unknown tasks is the longer, no more.
+# evidence: medians of two public captures, rounded: buildstats of core-image-minimal (nanbield, 2024), and the order of
+# events of a kirkstone build of 8,195 tasks
 _KINDS = (
     _Kind("do_compile*", 3, 40),
     _Kind("do_configure*", 16),
@@ -56,11 +57,11 @@ def by_kind(task: str) -> Duration:
     raise AssertionError("the last kind matches every task")
 
 
-def learn_duration(run: Run) -> Duration:
+def learn_duration(run: PastRun) -> Duration:
     """What one run says of the next, with any number of jobs.
 
     Amdahl's law: wall = serial + parallel / jobs, CPU = serial + parallel. Where CPUs were crowded the run took longer;
-    that counts as serial, since more jobs are no help in the next crowd either.
+    that counts as serial, since more jobs would not have helped there.
     """
     jobs = run.jobs
     if jobs is None or jobs < 2 or run.cpu_s <= run.wall_s:

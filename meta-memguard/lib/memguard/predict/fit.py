@@ -3,7 +3,7 @@
 
 Runs in: everywhere; pure.
 Covers: the fit over job counts, its margin, and what killed, throttled and failed runs add to it.
-Does not cover: where records are kept, and which prior a task has (predict).
+Does not cover: where records are kept (record/history), and which prior a task has (footprints).
 See also: docs/prediction.md, which holds this method against others.
 """
 
@@ -17,55 +17,77 @@ from typing import NamedTuple
 from memguard.model import Footprint, Outcome, Record, Sample
 from memguard.units import MIB
 
-# The numbers below were chosen on generated recipes (tests/bench/predict.py) with other seeds than those it reports.
+# "scripts/bench predict" below: chosen on generated recipes with seeds from 101 on, which docs/prediction.md reports
+# nothing of, and without the class "fleet".
 
-# After so many builds a run counts half. Builds, not days: what nobody built for a month has not changed.
+# A run counts half after this number of builds. Builds, not days: what nobody built for a month has not changed.
+# evidence: scripts/bench predict
 HALF_LIFE_BUILDS = 6.0
 WEIGHTS = tuple(0.5 ** (age / HALF_LIFE_BUILDS) for age in range(121))  # the last one is for all that are older
 # A run of another major version counts this much of one of the version asked for.
+# evidence: scripts/bench predict
 OTHER_MAJOR_WEIGHT = 0.25
 # A task whose runs are all so old that they weigh next to nothing is as uncertain as with this much of a run.
+# evidence: scripts/bench predict
 LEAST_EVIDENCE = 0.5
 # What peaks of one task spread by before any spread is seen, and how many runs that belief is worth.
+# evidence: scripts/bench predict; docs/prediction.md, "Noisy", has what 0.12 would change
 USUAL_SPREAD = 0.08
+# evidence: scripts/bench predict
 USUAL_SPREAD_RUNS = 3.0
-# What joins the spread where no run of this major version, or none of this very version, is there. Largest processes
-# of one task in two releases differ by a spread of 0.26, but half of them by less than 0.07.
+# What joins the spread where no run of this major version, or none of this very version, is there.
+# evidence: scripts/bench predict; largest processes of one task in two releases differ by a spread of 0.26, half of
+# them by less than 0.07
 NEW_MAJOR_SPREAD = 0.2
+# evidence: scripts/bench predict
 NEW_VERSION_SPREAD = 0.02
 # The spreads that lie between the fit and the prediction: beyond 2.7 lie 0.4 % of a normal distribution.
+# evidence: scripts/bench predict
 SPREADS = 2.7
 # The share of the runs, by weight, above all of which the prediction lies.
+# evidence: scripts/bench predict
 QUANTILE = 0.95
 # How far the size of a job may be off: seen in processes, or taken from the prior and moved to the peaks seen.
+# evidence: scripts/bench predict
 SEEN_JOB_SPREAD = 0.2
+# evidence: scripts/bench predict
 PRIOR_JOB_SPREAD = 0.4
 # At the peak a job takes more than the median process that was recorded.
+# evidence: scripts/bench predict
 PEAK_TO_MEDIAN = 1.05
-# Where peaks do not tell base from jobs, base is at most this share of the peak, and a job at least this share of
-# what each has of it.
+# Where base and jobs cannot be told apart by the peaks, base is at most this share of the peak, and a job at least this
+# share of what each has of it.
+# evidence: scripts/bench predict
 BASE_SHARE = 0.2
+# evidence: scripts/bench predict
 JOB_SHARE = 0.5
 # A run whose serial part took this share of its peak says of its jobs only that they took no more.
+# evidence: scripts/bench predict
 SERIAL_SHARE = 0.9
-# More jobs took no more where, from a number of jobs to at least so many times as many, ...
+# More jobs are taken to need no more memory, where four things hold: runs had KNEE_STEP times as many jobs or more; by
+# the size of a job that should have added KNEE_LEAST_GROWTH of the peak or more; it added KNEE_GROWN_SHARE of that or
+# less; and no less work was done, since a build that has next to nothing to do takes less memory, too. Work is CPU
+# time, which varies by a quarter with what else the machine does.
+# evidence: scripts/bench predict
 KNEE_STEP = 1.5
-# ... the jobs in between should have added this share of the peak at least, ...
+# evidence: scripts/bench predict
 KNEE_LEAST_GROWTH = 0.35
-# ... and added no more than this share of what they should, ...
+# evidence: scripts/bench predict
 KNEE_GROWN_SHARE = 0.25
-# ... while no less was done: a build that has next to nothing to do takes less CPU time. It varies by a quarter with
-# what else the machine does.
+# evidence: scripts/bench predict
 KNEE_WORK_SHARE = 0.7
 # Runs that count less than this share of the one that counts most say nothing of it.
+# evidence: scripts/bench predict
 KNEE_LEAST_WEIGHT = 0.25
-# What a run that was killed for memory would have taken, at least. The Kubernetes vertical autoscaler's numbers
-# (OOMBumpUpRatio and OOMMinBumpUp in its recommender).
+# What a run that was killed for memory would have taken, at least.
+# evidence: the Kubernetes vertical autoscaler's OOMBumpUpRatio and OOMMinBumpUp (its recommender)
 KILL_RATIO = 1.2
 KILL_LEAST_BYTES = 100 * MIB
 # A run that did not end well is forgotten at this age, if one with as many jobs has ended well since.
+# evidence: scripts/bench predict
 BOUND_BUILDS = 2 * HALF_LIFE_BUILDS
-# What the Python process of a task takes, which a run too short to be seen does not show (7 to 15 MiB were measured).
+# What the Python process of a task takes, which a run too short to be seen does not show.
+# evidence: 7 to 15 MiB were measured
 LEAST_BYTES = 16 * MIB
 # Numbers beyond any machine are cut to these, so that no arithmetic on them fails.
 MOST_BYTES = 1 << 60
@@ -102,8 +124,8 @@ class Learned:
     is_new_version: bool = False
 
 
-class _Run(NamedTuple):
-    """What the fit sees of a run that ended well; serial and job are 0 where they were not seen. In bytes.
+class _Point(NamedTuple):
+    """A run that ended well, as the fit sees it; serial and job are 0 where they were not seen. In bytes.
 
     work: CPU seconds, 0 where they were not seen.
     """
@@ -137,14 +159,14 @@ def learn(samples: Sequence[Sample], prior: Footprint, version: str) -> Learned:
 
     The order of the samples does not matter, their ages do.
     """
-    well = [sample for sample in samples if _tells(sample.record)]
-    ill = [sample for sample in samples if not _tells(sample.record)]
+    well = [sample for sample in samples if _is_whole(sample.record)]
+    ill = [sample for sample in samples if not _is_whole(sample.record)]
     learned = _learn_from(well, prior, version) if well else Learned(prior)
     return _raise(learned, ill, well) if ill else learned
 
 
-def _tells(record: Record) -> bool:
-    """Whether a run tells what the task takes: it ended well, and its whole tree was measured at a known job count."""
+def _is_whole(record: Record) -> bool:
+    """Whether a run shows what the task takes: it ended well, and its whole tree was measured at a known job count."""
     return record.outcome is Outcome.OK and record.peak_bytes is not None and record.jobs is not None
 
 
@@ -160,7 +182,7 @@ def _learn_from(samples: Sequence[Sample], prior: Footprint, version: str) -> Le
     squares = sum([weight * (ratio - 1) ** 2 for ratio, weight in ratios])
     variance = (USUAL_SPREAD_RUNS * USUAL_SPREAD**2 + squares) / (USUAL_SPREAD_RUNS + evidence)
     news = NEW_MAJOR_SPREAD if is_new_major else NEW_VERSION_SPREAD if version and version not in shares else 0.0
-    doubt = 1 + 1 / max(evidence, LEAST_EVIDENCE)  # of one more run, and of the middle of so few
+    doubt = 1 + 1 / max(evidence, LEAST_EVIDENCE)  # of one more run, and of the middle of those there are
     margin = SPREADS * sqrt(variance * doubt + news**2)
     usual = SPREADS * sqrt(USUAL_SPREAD**2 * doubt + news**2)
     # A task that takes much in some builds and little in others spreads widely, but not beyond its highest runs.
@@ -190,11 +212,11 @@ def _shares(versions: Iterable[str], version: str) -> dict[str, float]:
     return {seen: 1.0 if not version or _major(seen) == major else OTHER_MAJOR_WEIGHT for seen in versions}
 
 
-def _weigh(sample: Sample, share: float) -> _Run:
-    """What the fit sees of `sample`, whose version makes it count `share`."""
+def _weigh(sample: Sample, share: float) -> _Point:
+    """`sample` as the fit sees it; its version makes it count `share`."""
     record = sample.record
     peak, serial, job = record.peak_bytes or 0, record.serial_bytes or 0, record.per_job_bytes or 0
-    if record.largest_process_bytes > serial:  # one process alone is serial, too, and all that imported runs tell
+    if record.largest_process_bytes > serial:  # one process alone is serial, too, and all that imported runs have
         serial = record.largest_process_bytes
     if not 0 < peak <= MOST_BYTES:
         peak = _cut(peak) or 1
@@ -202,16 +224,16 @@ def _weigh(sample: Sample, share: float) -> _Run:
         serial = peak if serial > 0 else 0
     weight = WEIGHTS[min(max(0, sample.age_builds), len(WEIGHTS) - 1)] * share
     is_serial = serial >= SERIAL_SHARE * peak
-    return _Run(_jobs(record.jobs), peak, serial, _cut(job) if job else 0, weight, is_serial, share < 1, record.cpu_s)
+    return _Point(_jobs(record.jobs), peak, serial, _cut(job) if job else 0, weight, is_serial, share < 1, record.cpu_s)
 
 
-def _fit_knee(runs: Sequence[_Run], prior: Footprint) -> _Fit:
+def _fit_knee(runs: Sequence[_Point], prior: Footprint) -> _Fit:
     """The fit; where more jobs took no more, a line through the runs up to there and a most for the others."""
     if runs[0].jobs == runs[-1].jobs:
         return _fit(runs, prior)
     least_weight = KNEE_LEAST_WEIGHT * max([run.weight for run in runs])
-    # Of each job count the largest run: lighter ones had less to do, and do not tell what many jobs would have taken.
-    largest: dict[int, _Run] = {}
+    # Of each job count the largest run: lighter ones had less to do, and do not show what many jobs would have taken.
+    largest: dict[int, _Point] = {}
     parallel = set()
     for run in runs:
         if run.weight > least_weight and not run.is_other_major:
@@ -235,7 +257,7 @@ def _fit_knee(runs: Sequence[_Run], prior: Footprint) -> _Fit:
     return _fit(runs, prior)
 
 
-def _fit(runs: Sequence[_Run], prior: Footprint) -> _Fit:
+def _fit(runs: Sequence[_Point], prior: Footprint) -> _Fit:
     """Base, per job and serial through the middle of the runs.
 
     A ridge regression of peak over jobs, drawn towards the size of one job that was seen in processes, else to the
@@ -278,8 +300,8 @@ def _fit(runs: Sequence[_Run], prior: Footprint) -> _Fit:
     return _Fit(max(0.0, peak - per_job * jobs), per_job, serial, job_from)
 
 
-def _serial_part(runs: Sequence[_Run]) -> float:
-    """What was seen of it; by runs with one job where there are such, since of many jobs less is ever alone."""
+def _serial_part(runs: Sequence[_Point]) -> float:
+    """The mean serial part; of runs with one job where there are any, since among many jobs less ever runs alone."""
     return _mean([(run.serial, run.weight) for run in runs if run.serial and (run.jobs == 1 or runs[0].jobs > 1)])
 
 
@@ -301,7 +323,7 @@ def _raise(learned: Learned, ill: Sequence[Sample], well: Sequence[Sample]) -> L
         return replace(learned, bounds=len(ill))
     most_bytes = footprint.most_bytes
     if most_bytes is not None:
-        # What was thought to be the most is not; the line may be right all the same.
+        # The most was too low. The line may be right all the same.
         most_bytes = max([most_bytes, *[ceil(needs) for _, needs in needed]])
         footprint = replace(footprint, most_bytes=most_bytes)
     by, jobs, least = max([(needs / max(1, footprint.peak_bytes(these)), these, needs) for these, needs in needed])

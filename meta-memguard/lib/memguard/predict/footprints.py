@@ -3,7 +3,7 @@
 
 Runs in: the BitBake server; pure but for reading the table that lies in the layer.
 Covers: a footprint for every (recipe, task).
-Does not cover: what follows from samples (learn), and where they are kept (history).
+Does not cover: what follows from samples (fit), and where they are kept (record/history).
 """
 
 from __future__ import annotations
@@ -57,10 +57,11 @@ def _kind(name: str, task: str, classes: str, base_mib: int, per_job_mib: int, s
     return Kind(name, task, frozenset(classes.split()), base_mib, per_job_mib, serial_mib)
 
 
-# First match wins. Per job: what one compiler of that language takes in ordinary sources (RPM and several distributions
-# plan 512 MiB a C++ job; C stays near a third of that; rustc takes a crate at a time). Serial: the largest single
-# processes in buildstats of recipes of that kind. Sources are in the table of known recipes, which is condensed from
-# the same facts.
+# First match wins. Per job: what one compiler of that language takes in ordinary sources. Serial: the largest single
+# process of such a recipe.
+# evidence: RPM and several distributions plan 512 MiB a C++ job; C stays near a third of that; rustc takes a crate at a
+# time; serial parts from buildstats of recipes of that kind. Sources stand in the table of known recipes, which is
+# condensed from the same facts.
 KINDS = (
     _kind(
         "a Rust build", "do_compile*", "cargo cargo_common rust python_maturin python_setuptools3_rust", 128, 600, 1024
@@ -107,7 +108,7 @@ def read_table(path: Path = TABLE) -> list[Known]:
 class Predictor:
     """Footprints from overrides, samples, table and kinds, in this order; the last two are the samples' prior.
 
-    samples: tells what is remembered of a task of a recipe.
+    samples: gives what is remembered of a task, by recipe and name of the task.
     """
 
     def __init__(
@@ -132,7 +133,7 @@ class Predictor:
         return learn(samples, prior, version).footprint if samples else prior
 
     def find_known(self, recipe: str, task: str) -> Known | None:
-        """The row of the table that tells of `task` of `recipe` (PN), whatever multilib it is built for."""
+        """The row of the table for `task` of `recipe` (PN), whatever multilib it is built for."""
         rows = self._rows.get(task)
         if rows is None:
             rows = [

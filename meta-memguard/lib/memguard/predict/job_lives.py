@@ -4,7 +4,8 @@
 Runs in: the sentinel, `memguard run` and every simulation; pure.
 Covers: peak, length and rise of a job that runs, given its program, age and size, or what the same took in the last
 build; and of one that is still to start.
-Does not cover: what a whole task takes (learn), and what follows from it (regulate).
+Does not cover: what a whole task takes (fit), lives from one build to the next (remembered_lives), and what follows
+from an expected life (decide/regulate).
 
 A job is like those of its program that were about its size at its age. Where none was, or none has ended yet, it goes
 on as it has begun for as long again: of something whose end is not known, half of its life is over, on average.
@@ -18,23 +19,26 @@ from dataclasses import dataclass, replace
 
 from memguard.units import MIB
 
-# A job of a task that nothing is known of, and of which none runs yet: what several distributions plan for a C++ job.
+# The peak of a job of a task of which nothing is known and none runs yet.
+# evidence: what several distributions plan for a C++ job
 UNKNOWN_BYTES = 512 * MIB
-# That one goes on as it has begun is believed for so long at least: of a job this young nothing else can be told.
+# Extrapolate a young job's growth at least this far: its age alone says too little about its end.
 UNKNOWN_S = 1.0
-# So many jobs are remembered, the newest; with every tenth ten times as large, six of those are among them.
+# The newest jobs that are remembered of a task: where every tenth is ten times as large, six of those are among them.
 KEPT = 64
-# What was thought beforehand counts as one job more, and those that run count as well, until so many have ended.
+# Until this many jobs have ended, the prior counts as one job more, and so does each job that runs.
 KNOWN_FROM = 8
-# So many of them stand for all where the future is worked out.
+# At most this many lives stand for all of them where the future is worked out.
 SAMPLE = 12
 # A job that has lasted longer than in the last build is taken to have this part of its age still before it.
 OVERDUE_SHARE = 0.1
-# A job is like those that had its size at its age, give or take this factor, and whose peak it has hardly passed.
+# A job is like those that had its size at its age, give or take the factor ALIKE, and whose peak it has not passed by
+# more than the factor GROWN.
 ALIKE = 1.5
 GROWN = 1.1
 # A job has begun to rise once it holds this share of its peak.
 BEGUN_SHARE = 0.1
+# No job is expected to take less.
 LEAST_BYTES = 4 * MIB
 
 
@@ -88,7 +92,7 @@ class Expected(Life):
 class JobSizes:
     """The lives of one task's jobs, the newest KEPT of them, by program.
 
-    prior_bytes: the peak of a job as it is thought beforehand, None where nothing is.
+    prior_bytes: the peak that a job is thought to have before any has ended, None where nothing is known.
     before:      the lives of some jobs in earlier builds.
     """
 
@@ -128,7 +132,7 @@ class JobSizes:
     ) -> Expected:
         """A job that runs: like those of its program that were about its size at its age, else as it has begun.
 
-        still_s: how long it has hardly grown.
+        still_s: seconds in which it has hardly grown.
         before:  what the same took in the last build. That is believed until it has taken more.
         """
         if before is not None and size_bytes <= before.peak_bytes * GROWN:
@@ -157,7 +161,7 @@ class JobSizes:
 
 
 def _again(before: Life, size_bytes: int, age_s: float) -> Expected:
-    """The same life once more. What lasts longer will soon be over; but not what has yet to rise, for it is slower."""
+    """The same life once more. A job that lasts longer will soon be over, or is slower where it has yet to rise."""
     is_late = age_s > before.rise_s * GROWN and size_bytes * GROWN < before.peak_bytes
     wall_s = max(before.wall_s, age_s * (2.0 if is_late else 1 + OVERDUE_SHARE))
     life = replace(before, peak_bytes=max(before.peak_bytes, size_bytes), wall_s=wall_s)
@@ -165,9 +169,9 @@ def _again(before: Life, size_bytes: int, age_s: float) -> Expected:
 
 
 def _go_on(size_bytes: int, age_s: float, still_s: float) -> Expected:
-    """As much again in as long again, or what a young one takes in UNKNOWN_S at its pace; less, the longer it is still.
+    """As much growth again in as long again, but what UNKNOWN_S adds at its pace where it is younger than that.
 
-    What has been still for as long as it grew before has probably grown up.
+    The longer it has been still, the less: a job that has been still for as long as it grew has probably grown up.
     """
     grown_s = max(age_s - still_s, 0.1)
     more_s = max(grown_s, UNKNOWN_S)
@@ -193,7 +197,7 @@ def _middle(lives: Sequence[Life], size_bytes: int, age_s: float, ended: int) ->
 
 
 def _sample(lives: Sequence[Life]) -> tuple[Life, ...]:
-    """No more than SAMPLE of them, evenly over their lengths."""
+    """At most SAMPLE of them, evenly over their lengths."""
     if len(lives) <= SAMPLE:
         return tuple(lives)
     ordered = sorted(lives, key=lambda life: life.wall_s)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The lives of single jobs, remembered from one build of a task to the next: which job is which, and what it took.
+"""The lives of single jobs, remembered from one build of a task to the next by what they build.
 
 Runs in: the sentinel, `memguard run` and every simulation; pure.
-Covers: a job's unit, which is what it builds, by its command line; a table of lives by unit, and its form as bytes.
-Does not cover: where the bytes are kept (history), what is expected of a job whose unit is known (jobsizes).
+Covers: a table of lives by unit, which is what a job builds; its form as bytes; what is forgotten of it.
+Does not cover: which unit a process builds (sense/compilers), where the bytes are kept (record/history), what is
+expected of a job whose unit is known (job_lives).
 
 The same unit takes about the same in the next build: the same file goes through the same compiler. So a job that has
 just begun is known by its unit, long before it can be known by its age and size.
@@ -20,11 +21,12 @@ from math import isfinite
 
 from memguard.predict.job_lives import Life
 
-# So many of a task are kept, the largest; chromium has some 40,000 files.
+# The most units that are kept of a task; of more, the largest.
+# evidence: chromium has some 40,000 files
 MOST_UNITS = 50_000
-# Where a unit took less than before, it is believed to take so much of the difference less: a look may miss a peak.
+# Where a unit took less than before, its peak is lowered by this share of the difference: a look may miss a peak.
 FADES = 0.25
-# A unit is gone once so many builds have not met it, each of which built at least this share of what is remembered.
+# A unit is forgotten once this many builds have not met it, of those that built at least WHOLE_SHARE of all units.
 GONE_AFTER = 4
 WHOLE_SHARE = 0.5
 
@@ -77,7 +79,7 @@ class Lives:
         return None if place is None else _life(self._row(place))
 
     def sample(self, count: int) -> list[Life]:
-        """So many of earlier builds, of all kinds, the same ones each time."""
+        """At most `count` lives of earlier builds, of all kinds, the same ones each time."""
         # Units are digests: in their order, all kinds of lives are mixed.
         stride = max(1, len(self) // count)
         found = [_life(self._row(place)) for place in range(0, len(self), stride)[:count]]

@@ -2,6 +2,9 @@
 """Which processes are one job of a build, and what they build.
 
 Runs in: the sentinel and `memguard run`; pure.
+Covers: the names of compilers and linkers, with versions and targets around them; a number for what one builds, by its
+command line, that is the same in the next build.
+Does not cover: reading names and command lines (process_reader), what a unit took before (predict.remembered_lives).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Runs in: the BitBake server, the sentinel and the command; standard library only
 that tests read literal trees and support reads what somebody sent in.
 Covers: limit, use, room and CPUs over all levels of the container and the machine; swap and pressure.
 Does not cover: whose the memory is; a limit that is set outside the visible tree (MEMGUARD_LIMIT says it then).
-See also: cgroups.py, for where the levels are.
+See also: cgroups, for where the levels are; docs/internals.md, "Sense".
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from pathlib import Path
 
 from memguard.model import Reading
 from memguard.sense import mounts
-from memguard.sense.cgroups import Hierarchies, Use, count_cpus
+from memguard.sense.cgroups import Hierarchies
 from memguard.sense.kernel_files import KernelFiles, parse_number
+from memguard.sense.level import Use, count_cpus
 
 # Less than what the kernel's own counters are off by: each CPU charges 256 KiB ahead.
 NEGLIGIBLE_BYTES = 1 << 20
 
-# CPU quotas change when somebody resizes the container; a task that starts a second later is told of it.
+# CPU quotas change when somebody resizes the container; a task that starts a second later gets the new number.
 CPUS_AGE_S = 1.0
 
 _MEMINFO = ("MemTotal", "MemAvailable", "Shmem", "SReclaimable", "SUnreclaim", "KernelStack", "PageTables")
@@ -40,7 +41,7 @@ class Cpus:
 
 @dataclass(frozen=True)
 class Swap:
-    """Swap of the container and of the machine, in bytes; None where it is not told.
+    """Swap of the container and of the machine, in bytes; None where it is not known.
 
     limit:     what the container may use at most; None where nothing limits it.
     used:      what of the container lies there.
@@ -114,7 +115,7 @@ class Sensor:
         total, available = host.get("MemTotal"), host.get("MemAvailable")
         share = _unreclaimable_share(host)
         levels = self.memory.levels if self.memory else ()
-        # On v1 the own cgroup tells of limits above it that cannot be seen, too.
+        # On v1 the own cgroup also knows limits above it whose files cannot be seen.
         own = levels[0].use(share) if levels and not levels[0].is_v2 else None
         bounds = [(*found, depth) for depth, level in enumerate(levels) if (found := level.limit())]
         if own and own.limit_above_bytes is not None:

@@ -3,7 +3,7 @@
 
 Runs in: the BitBake server, the sentinel and the command; standard library only.
 Covers: missing, forbidden, empty, binary, truncated and huge files.
-Does not cover: what the numbers mean (cgroups, sense).
+Does not cover: what the numbers mean (level, container).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 _NUMBER_BYTES = 64
 _TEXT_BYTES = 1 << 20
-# Not there: nothing to tell. ENODEV is what a cgroup answers that has been removed, EOPNOTSUPP a file of what is
+# Not there, which is no fault. ENODEV is what a cgroup answers that has been removed, EOPNOTSUPP a file of what is
 # switched off, as pressure is by default on some distributions.
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.EOPNOTSUPP}
 # Non-blocking, so that a FIFO in a tree that somebody sends in does not hang its reader.
@@ -22,7 +22,7 @@ _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
 class KernelFiles:
-    """Reads files whole; `faults` tells by path, in words, what is wrong with those that could not be used.
+    """Reads files whole; `faults` says by path, in words, what is wrong with those that could not be used.
 
     keeps_open: read numbers through descriptors that stay open, for the files of a running kernel that are read again
                 and again: finding a file by its name costs more than reading it. Texts are read once: the search for
@@ -55,14 +55,14 @@ class KernelFiles:
         return number
 
     def keys(self, path: str, names: Iterable[str], needed: Iterable[str] = ()) -> dict[str, int]:
-        """Those of `names` that a flat keyed file ("anon 4096") tells, by name.
+        """Those of `names` that a flat keyed file ("anon 4096") has, by name.
 
-        Where one of `needed` is missing in a file that is there, it is told among the faults.
+        Where one of `needed` is missing in a file that is there, that is noted among the faults.
         """
         return self._numbers(path, self._lines(path, ""), names, needed)
 
     def sizes(self, path: str, names: Iterable[str], needed: Iterable[str] = ()) -> dict[str, int]:
-        """The sizes that a file like /proc/meminfo ("MemTotal:  16 kB") tells, in bytes; as keys() otherwise."""
+        """The sizes that a file like /proc/meminfo ("MemTotal:  16 kB") has, in bytes; as keys() otherwise."""
         kib = self._numbers(path, self._lines(path, " kB"), (f"{name}:" for name in names), (f"{n}:" for n in needed))
         return {name[:-1]: 1024 * size for name, size in kib.items()}
 

@@ -2,6 +2,8 @@
 """The mount table of a process, /proc/PID/mountinfo, as text -> mounts.
 
 Runs in: the BitBake server, the sentinel and the command; pure.
+Covers: the fields that say what is mounted where, as the process sees it.
+Does not cover: reading the file, and what a mount of cgroups shows (cgroups).
 """
 
 from __future__ import annotations

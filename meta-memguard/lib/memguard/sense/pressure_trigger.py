@@ -3,7 +3,7 @@
 
 Runs in: the sentinel and `memguard run`; standard library only.
 Covers: the container's own memory.pressure, where the kernel has one and lets us write to it.
-Does not cover: the averages (sense), which say what was; and the machine's pressure, which is not the container's.
+Does not cover: the averages (container), which say what was; and the machine's pressure, which is not the container's.
 
 Without swap pressure stays near zero until shortly before a kill, so it only confirms what use says.
 Source of the format: Documentation/accounting/psi.rst, "Monitoring for pressure thresholds".

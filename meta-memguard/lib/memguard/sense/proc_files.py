@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""The files of /proc/PID.
+"""Files of /proc/PID: which process it is, what its stat says, and the beginning of any other.
 
 Runs in: whoever looks at processes; standard library only.
+Covers: a name for a process that is right even after its pid was given to another; the only parser of stat.
+Does not cover: what the numbers mean together (process_reader, process_tree); files of the machine or of cgroups, and
+the tables of one process that may be in a tree somebody sent in (kernel_files).
+Source of the formats: proc_pid_stat(5), proc_pid_status(5).
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class ProcessId(NamedTuple):
-    """One process and no other that gets its pid later: the pid, and the start time in clock ticks since boot."""
+    """One process, and no other that gets its pid later: the pid, and the start time in clock ticks since boot."""
 
     pid: int
     start_ticks: int
@@ -29,13 +33,73 @@ class ProcessId(NamedTuple):
         return f"{self.pid}-{self.start_ticks}"
 
 
-def find_process(pid: int, root: Path = Path("/proc")) -> ProcessId | None:
-    """The process that has this pid now; None where there is none."""
+class Stat(NamedTuple):
+    """What /proc/PID/stat says of a process.
+
+    comm:      the name of its program, cut by the kernel to 15 bytes; it may hold anything but NUL.
+    state:     one letter: R, S, D, T, Z (zombie), X (dead) and others.
+    faults:    page faults that needed no disk.
+    cpu_ticks: user and system time of its own and of the children it has waited for, in clock ticks.
+    image:     addresses of its code, stack and heap, which exec chooses anew and fork leaves alone; empty where the
+               kernel hides them.
+    """
+
+    comm: bytes
+    state: bytes
+    parent: int
+    session: int
+    faults: int
+    cpu_ticks: int
+    start_ticks: int
+    image: tuple[bytes, ...]
+
+
+def parse_stat(raw: bytes) -> Stat | None:
+    """The line of a stat file; None where it is none, or only the beginning of one."""
+    end = raw.rfind(b")")
+    # From the third field on: those before are the pid and the name, which may itself hold parentheses and blanks.
+    fields = raw[end + 1 :].split()
     try:
-        raw = read_file(f"{root}/{pid}/stat")
-        return ProcessId(pid, int(split_stat(raw or b"")[1][19]))
+        return Stat(
+            raw[raw.find(b"(") + 1 : end],
+            fields[0],
+            int(fields[1]),
+            int(fields[3]),
+            int(fields[7]),
+            sum(map(int, fields[11:15])),
+            int(fields[19]),
+            (fields[23], fields[25], fields[44]) if fields[25] != b"0" else (),
+        )
     except (ValueError, IndexError):
         return None
+
+
+def read_stat(pid: int, root: Path = Path("/proc")) -> Stat | None:
+    """What the stat file of the process with this pid says now; None where there is none or it cannot be read."""
+    return parse_stat(read_file(f"{root}/{pid}/stat") or b"")
+
+
+def find_process(pid: int, root: Path = Path("/proc")) -> ProcessId | None:
+    """The process that has this pid now, a zombie included; None where there is none."""
+    stat = read_stat(pid, root)
+    return ProcessId(pid, stat.start_ticks) if stat is not None else None
+
+
+def has_ended(process: ProcessId, is_thorough: bool = True) -> bool:
+    """Whether a process has ended.
+
+    is_thorough: also notice zombies, and another process that has its pid. Without it the answer costs a tenth.
+    """
+    if is_thorough:
+        stat = read_stat(process.pid)
+        return stat is None or stat.state in (b"Z", b"X") or stat.start_ticks != process.start_ticks
+    try:
+        os.kill(process.pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
 
 
 def read_file(path: str, most_bytes: int = 4096) -> bytes | None:
@@ -63,12 +127,6 @@ def read_file(path: str, most_bytes: int = 4096) -> bytes | None:
         os.close(file)
 
 
-def split_stat(raw: bytes) -> tuple[bytes, list[bytes]]:
-    """The name in a stat line, and the fields from the third on (proc(5)); a name may hold anything but NUL."""
-    end = raw.rfind(b")")
-    return raw[raw.find(b"(") + 1 : end], raw[end + 1 :].split()
-
-
 def read_size(text: bytes, name: bytes) -> int | None:
     """Bytes of the line "Name:  123 kB" of a kernel file; None where it is missing."""
     words = text.partition(b"\n" + name)[2].split(maxsplit=1)
@@ -79,4 +137,5 @@ def read_size(text: bytes, name: bytes) -> int | None:
 
 
 def age_of(start_ticks: int, now_s: float) -> float:
+    """Seconds since a process started, at `now_s` seconds since boot; never less than nothing."""
     return max(0.0, now_s - start_ticks / TICKS_PER_S)

@@ -1,7 +1,19 @@
 # SPDX-License-Identifier: MIT
-"""The processes of one task and what they hold together.
+"""The processes of one task and what they hold together, memory that they share counted once.
 
-Runs in: the sentinel; pure.
+Runs in: the sentinel and `memguard run`; pure.
+Covers: anonymous and shared memory, compilers and CPU time of a tree, and by how much its memory may be wrong.
+Does not cover: reading files (process_reader), dividing what is in doubt (walks). Page cache, hugetlbfs, swapped-out
+memory, kernel memory (page tables, stacks) and tmpfs files that no process maps are in no process; the Reading of the
+container has these.
+
+How memory that is shared is counted once:
+
+- Resident less shared is anonymous memory, which is a process's own unless it forked.
+- A process that was forked and has not called exec holds what its parent holds: only what it grows by counts. What it
+  writes to of that becomes its own, too, which its size does not show; but no more than it had page faults.
+- Shared memory that is mapped (tmpfs, MAP_SHARED) counts in a tree as the largest part that one process has touched.
+- Where either leaves more than 2 % of a tree in doubt, a walk divides it.
 """
 
 from __future__ import annotations
@@ -20,7 +32,7 @@ _DOUBT_LEAST_SHARE = 0.02
 class Compiler:
     """A compiler process: what identifies it, its share of memory, how long ago it started, and what it builds.
 
-    unit: the same for the same in another build (lives.unit_of), 0 where that is not known.
+    unit: the same for the same in another build (compilers.unit_of), 0 where that is not known.
     """
 
     pid: int
@@ -145,6 +157,13 @@ class Process:
         self.walked_anon_bytes, self.walked_shmem_bytes = self.anon_bytes, self.shmem_bytes
         self.walked_faults = self.faults
 
+    def empty(self) -> None:
+        """It holds no memory any more; what it shared may be in doubt."""
+        if self.tree is not None and (self.shares_by_fork or self.shmem_bytes):
+            self.tree.left_bytes += self.own_bytes
+        self.size = self.anon_bytes = 0
+        self.forget_image()
+
     def forget_image(self) -> None:
         """After exec nothing is inherited and nothing is mapped."""
         self.inherited_bytes = self.shmem_bytes = self.seen_shared_bytes = self.shmem_pss_bytes = 0
@@ -229,10 +248,15 @@ class Tree:
         return self._last
 
     def urgency(self, now_s: float) -> float:
-        """How much a walk would tell: bytes in doubt times seconds since the last one; 0 where it is not worth it."""
+        """Bytes in doubt times seconds since the last walk: what one would clear up; 0 where that is not worth it."""
         if now_s < self.walk_from_s or self.doubt_bytes < max(_DOUBT_LEAST_BYTES, self.bytes * _DOUBT_LEAST_SHARE):
             return 0.0
         return self.doubt_bytes * (now_s - self.walked_s)
+
+    def settle(self, now_s: float, walk_from_s: float) -> None:
+        """It was walked now, and may be again from `walk_from_s` on: nothing is in doubt until somebody changes."""
+        self.walked_s, self.walk_from_s = now_s, walk_from_s
+        self.left_bytes, self.is_changed = 0, True
 
     def sharers(self) -> list[Process]:
         """Members that may share memory with others, the largest first."""
@@ -243,32 +267,3 @@ class Tree:
             if process.shares_by_fork or process.shmem_bytes or (process.image and images[process.image] > 1)
         ]
         return sorted(found, key=lambda process: process.anon_bytes + process.shmem_bytes, reverse=True)
-
-
-def give_to_oldest(walked: list[Process]) -> None:
-    """Count what processes share in the oldest of them, which mostly outlives the others."""
-    oldest = min(walked, key=lambda process: process.start_ticks)
-    oldest.inherited_bytes -= sum(process.common_bytes for process in walked)
-    if not oldest.is_foreign:
-        # What was forked in the meantime has a part that was not seen; but the tree holds all that the oldest has.
-        oldest.inherited_bytes = min(oldest.inherited_bytes, 0)
-
-
-def stand_for(walked: list[Process], sharers: list[Process]) -> None:
-    """Let those that were walked stand for those that were not."""
-    anon = sum(process.anon_bytes for process in walked) or 1
-    shmem = sum(process.shmem_bytes for process in walked) or 1
-    own = sum(max(0, process.anon_bytes - process.inherited_bytes) for process in walked)
-    shmem_pss = sum(process.shmem_pss_bytes for process in walked)
-    for process in set(sharers).difference(walked):
-        process.inherited_bytes = max(0, process.anon_bytes - process.anon_bytes * own // anon)
-        process.shmem_pss_bytes = process.shmem_bytes * shmem_pss // shmem
-        process.settle()
-
-
-def empty(process: Process) -> None:
-    """Take note that a process holds no memory any more; what it shared may be in doubt."""
-    if process.tree is not None and (process.shares_by_fork or process.shmem_bytes):
-        process.tree.left_bytes += process.own_bytes
-    process.size = process.anon_bytes = 0
-    process.forget_image()

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""What a task took over its run, kept up look by look.
+"""What a task took over its run, out of its usage at each scan.
 
 Runs in: the sentinel; pure.
+Covers: peaks, the memory of one more job, CPU time.
+Does not cover: how the run ended, and what is kept in the history (sentinel).
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from memguard.sense.process_tree import Usage
 
 
 class Tally:
-    """What a task took over its run, kept up scan by scan; pure.
+    """What a task took over its run, so far.
 
     peak_bytes, largest_process_bytes, largest_process, most_compilers: the most of each at one moment.
     serial_bytes: the peak while no more than one compiler ran, None where at every moment several did.

@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Versions of build tools, asked once a build.
+"""Versions of build tools, asked of each program once in a build.
 
 Runs in: task children; standard library only.
+Covers: finding the programs that a task's PATH calls by some names, the oldest of their versions, remembering each
+version below MEMGUARD_DIR by the file that has it (device, inode, time and size), so that one that is replaced is asked
+again.
+Does not cover: what follows from a version (pool_form), and which names a task calls (task_pool).
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from memguard.model import Version
 class Tools:
     """Versions of programs, asked for once for each file; `directory` remembers them for all tasks of a build."""
 
-    # A program that takes longer to tell its version is not asked by every task.
+    # A program that takes longer than this counts as an unknown version, which is remembered like any other.
     PATIENCE_S = 10.0
 
     def __init__(self, directory: Path) -> None:
@@ -46,7 +50,7 @@ class Tools:
         return version
 
     def _ask(self, path: str) -> str:
-        # With a pool of its own in the environment, an old make would abort rather than tell.
+        # With a pool of its own in the environment, an old make would abort instead of answering.
         quiet = {name: value for name, value in os.environ.items() if not name.endswith(("MAKEFLAGS", "MFLAGS"))}
         try:
             asked = subprocess.run(
@@ -63,6 +67,6 @@ class Tools:
 
 
 def _parse(text: str) -> Version:
-    """The first two numbers of what a program tells of its version."""
+    """The first two numbers in what a program says of its version; zeros where there are none."""
     found = re.search(r"(\d{1,6})\.(\d{1,6})", text)
     return (int(found.group(1)), int(found.group(2))) if found else (0, 0)

@@ -37,7 +37,7 @@ from memguard.predict.remembered_lives import Lives
 from memguard.record.metrics import MetricsFile
 from memguard.record.readings_log import Readings
 from memguard.sense.container import Sensor
-from memguard.sense.proc_files import ProcessId, find_process
+from memguard.sense.proc_files import ProcessId, find_process, has_ended
 from memguard.sense.process_table import ProcessTable
 from memguard.sense.process_tree import Usage
 from memguard.sense.tally import Tally
@@ -134,7 +134,7 @@ class Sentinel:
             self._command.poll()
         self._looks += 1
         is_thorough = self._looks % THOROUGH_EVERY == 0
-        ended = [leader for leader, run in self._watched.items() if run.end or _is_gone(leader, is_thorough)]
+        ended = [leader for leader, run in self._watched.items() if run.end or has_ended(leader, is_thorough)]
         if ended:
             # A task tells how it ended, and is gone: perhaps between the look at the notes and the one at the process.
             self._take_notes(now_s)
@@ -566,21 +566,3 @@ class Sentinel:
             compilers=len(run.usage.compilers),
             stopped=stopped,
         )
-
-
-def _is_gone(leader: ProcessId, is_thorough: bool) -> bool:
-    """Whether the process that was the task has ended; a thorough look knows zombies, and others with its pid."""
-    if not is_thorough:
-        try:
-            os.kill(leader.pid, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            pass
-        return False
-    try:
-        with open(f"/proc/{leader.pid}/stat", "rb") as file:
-            fields = file.read(4096).rpartition(b")")[2].split()
-        return fields[0] in (b"Z", b"X") or int(fields[19]) != leader.start_ticks
-    except (OSError, ValueError, IndexError):
-        return True

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from memguard.model import Outcome, Record, Run, Sample
+from memguard.model import Outcome, PastRun, Record, Sample
 from memguard.record.history.samples import OUTCOMES, DatedRecord, content_key
 from memguard.record.history.schema import WITH_AGES, has_lives
 
@@ -119,7 +119,7 @@ def read_all(connection: sqlite3.Connection) -> Iterator[DatedRecord]:
         yield _sample(row[:-1]).record, row[-1]
 
 
-def read_last_runs(connection: sqlite3.Connection) -> dict[tuple[str, str], Run]:
+def read_last_runs(connection: sqlite3.Connection) -> dict[tuple[str, str], PastRun]:
     """The run that ended well and was added last, of every task by (recipe, task).
 
     One pass over the samples in the order they lie in, since a build waits for it.
@@ -161,10 +161,10 @@ def _sample(row: tuple[Any, ...]) -> Sample:
     return Sample(Record(*values), age_builds)
 
 
-def _run(jobs: Any, wall_s: Any, cpu_s: Any) -> Run:
+def _run(jobs: Any, wall_s: Any, cpu_s: Any) -> PastRun:
     if not (jobs is None or type(jobs) is int) or type(wall_s) is not float or type(cpu_s) is not float:
         raise Damage("a run of another shape")
-    return Run(jobs, wall_s, cpu_s)
+    return PastRun(jobs, wall_s, cpu_s)
 
 
 # -- lives of jobs -----------------------------------------------------------------------------------------------------

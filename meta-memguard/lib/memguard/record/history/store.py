@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memguard.model import Policy, Record, Run, Sample
+from memguard.model import PastRun, Policy, Record, Sample
 from memguard.record.history.connection import Complaints, HistoryFile
 from memguard.record.history.prune import keep_within, leave_room, shrink
 from memguard.record.history.rows import (
@@ -152,7 +152,7 @@ class History:
         wanted = sorted(set(filter(is_printable_text, recipes)))
         return self._file.read(lambda connection: read_newest(connection, wanted, limit_per_task), {})
 
-    def last_runs(self) -> dict[tuple[str, str], Run]:
+    def last_runs(self) -> dict[tuple[str, str], PastRun]:
         """The run that ended well and was added last, of every task by (recipe, task)."""
         return self._file.read(read_last_runs, {})
 
