@@ -250,7 +250,7 @@ def make_state(tasks: int = 6, held: int = 3, now_s: float = BEGAN_S, pid: int =
         for place, recipe in enumerate(names)
     ]
     above = "15.0 GiB used, above the stop mark of 14.7 GiB"
-    events = (
+    events: tuple[Event, ...] = (
         Held(now_s - 90, "chromium-x11", "do_compile", reason="needs 2.4 GiB"),
         Stopped(now_s - 20, "webkitgtk", "do_compile", 15 * GIB, "cc1plus", 4711, 812 * MIB, above),
         Retried(now_s - 5, "rust-native", "do_compile", jobs=4, attempt=2),
