@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The `memguard` command: one module per subcommand.
+"""The `memguard` command, which looks at builds from outside BitBake: rooms of modules, and main, where it begins.
 
-Runs in: outside BitBake; may import well-kept packages, never bb.
+May import the layer's rooms that need no bb, and well-kept packages; click only in main and commands.
 """

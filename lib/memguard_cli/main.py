@@ -2,7 +2,10 @@
 """The `memguard` command: its subcommands, and the one place where it ends.
 
 Runs in: outside BitBake.
-Exit status: 0; 1 a fault of memguard's own; 2 something the user can mend, told in one sentence; 130 interrupted; what
+Covers: click 8.1 and later, on Python 3.9 and later.
+Does not cover: what the subcommands do (commands/).
+
+Exit status: 0; 1 a fault of memguard's own; 2 something the user can mend, said in one sentence; 130 interrupted; what
 a subcommand says besides.
 """
 
@@ -16,6 +19,7 @@ from typing import Any
 
 import click
 
+from memguard_cli.errors import UserError
 from memguard_cli.screens.text import printable
 
 # Each is in the module of its name, which is imported when it is called: none waits for what others need.
@@ -43,10 +47,20 @@ class _Group(click.Group):
             raise _ReaderLeft from None  # click would call it a failure
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+# What click itself does without a subcommand differs between its versions.
+@click.group(
+    cls=_Group,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="meta-memguard", prog_name="memguard")
-def memguard() -> None:
+@click.pass_context
+def memguard(context: click.Context) -> int:
     """Yocto builds that do not die of memory."""
+    if context.invoked_subcommand is not None:
+        return 0
+    click.echo(context.get_help(), err=True)
+    return 2
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -54,11 +68,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         status = memguard.main(args=arguments, prog_name="memguard", standalone_mode=False)
         sys.stdout.flush()
-    except click.exceptions.NoArgsIsHelpError as needed:
-        print(needed.format_message(), file=sys.stderr)
-        return 2
-    except click.ClickException as refused:
-        print(f"memguard: {printable(refused.format_message())}", file=sys.stderr)
+    except (UserError, click.ClickException) as refused:
+        sentence = refused.format_message() if isinstance(refused, click.ClickException) else str(refused)
+        print(f"memguard: {printable(sentence)}", file=sys.stderr)
         return 2
     except (click.Abort, KeyboardInterrupt):
         return 130

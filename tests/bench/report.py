@@ -15,6 +15,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser
 
+from memguard.channels.build_directory import BuildDirectory
 from memguard.units import MIB
 from memguard_cli.advice.build import advise
 from memguard_cli.builds.assemble import read_build
@@ -72,7 +73,7 @@ def measure(chromium: Browser, directory: Path, size: int, repeats: int) -> None
     pages["report"].write_text(render(record, Standing.ENDED, advise(record)), encoding="utf-8")
     render_s = time.perf_counter() - began_s
     pages["plain table"].write_text(plain(record), encoding="utf-8")
-    logs = events.stat().st_size + (events.parent.parent / "readings" / events.name).stat().st_size
+    logs = events.stat().st_size + (BuildDirectory(directory / str(size)).readings / events.name).stat().st_size
     print(f"{size:,} tasks, {logs / MIB:.1f} MiB of logs: read in {read_s:.2f} s, written in {render_s:.2f} s")
     times: dict[str, list[tuple[float, float, float]]] = {name: [] for name in pages}
     for number in range(repeats):

@@ -11,7 +11,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from memguard_cli.main import memguard
+from memguard_cli.commands.doctor import doctor
+from memguard_cli.errors import UserError
+from memguard_cli.main import main, memguard
+from testbed.command import environment
 
 
 def commands(command: click.Command = memguard, name: str = "") -> Iterator[str]:
@@ -39,5 +42,35 @@ def test_no_command_waits_for_what_others_need() -> None:
         "import sys; from memguard_cli.main import main; main(['run', '--', 'true']); "
         "sys.exit(str([name for name in ('numpy', 'jinja2', 'yaml', 'sqlite3') if name in sys.modules]))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", program], env=environment(), capture_output=True, text=True)
     assert done.stderr.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (UserError("7 is no size", "64M"), "memguard: 7 is no size; a good one is 64M\n"),
+        (UserError("x\x1b[2J is no file"), "memguard: x?[2J is no file\n"),
+        (click.UsageError("no such option"), "memguard: no such option\n"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_sentence(
+    error: Exception, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whichever room raises it, it ends with status 2, one line on standard error, and nothing a terminal obeys."""
+
+    def refuse(**words: object) -> None:
+        raise error
+
+    monkeypatch.setattr(doctor, "callback", refuse)
+    assert main(["doctor"]) == 2
+    assert capsys.readouterr() == ("", sentence)
+
+
+def test_without_a_subcommand_the_help_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """`memguard` alone shows what there is on standard error and ends with status 2, whatever version click is of."""
+    assert main([]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "Usage: memguard" in told.err
+    assert "Traceback" not in told.err

@@ -23,23 +23,23 @@ from memguard_cli.advice import tools
 from memguard_cli.advice.container import advise
 from memguard_cli.advice.facts import examine
 from memguard_cli.builds import configuration
-from memguard_cli.commands.doctor import as_data
+from memguard_cli.screens.findings import as_data
 from testbed.cgroup_trees import CASES, EXPECTED, FIXTURES
+from testbed.command import COMMAND, environment
 from testbed.container import NoContainer, container
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-MEMGUARD = Path(sys.executable).with_name("memguard")
 OOM_GROUP = CASES / "kubernetes-v2-private-namespace"
 
 
 def doctor(
     *words: str, cwd: Path = FIXTURES, prefix: tuple[str, ...] = (), **env: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run the installed command in a clean environment."""
+    """Run the command in a clean environment."""
     return subprocess.run(
-        [*prefix, str(MEMGUARD), "doctor", *words],
+        [*prefix, *COMMAND, "doctor", *words],
         cwd=cwd,
-        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", "COLUMNS": "80", **env},
+        env=environment(**env),
         capture_output=True,
         text=True,
         timeout=60,
@@ -156,10 +156,11 @@ def test_a_wrong_argument_is_one_sentence(words: tuple[str, ...]) -> None:
 
 def test_without_a_subcommand_help_is_shown() -> None:
     """`memguard` alone lists what there is; --version tells the version."""
-    bare = subprocess.run([str(MEMGUARD)], capture_output=True, text=True, check=False, timeout=60)
+    bare = subprocess.run(COMMAND, env=environment(), capture_output=True, text=True, check=False, timeout=60)
     assert bare.returncode == 2
     assert "doctor" in bare.stderr
-    version = subprocess.run([str(MEMGUARD), "--version"], capture_output=True, text=True, check=False, timeout=60)
+    words = [*COMMAND, "--version"]
+    version = subprocess.run(words, env=environment(), capture_output=True, text=True, check=False, timeout=60)
     assert (version.returncode, version.stdout.split()[:2]) == (0, ["memguard,", "version"])
 
 
@@ -170,8 +171,8 @@ def test_a_reader_that_leaves_early_is_no_fault(unbuffered: str) -> None:
     os.close(reader)
     try:
         done = subprocess.run(
-            [str(MEMGUARD), "doctor", "--json"],
-            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            [*COMMAND, "doctor", "--json"],
+            env=environment(PYTHONUNBUFFERED=unbuffered),
             stdout=writer,
             stderr=subprocess.PIPE,
             check=False,
@@ -201,7 +202,7 @@ sys.exit(main(sys.argv[1:]))
         (tree / "sys/fs/cgroup/g/memory.stat").chmod(0)
         done = subprocess.run(
             [sys.executable, "-c", code, "doctor", "--root", str(tree), "--json"],
-            env={"PYTHONPATH": os.pathsep.join(str(REPOSITORY / part) for part in ("meta-memguard/lib", "lib"))},
+            env=environment(),
             cwd="/",
             capture_output=True,
             text=True,

@@ -7,6 +7,7 @@ import gzip
 import json
 import lzma
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -15,24 +16,25 @@ from typing import Any
 
 import pytest
 
-from testbed import builddir
+from memguard.channels.state import StateFile
+from testbed import build_logs, builddir
 from testbed.bitbake import BitBake
 from testbed.builddir import META_TEST
+from testbed.command import COMMAND, environment
 from testbed.container import NoContainer, container
 
 META_MEMGUARD = Path(__file__).resolve().parents[2] / "meta-memguard"
-MEMGUARD = Path(sys.executable).with_name("memguard")
 LOGS = Path(__file__).parents[1] / "fixtures" / "failure-logs"
 KILLED = "| g++: fatal error: Killed signal terminated program cc1plus\n"
 GIB = 1 << 30
 
 
 def explain(*words: str | Path, cwd: Path = LOGS, stdin: bytes = b"", **env: str) -> subprocess.CompletedProcess[bytes]:
-    """Run the installed command in a clean environment."""
+    """Run the command in a clean environment."""
     return subprocess.run(
-        [str(MEMGUARD), "explain", *map(str, words)],
+        [*COMMAND, "explain", *map(str, words)],
         cwd=cwd,
-        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", "COLUMNS": "80", "LC_ALL": "C.UTF-8", **env},
+        env=environment(LC_ALL="C.UTF-8", **env),
         input=stdin,
         capture_output=True,
         timeout=60,
@@ -91,8 +93,8 @@ def test_packed_logs_and_standard_input_are_read(tmp_path: Path) -> None:
     (tmp_path / "b.log.xz").write_bytes(lzma.compress(KILLED.encode()))
     told = tell(tmp_path / "a.log.gz", tmp_path / "b.log.xz", "-", stdin=KILLED.encode())
     assert [each["program"] for each in told] == ["cc1plus"] * 3
-    shell = f"exec '{MEMGUARD}' explain --json <(printf '{KILLED.strip()}')"
-    done = subprocess.run(["bash", "-c", shell], capture_output=True, check=True, timeout=60)
+    shell = f"exec {shlex.join(COMMAND)} explain --json <(printf '{KILLED.strip()}')"
+    done = subprocess.run(["bash", "-c", shell], env=environment(), capture_output=True, check=True, timeout=60)
     assert json.loads(done.stdout)[0]["verdict"] == "memory"
 
 
@@ -185,8 +187,9 @@ def test_a_console_that_stops_is_weighed_by_memory(build: Path, used_gib: float,
     """state.json of a killed build says whether memory was full when its console stopped."""
     console = "NOTE: Executing Tasks\nNOTE: recipe llvm-18-r0: task do_compile: Started\n"
     log = write(build / "tmp" / "log" / "cooker" / "m" / "1.log", console)
-    state = {"time": log.stat().st_mtime, "used_bytes": int(used_gib * GIB), "limit_bytes": 8 * GIB, "tasks": {}}
-    write(build / "memguard" / "state.json", json.dumps({**state, "version": 2}))
+    state = build_logs.make_state(now_s=log.stat().st_mtime, used_bytes=int(used_gib * GIB), limit_bytes=8 * GIB)
+    (build / "memguard").mkdir()
+    StateFile(build / "memguard").publish(state)
     (told,) = tell(build)
     assert (told["verdict"], told["memory"]["limit_bytes"]) == (verdict, 8 * GIB)
 

@@ -8,6 +8,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser
 
+from memguard.channels.state import StateFile
+from memguard.record.events import Ended, Event, as_object, from_object
 from memguard.units import GIB, MIB
 from memguard_cli.advice.build import advise
 from memguard_cli.builds.assemble import read_build
@@ -151,8 +154,8 @@ def test_a_build_without_an_end(build: Path, state: dict[str, Any] | None, stand
     """A log without an end is a running build while its sentinel lives, a killed one else."""
     build_logs.make(200, has_end=False).write(build / "memguard")
     if state is not None:
-        content = build_logs.make_state(**{**state, "now_s": state["now_s"] or time.time()})
-        (build / "memguard" / "state.json").write_text(json.dumps(content), encoding="utf-8")
+        found = build_logs.make_state(**{**state, "now_s": state["now_s"] or time.time()})
+        StateFile(build / "memguard").publish(found)
     done = memguard("report", "--json", cwd=build)
     assert json.loads(done.stdout)["standing"] == standing
     assert sentence in memguard("report", "--text", cwd=build).stdout
@@ -171,7 +174,8 @@ def test_a_copied_log_without_an_end_may_be_either(build: Path) -> None:
 def test_a_failed_build_is_told(build: Path) -> None:
     """Tasks that failed are counted in the first sentence."""
     logs = build_logs.make(5)
-    next(event for event in logs.events if event["event"] == "end")["outcome"] = "failed"
+    place, end = next((place, event) for place, event in enumerate(logs.events) if isinstance(event, Ended))
+    logs.events[place] = replace(end, outcome="failed")
     logs.write(build / "memguard")
     assert "with 1 failed task." in memguard("report", "--text", cwd=build).stdout
 
@@ -181,8 +185,8 @@ def test_the_course_keeps_every_peak(tmp_path: Path) -> None:
     record = read_build(build_logs.make(400).write(tmp_path))
     few = course(record, 50)
     assert len(few) <= 50
-    assert max(moment.used_bytes for moment in few) == record.peak_bytes
-    assert [moment.time_s for moment in few] == sorted(moment.time_s for moment in few)
+    assert max(sight.used_bytes for sight in few) == record.peak_bytes
+    assert [sight.time_s for sight in few] == sorted(sight.time_s for sight in few)
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------
@@ -349,13 +353,18 @@ def test_without_a_script_the_tables_are_there(chromium: Browser, page: Path) ->
 def hostile() -> Logs:
     """A build all of whose names are made to break out of wherever they are put."""
     logs = build_logs.make(12)
-    for line in (*logs.events, *logs.readings):
-        for name in ("recipe", "task", "reason", "limit_source", "origin", "mode", "program"):
-            if name in line:
-                line[name] = EVIL + line[name]
-        for row in line.get("tasks", ()):
-            row[0], row[1] = EVIL + row[0], EVIL + row[1]
-    return logs
+    return Logs([spoiled(event) for event in logs.events], [spoiled(event) for event in logs.readings])
+
+
+def spoiled(event: Event) -> Event:
+    """The event with all its words made hostile."""
+    line = as_object(event)
+    for name in ("recipe", "task", "reason", "limit_source", "origin", "mode", "program"):
+        if name in line:
+            line[name] = EVIL + line[name]
+    for row in line.get("tasks", ()):
+        row[0], row[1] = EVIL + row[0], EVIL + row[1]
+    return from_object(line)
 
 
 def test_hostile_names_stay_text(chromium: Browser, tmp_path: Path) -> None:
@@ -424,9 +433,11 @@ def test_what_is_known_is_shown(chromium: Browser, tmp_path: Path, spoil: str) -
     """Pages of logs that lack something say so and show the rest, without a fault."""
     logs = build_logs.make(30, has_end=spoil != "half-written")
     if spoil == "no limit":
-        for line in (*logs.events, *logs.readings):
-            if "limit_bytes" in line:
-                line.update(limit_bytes=None, marks=None)
+        without = [
+            [replace(event, limit_bytes=None) if hasattr(event, "limit_bytes") else event for event in log]
+            for log in (logs.events, logs.readings)
+        ]
+        logs = Logs(*without)
     if spoil == "one reading":
         logs.readings = logs.readings[:1]
     path = logs.write(tmp_path)

@@ -12,18 +12,23 @@ import select
 import signal
 import struct
 import subprocess
+import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyte
 import pytest
 
+from memguard.channels.state import HeldTask, Marks, State, StateFile
+from memguard.record import events as kinds
+from memguard.record.events import Event, Killed, as_object
 from memguard.units import GIB
-from memguard_cli.builds.state import State, _state
-from memguard_cli.screens import event_words
+from memguard_cli.builds.state import has_writer
+from memguard_cli.screens.event_words import sentence
 from memguard_cli.screens.text import make_console
 from memguard_cli.screens.top import Room, draw
 from testbed import build_logs
@@ -124,10 +129,8 @@ def terminal(*words: str, columns: int = 80, rows: int = 24, **env: str) -> Iter
 
 def put(build: Path, **fields: Any) -> None:
     """Publish a state, as a sentinel does: whole, and as of now."""
-    content = build_logs.make_state(**{"now_s": time.time(), "pid": os.getpid(), **fields})
-    draft = build / "memguard" / "state.draft"
-    draft.write_text(json.dumps(content), encoding="utf-8")
-    os.replace(draft, build / "memguard" / "state.json")
+    state = build_logs.make_state(**{"now_s": time.time(), "pid": os.getpid(), **fields})
+    StateFile(build / "memguard").publish(state)
 
 
 @pytest.fixture
@@ -213,11 +216,10 @@ def test_no_colour_is_respected(build: Path) -> None:
 
 def test_names_move_no_terminal(build: Path) -> None:
     """Escape sequences in names and reasons are shown as question marks, in the screen and in plain lines."""
-    evil = {"recipe": "a\x1b[2Jb", "task": "do_\u202ex", "reason": "\x1b]0;title\x07", "since": 1.0}
-    event = {"event": "kill", "time": 1.0, "recipe": "a\x1b[2Jb", "task": "[red]", "program": "\x9b31m"}
-    content = build_logs.make_state(now_s=time.time(), pid=os.getpid(), held=0)
-    content["held"], content["events"] = [evil], [event]
-    (build / "memguard" / "state.json").write_text(json.dumps(content), encoding="utf-8")
+    evil = HeldTask("a\x1b[2Jb", "do_\u202ex", "\x1b]0;title\x07", since=1.0)
+    kill = Killed(1.0, "a\x1b[2Jb", "[red]", program="\x9b31m")
+    state = build_logs.make_state(now_s=time.time(), pid=os.getpid())
+    StateFile(build / "memguard").publish(replace(state, held=(evil,), events=(as_object(kill),)))
     done = memguard("top", "--once", cwd=build)
     assert done.returncode == 0, done.stderr
     assert "a?[2Jb do_?x" in done.stdout
@@ -237,7 +239,7 @@ def test_no_line_is_too_long(build: Path, columns: int) -> None:
 @pytest.mark.parametrize(("tasks", "held"), [(0, 0), (1, 0), (6, 5), (20, 5)])
 def test_the_screen_is_no_higher_than_it_may(rows: int, tasks: int, held: int) -> None:
     """Lists are cut where there is no room, and say so."""
-    state = parsed(build_logs.make_state(tasks=tasks, held=held))
+    state = build_logs.make_state(tasks=tasks, held=held)
     lines = drawn(state, 80, rows)
     assert len(lines) <= max(rows, 8)
     if tasks >= 4:
@@ -248,41 +250,36 @@ def test_the_screen_is_no_higher_than_it_may(rows: int, tasks: int, held: int) -
         assert any(" 5 tasks held" in f" {line}" or ", 5 held" in line for line in lines)
 
 
-def parsed(content: dict[str, Any]) -> State:
-    """A state as read() makes it of its JSON."""
-    return _state(json.loads(json.dumps(content)))
-
-
 def drawn(state: State, width: int, height: int | None, has_blocks: bool = True) -> list[str]:
     """The lines of the screen."""
     console = make_console()
     console.width = width
     room = Room(width, height, has_blocks)
     with console.capture() as capture:
-        console.print(draw(state, "title", None, state.time_s, room))
+        console.print(draw(state, "title", None, state.time, room))
     return [line.rstrip() for line in capture.get().splitlines()]
 
 
 def test_marks_stand_where_they_are() -> None:
     """The letter of each mark stands below its place in the bar, and none covers another."""
     limit = 16 * GIB
-    marks = {"withdraw_bytes": limit // 2, "stop_bytes": limit * 3 // 4, "kill_bytes": limit - 1}
-    lines = drawn(parsed(build_logs.make_state(marks=marks)), 80, None)
+    marks = Marks(withdraw_bytes=limit // 2, stop_bytes=limit * 3 // 4, kill_bytes=limit - 1)
+    lines = drawn(build_logs.make_state(marks=marks), 80, None)
     places = next(line for line in lines if line.split() == ["w", "s", "k"])
     assert [places.index(letter) for letter in "wsk"] == [40, 60, 79]
-    crowded = drawn(parsed(build_logs.make_state(marks=dict.fromkeys(marks, limit))), 80, None)
+    crowded = drawn(build_logs.make_state(marks=Marks(limit, limit, limit)), 80, None)
     assert next(line for line in crowded if line.endswith("wsk")).index("w") == 77
 
 
-def test_without_a_limit_or_marks_there_is_a_screen() -> None:
-    """What is not known is not drawn."""
-    state = parsed(build_logs.make_state(limit_bytes=None, marks={}, reserve_bytes=None, cpus=None))
-    assert "no limit visible" in drawn(state, 80, 24)[1]
+def test_the_machines_memory_is_named_as_such() -> None:
+    """Where no limit is visible, the bar is that of the whole machine, and says so."""
+    state = build_logs.make_state(limit_source="MemTotal")
+    assert "of the machine's 16.0 GiB used" in drawn(state, 80, 24)[1]
 
 
 def test_a_terminal_of_ascii_gets_ascii() -> None:
     """Where only ASCII can be shown the bar is made of it."""
-    lines = drawn(parsed(build_logs.make_state()), 80, None, has_blocks=False)
+    lines = drawn(build_logs.make_state(), 80, None, has_blocks=False)
     assert lines[2].startswith("####")
 
 
@@ -296,15 +293,8 @@ def test_without_a_terminal_there_are_plain_lines(build: Path) -> None:
         assert process.stdout is not None
         first = process.stdout.readline()
         assert "13.4 GiB of 16.0 GiB used (83 %), 6 tasks running (1 stopped) (1 retrying), 3 held" in first
-        kill = {
-            "event": "kill",
-            "time": time.time(),
-            "recipe": "llvm",
-            "task": "do_compile",
-            "program": "ld",
-            "bytes": GIB,
-        }
-        put(build, events=[kill])
+        kill = Killed(time.time(), "llvm", "do_compile", program="ld", bytes=GIB)
+        put(build, events=(as_object(kill),))
         assert "kill ld (1.0 GiB) of llvm do_compile" in process.stdout.readline()
         end(build)
         last = process.stdout.read()
@@ -323,27 +313,60 @@ def test_once_is_one_picture(build: Path) -> None:
     assert "\x1b" not in done.stdout
 
 
-def test_every_event_has_its_sentence() -> None:
-    """All kinds of events of both logs are told in words, and odd fields break none of them."""
-    about = {"recipe": "zlib", "task": "do_compile", "reason": "why"}
-    events = {
-        "hold": "hold zlib do_compile: why",
-        "release": "release zlib do_compile after 0 s: why",
-        "grant": "start zlib do_compile with ? of ? jobs: why",
-        "retry": "zlib do_compile waits to run again: why",
-        "withdraw": "withdraw jobs from zlib do_compile: why",
-        "stop": "stop all of zlib do_compile: why",
-        "wake": "wake all of zlib do_compile: why",
-        "extend": "let zlib do_compile have ? jobs",
-        "moon": "moon zlib do_compile: why",
-    }
-    for event, sentence in events.items():
-        assert event_words.sentence({"event": event, **about}) == sentence
-    for event in (*events, "build_start", "build_end", "start", "end", "task", None):
-        for odd in (None, [], "x", -1e300, float("nan"), True):
-            event_words.sentence(
-                {"event": event, **dict.fromkeys(("recipe", "bytes", "jobs", "held_s", "limit_bytes"), odd)}
-            )
+@pytest.mark.parametrize(
+    ("event", "told"),
+    [
+        (kinds.BuildStarted(1.0, used_bytes=GIB, limit_bytes=4 * GIB), "the build starts, 1.0 GiB used of 4.0 GiB"),
+        (kinds.BuildStarted(1.0), "the build starts, ? used of a machine without a limit"),
+        (kinds.BuildEnded(1.0, peak_bytes=GIB), "the build ends, at most 1.0 GiB used"),
+        (kinds.Held(1.0, "zlib", "do_compile", reason="why"), "hold zlib do_compile: why"),
+        (kinds.Held(1.0, "zlib", "do_compile", observed=True), "would hold zlib do_compile"),
+        (kinds.Released(1.0, "zlib", "do_compile", reason="why"), "release zlib do_compile after 0 s: why"),
+        (kinds.Granted(1.0, "zlib", "do_compile", jobs=2), "start zlib do_compile with 2 of ? jobs"),
+        (kinds.Extended(1.0, "zlib", "do_compile"), "let zlib do_compile have ? jobs"),
+        (kinds.Started(1.0, "zlib", "do_compile"), "zlib do_compile runs"),
+        (kinds.Ended(1.0, "zlib", "do_compile"), "zlib do_compile has ended: unknown"),
+        (kinds.TaskMeasured(1.0, "zlib", "do_compile", outcome="ok"), "zlib do_compile has ended: ok"),
+        (kinds.ReadingTaken(1.0, GIB), "1.0 GiB used"),
+        (kinds.Withdrawn(1.0, "zlib", "do_compile"), "withdraw jobs from zlib do_compile"),
+        (
+            kinds.Withdrawn(1.0, "zlib", "do_compile", tokens=2, tokens_before=5),
+            "withdraw jobs from zlib do_compile: 5 to 2 tokens",
+        ),
+        (kinds.Stopped(1.0, "zlib", "do_compile", reason="why"), "stop all of zlib do_compile: why"),
+        (kinds.Woken(1.0, "zlib", "do_compile", pid=7), "wake a process of zlib do_compile"),
+        (kinds.Killed(1.0, "zlib", "do_compile", program="ld", bytes=GIB), "kill ld (1.0 GiB) of zlib do_compile"),
+        (kinds.Retried(1.0, "zlib", "do_compile", reason="why"), "zlib do_compile waits to run again: why"),
+        (kinds.Retried(1.0, "zlib", "do_compile", jobs=4), "zlib do_compile waits to run again with 4 jobs"),
+    ],
+)
+def test_every_event_has_its_sentence(event: Event, told: str) -> None:
+    """All kinds of events of both logs are told in words, whatever they lack."""
+    assert sentence(event) == told
+
+
+NUMBERS = ("bytes", "jobs", "held_s", "limit_bytes", "time")
+
+
+@pytest.mark.parametrize("odd", [None, [], "x", -1e300, float("nan"), True, -5, 1 << 59])
+def test_odd_events_break_no_screen(odd: object) -> None:
+    """What is in a state's events is drawn where it is an event, and passed over where it is none."""
+    names = (*{kind.event for kind in get_args(Event)}, "moon", None)
+    told = [{"event": kind, "recipe": "a", "time": 1.0, **dict.fromkeys(NUMBERS[:4], odd)} for kind in names]
+    told += [{"event": kind, "recipe": odd, **dict.fromkeys(NUMBERS, odd)} for kind in names]
+    assert drawn(build_logs.make_state(events=tuple(told)), 80, None)
+
+
+def test_a_sentinel_is_known_by_its_command_line() -> None:
+    """A state that is old has a writer where the process of its number is a sentinel."""
+    program = "import time; time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", program, "memguard.sentinel.process"]) as process:
+        try:
+            assert has_writer(build_logs.make_state(pid=process.pid), time.time())
+        finally:
+            process.kill()
+    assert not has_writer(build_logs.make_state(pid=process.pid), time.time())
+    assert not has_writer(build_logs.make_state(pid=-1), time.time())
 
 
 # -- what is no running build ------------------------------------------------------------------------------------------

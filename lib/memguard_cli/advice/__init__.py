@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What doctor and reports advise."""
+"""What to think of a container, a build, a failure or a task, and what to do about it; words for no screen.
+
+May import builds.
+"""

@@ -3,7 +3,7 @@
 
 Runs in: outside BitBake; pure.
 Covers: the limit, the mode, the history, footprints of single recipes, recipes that were killed.
-Does not cover: the container a build would have (advice, which doctor tells).
+Does not cover: the container a build would have (container, which doctor tells).
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 
+from memguard.model import Outcome
+from memguard.record.events import Killed
 from memguard.units import GIB, MIB, format_bytes
 from memguard_cli.builds.record import BuildRecord, TaskRun
 
@@ -23,11 +25,16 @@ LOW_SHARE, HIGH_SHARE = 1.25, 0.5
 WORTH_BYTES = 256 * MIB
 # Added to what was measured once: past runs of one task spread by 6 to 15 % (docs/prediction.md).
 MARGIN = 1.15
+# Of the limit: a build that was killed with at least this in use died of memory.
+FULL_SHARE = 0.85
 # Waiting is worth a larger limit from this share of the build's time on.
 WAITING_SHARE = 0.1
 # A limit is larger than need be where the peak and the reserve together take less than this share.
 IDLE_SHARE = 0.6
 _NAMED = 5
+# Origins of footprints (model.Footprint) that no rule of thumb is behind.
+_OWN = "MEMGUARD_FOOTPRINT"
+_KNOWN_ORIGINS = ("history", _OWN)
 _RECIPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+~-]*")
 _TASK = re.compile(r"do_[a-z0-9_]+")
 
@@ -49,11 +56,11 @@ def advise(record: BuildRecord, is_running: bool = False) -> list[Advice]:
 
 
 def _killed_build(record: BuildRecord) -> Iterator[Advice]:
-    last = record.moments[-1] if record.moments else None
+    last = record.sights[-1] if record.sights else None
     if last is None or not last.limit_bytes:
         return
     fill = last.used_bytes / last.limit_bytes
-    if fill < 0.85:
+    if fill < FULL_SHARE:
         yield Advice(
             "killed-from-outside",
             f"The last reading before the log ends has {format_bytes(last.used_bytes)} of "
@@ -88,11 +95,15 @@ def _kernel_kills(record: BuildRecord) -> Iterator[Advice]:
         )
 
 
+def _was_killed(run: TaskRun) -> bool:
+    return run.outcome == Outcome.MEMORY_KILL or run.count(Killed) > 0
+
+
 def _killed_tasks(record: BuildRecord) -> Iterator[Advice]:
-    killed = [run for run in record.runs if run.outcome == "memory-kill" or run.count("kill")]
+    killed = [run for run in record.runs if _was_killed(run)]
     if not killed:
         return
-    well = sum(run.outcome == "ok" for run in killed)
+    well = sum(run.outcome == Outcome.OK for run in killed)
     ends = f"{well} of {len(killed)} tasks ended well" if len(killed) > 1 else f"it ended {'well' if well else 'ill'}"
     yield Advice(
         "killed-tasks",
@@ -143,10 +154,9 @@ def _too_low(record: BuildRecord) -> Iterator[Advice]:
     off = [
         run
         for run in _measured(record)
-        if run.origin not in ("history", "MEMGUARD_FOOTPRINT")
+        if run.origin not in _KNOWN_ORIGINS
         and (run.peak_bytes or 0) > LOW_SHARE * (run.granted_bytes or 0)
-        and run.outcome != "memory-kill"
-        and not run.count("kill")
+        and not _was_killed(run)
     ]
     off.sort(key=lambda run: (run.granted_bytes or 0) - (run.peak_bytes or 0))
     if off:
@@ -164,10 +174,10 @@ def _too_high(record: BuildRecord) -> Iterator[Advice]:
     off = [
         run
         for run in _measured(record)
-        if run.origin not in ("history", "MEMGUARD_FOOTPRINT")
+        if run.origin not in _KNOWN_ORIGINS
         and (run.granted_bytes or 0) >= WORTH_BYTES
         and (run.peak_bytes or 0) < HIGH_SHARE * (run.granted_bytes or 0)
-        and run.outcome == "ok"
+        and run.outcome == Outcome.OK
     ]
     off.sort(key=lambda run: (run.peak_bytes or 0) - (run.granted_bytes or 0))
     if off:
@@ -184,7 +194,7 @@ def _own_lines(record: BuildRecord) -> Iterator[Advice]:
     off = [
         run
         for run in _measured(record)
-        if run.origin == "MEMGUARD_FOOTPRINT"
+        if run.origin == _OWN
         and not HIGH_SHARE * (run.granted_bytes or 0) <= (run.peak_bytes or 0) <= LOW_SHARE * (run.granted_bytes or 0)
     ]
     if off:
@@ -198,7 +208,7 @@ def _own_lines(record: BuildRecord) -> Iterator[Advice]:
 
 def _history(record: BuildRecord) -> Iterator[Advice]:
     origins = Counter(run.origin for run in record.runs if run.origin)
-    unknown = sum(count for origin, count in origins.items() if origin not in ("history", "MEMGUARD_FOOTPRINT"))
+    unknown = sum(count for origin, count in origins.items() if origin not in _KNOWN_ORIGINS)
     if unknown > 20 and unknown > sum(origins.values()) / 2:
         yield Advice(
             "no-history",
@@ -256,7 +266,7 @@ def _smaller_limit(record: BuildRecord) -> Iterator[Advice]:
 
 
 def _throttled(record: BuildRecord) -> Iterator[Advice]:
-    slowed = [run for run in record.runs if run.outcome == "throttled"]
+    slowed = [run for run in record.runs if run.outcome == Outcome.THROTTLED]
     if slowed:
         yield Advice(
             "throttled",
@@ -279,9 +289,6 @@ _RULES = (
     _throttled,
     _smaller_limit,
 )
-
-
-# -- figures -----------------------------------------------------------------------------------------------------------
 
 
 def waiting_s(record: BuildRecord) -> float:
@@ -348,9 +355,6 @@ def _measured(record: BuildRecord) -> list[TaskRun]:
     ]
 
 
-# -- words -------------------------------------------------------------------------------------------------------------
-
-
 def _footprint_lines(runs: Iterable[TaskRun]) -> str:
     """MEMGUARD_FOOTPRINT lines for what was measured, with a margin; the first few."""
     recipes: dict[str, dict[str, str]] = {}
@@ -360,7 +364,7 @@ def _footprint_lines(runs: Iterable[TaskRun]) -> str:
             if len(recipes) == _NAMED and run.recipe not in recipes:
                 break
             jobs = run.jobs or 1
-            # To ten MiB: more digits would promise what one run cannot tell.
+            # To ten MiB: more digits would promise more than one run can show.
             # Of a task that was stopped or killed the jobs were never all at their largest.
             share = -(-int(max(peak_bytes // jobs, run.largest_job_bytes) * MARGIN) // (10 * MIB)) * 10
             figure = f"per_job={share}M" if jobs > 1 else f"serial={share}M"
@@ -371,11 +375,11 @@ def _footprint_lines(runs: Iterable[TaskRun]) -> str:
 
 
 def _measures(runs: list[TaskRun]) -> str:
-    told = [
+    measures = [
         f"{run.name} {format_bytes(run.peak_bytes or 0)} of {format_bytes(run.granted_bytes or 0)}"
         for run in runs[:_NAMED]
     ]
-    return ", ".join(told) + (" ..." if len(runs) > _NAMED else "")
+    return ", ".join(measures) + (" ..." if len(runs) > _NAMED else "")
 
 
 def _names(runs: list[TaskRun]) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a build in this container would see: every fact that `memguard doctor` tells.
+"""What a build in this container would see: every fact that `memguard doctor` shows.
 
 Runs in: outside BitBake.
 Covers: the container by way of the very Sensor that builds use, delegation, Kubernetes, the build directory, tools.
@@ -26,7 +26,7 @@ from memguard_cli.builds.configuration import BuildConfiguration
 
 @dataclass(frozen=True)
 class LevelFacts:
-    """One cgroup on the path of the process, as far as it tells; None: it does not."""
+    """One cgroup on the path of the process, as far as it shows; None: it does not."""
 
     path: str
     limit_bytes: int | None

@@ -16,7 +16,7 @@ _ANSWER_S = 10
 
 @dataclass(frozen=True)
 class Tool:
-    """One program; version None where it is not installed or does not tell."""
+    """One program; version None where it is not installed or does not say."""
 
     name: str
     version: str | None

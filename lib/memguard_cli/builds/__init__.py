@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A build directory, read."""
+"""What lies in a build directory, read: configuration, logs, state, history and buildstats.
+
+May import no other room of the command.
+"""

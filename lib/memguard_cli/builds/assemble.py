@@ -1,39 +1,55 @@
 # SPDX-License-Identifier: MIT
-"""A build's record out of its logs."""
+"""A build's record out of its two logs, put together by task.
+
+Runs in: outside BitBake.
+Covers: which logs there are, in the order of their builds; runs of one task apart from each other; builds without an
+end, logs without readings.
+Does not cover: lines that are no events (log_lines), what the record is good for (record).
+See also: docs/events.md, which has the fields.
+"""
 
 from __future__ import annotations
 
 import math
-import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
+from memguard.channels.build_directory import BuildDirectory
+from memguard.channels.state import Marks
 from memguard.decide.moment import KILL_SHARE, STOP_SHARE
-from memguard_cli.builds.log_lines import ACTS, LONGEST_LINE_BYTES, Lines, number_in, parse_line, text_in, whole_in
-from memguard_cli.builds.record import (
-    NOT_RUN,
-    RUNNING,
-    Act,
-    BuildEnd,
-    BuildRecord,
-    BuildStart,
-    Marks,
-    Moment,
-    Span,
-    TaskRun,
+from memguard.model import Outcome
+from memguard.record.events import (
+    BuildEnded,
+    BuildStarted,
+    Deed,
+    Ended,
+    Event,
+    Extended,
+    Granted,
+    Held,
+    Killed,
+    ReadingTaken,
+    Released,
+    Retried,
+    Started,
+    Stopped,
+    TaskEvent,
+    TaskMeasured,
+    Withdrawn,
+    Woken,
 )
+from memguard_cli.builds.log_lines import Lines, first_event, last_event
+from memguard_cli.builds.record import NOT_RUN, RUNNING, BuildRecord, Sight, Span, TaskRun
+from memguard_cli.errors import UserError
 
-_LAST_BYTES = 4096  # the last event of a log takes less
 
-
-class NoRecord(Exception):
-    """There is no record of a build; the text says why."""
+class NoRecord(UserError):
+    """There is no record of a build."""
 
 
 def logs_of(directory: Path) -> list[Path]:
     """The events logs of a MEMGUARD_DIR, the oldest build first. Raises OSError where they cannot be listed."""
-    logs = [path for path in (directory / "events").iterdir() if path.suffix == ".jsonl"]
+    logs = [path for path in BuildDirectory(directory).events.iterdir() if path.suffix == ".jsonl"]
     return sorted(logs, key=lambda path: _order(path.stem))
 
 
@@ -45,18 +61,14 @@ def _order(stamp: str) -> tuple[str, int]:
 
 def first_s(events_path: Path) -> float | None:
     """When the build of an events log began (seconds since 1970). Raises OSError."""
-    with open(events_path, "rb") as file:
-        event = parse_line(file.readline(LONGEST_LINE_BYTES))
-    return float(event["time"]) if event else None
+    event = first_event(events_path)
+    return event.time if event else None
 
 
-def end_of(events_path: Path) -> BuildEnd | None:
+def end_of(events_path: Path) -> BuildEnded | None:
     """What the build of an events log said at its end, by the last line alone. Raises OSError."""
-    with open(events_path, "rb") as file:
-        file.seek(0, os.SEEK_END)
-        file.seek(max(0, file.tell() - _LAST_BYTES))
-        event = parse_line(file.read().rstrip(b"\n").rpartition(b"\n")[2])
-    return _build_end(event) if event and event["event"] == "build_end" else None
+    event = last_event(events_path)
+    return event if isinstance(event, BuildEnded) else None
 
 
 def read_build(events_path: Path) -> BuildRecord:
@@ -65,16 +77,16 @@ def read_build(events_path: Path) -> BuildRecord:
     events = Lines(events_path)
     try:
         for event in events.read():
-            builder.take_event(event)
+            builder.take(event)
     except OSError as error:
         raise NoRecord(f"{events_path} cannot be read: {error.strerror}") from None
     remarks = events.remarks()
-    readings_path = events_path.parent.parent / "readings" / events_path.name
+    readings_path = BuildDirectory(events_path.parent.parent).readings / events_path.name
     if readings_path.is_file():
         readings = Lines(readings_path)
         try:
             for event in readings.read():
-                builder.take_reading(event)
+                builder.take(event)
             remarks += readings.remarks()
         except OSError as error:
             remarks.append(f"{readings_path} cannot be read: {error.strerror}")
@@ -88,24 +100,13 @@ def read_build(events_path: Path) -> BuildRecord:
             raise NoRecord(
                 f"{events_path} is empty: the build was killed within its first second, or its disk was full"
             )
-        raise NoRecord(f"{events_path} holds no events of a build; a good one is memguard/events/20260131120000.jsonl")
+        raise NoRecord(f"{events_path} holds no events of a build", "memguard/events/20260131120000.jsonl")
     return builder.build(events_path, remarks)
 
 
-def _build_end(event: dict[str, Any]) -> BuildEnd:
-    return BuildEnd(
-        float(event["time"]),
-        whole_in(event.get("peak_bytes")),
-        whole_in(event.get("limit_bytes")),
-        whole_in(event.get("forced")),
-        whole_in(event.get("oom_kills")),
-        number_in(event.get("wall_s")),
-    )
-
-
-def _planned_marks(moments: list[Moment]) -> Marks | None:
+def _marks(sights: list[Sight]) -> Marks | None:
     """The marks that regulate() acts by, from the last limit and reserve; None where these are not known."""
-    last = moments[-1] if moments else None
+    last = sights[-1] if sights else None
     if last is None or last.limit_bytes is None or last.reserve_bytes is None:
         return None
     limit, reserve = last.limit_bytes, last.reserve_bytes
@@ -114,230 +115,173 @@ def _planned_marks(moments: list[Moment]) -> Marks | None:
 
 @dataclass
 class _Run:
-    """A TaskRun that is being put together."""
+    """A TaskRun that is being put together; fields that both have mean the same.
+
+    hold, stop: since when, and why, it is held or processes of it are stopped.
+    stopped:    these processes; 0 is all of them.
+    seen_bytes: the most that a reading saw.
+    """
 
     recipe: str
     task: str
-    mc: str
+    mc: str = ""
     began_s: float | None = None
     ended_s: float | None = None
     outcome: str = ""
     hold: tuple[float, str] | None = None
     holds: list[Span] = field(default_factory=list)
-    stopped: dict[int, None] = field(default_factory=dict)
+    stopped: set[int] = field(default_factory=set)
     stop: tuple[float, str] | None = None
     stops: list[Span] = field(default_factory=list)
-    acts: list[Act] = field(default_factory=list)
+    deeds: list[Deed] = field(default_factory=list)
     would_hold: str = ""
     is_shrunk: bool = False
     jobs: int | None = None
     wanted_jobs: int | None = None
     granted_bytes: int | None = None
     origin: str = ""
-    reason: str = ""
     peak_bytes: int | None = None
-    seen_peak_bytes: int = 0
+    seen_bytes: int = 0
     wall_s: float | None = None
     cpu_s: float | None = None
 
+    def take_event(self, event: TaskEvent) -> None:
+        """Take what the server says of it."""
+        if isinstance(event, Held):
+            if event.observed:
+                self.would_hold = self.would_hold or event.reason
+            else:
+                self.hold = self.hold or (event.time, event.reason)
+        elif isinstance(event, Released):
+            self._end_hold(event.time)
+        elif isinstance(event, Granted):
+            self.jobs, self.wanted_jobs, self.is_shrunk = event.jobs, event.wanted_jobs, event.is_shrunk
+            self.granted_bytes, self.origin = event.bytes, event.origin
+        elif isinstance(event, Extended):
+            self.jobs, self.granted_bytes = event.jobs, event.bytes
+        elif isinstance(event, Started):
+            self.began_s = event.time
+        else:
+            self.ended_s, self.outcome = event.time, event.outcome
+            self.began_s = event.time if self.began_s is None else self.began_s
+
+    def take_measure(self, measured: TaskMeasured) -> None:
+        """Take what the sentinel measured of it."""
+        self.peak_bytes, self.wall_s, self.cpu_s = measured.peak_bytes, measured.wall_s, measured.cpu_s
+        self.began_s = measured.began if self.began_s is None else self.began_s
+        self.ended_s = measured.time if self.ended_s is None else self.ended_s
+        self.jobs = measured.jobs if self.jobs is None else self.jobs
+        self.granted_bytes = measured.granted_bytes if self.granted_bytes is None else self.granted_bytes
+        # The sentinel knows what was done to a task, the server whether it ended well in the end. A task that was
+        # stopped is throttled, too; its stops say that.
+        outcome = measured.outcome
+        is_slowed = False
+        if outcome == Outcome.THROTTLED:
+            was_stopped = any(isinstance(deed, Stopped) for deed in self.deeds)
+            is_slowed = self.outcome in ("", Outcome.OK) and not was_stopped
+            outcome = outcome if is_slowed else Outcome.OK.value
+        was_killed = self.outcome == Outcome.FAILED and outcome == Outcome.MEMORY_KILL
+        if not self.outcome or is_slowed or was_killed:
+            self.outcome = outcome
+
+    def take_deed(self, deed: Deed) -> None:
+        """Take what the sentinel did to it."""
+        self.deeds.append(deed)
+        if isinstance(deed, Stopped):
+            self.stop = self.stop or (deed.time, deed.reason)
+            self.stopped.add(deed.pid or 0)
+        elif isinstance(deed, (Woken, Killed)):
+            self.stopped.discard(deed.pid or 0)
+            if not self.stopped or (isinstance(deed, Woken) and deed.pid is None):
+                self._end_stop(deed.time)
+        elif isinstance(deed, Retried):
+            self._end_stop(deed.time)
+
     def finished(self, last_s: float) -> TaskRun:
         """The run as it is when the logs end at `last_s`."""
-        if self.hold is not None:
-            self.holds.append(Span(self.hold[0], max(last_s, self.hold[0]), self.hold[1]))
-        self.end_stop(self.ended_s if self.ended_s is not None else last_s)
-        outcome = self.outcome or (NOT_RUN if self.began_s is None else RUNNING)
-        return TaskRun(
-            self.recipe,
-            self.task,
-            self.mc,
-            self.began_s,
-            self.ended_s,
-            outcome,
-            tuple(self.holds),
-            tuple(self.stops),
-            tuple(self.acts),
-            self.would_hold,
-            self.is_shrunk,
-            self.jobs,
-            self.wanted_jobs,
-            self.granted_bytes,
-            self.origin,
-            self.reason,
-            # What is measured of a task that ran again is of its last attempt.
-            max(self.peak_bytes or 0, self.seen_peak_bytes) or None,
-            self.wall_s,
-            self.cpu_s,
-        )
+        self._end_hold(last_s)
+        self._end_stop(self.ended_s if self.ended_s is not None else last_s)
+        values = {known.name: getattr(self, known.name) for known in fields(TaskRun)}
+        values.update({name: tuple(values[name]) for name in ("holds", "stops", "deeds")})
+        values["outcome"] = self.outcome or (NOT_RUN if self.began_s is None else RUNNING)
+        # What is measured of a task that ran again is of its last attempt.
+        values["peak_bytes"] = max(self.peak_bytes or 0, self.seen_bytes) or None
+        return TaskRun(**values)
 
-    def end_stop(self, time_s: float) -> None:
+    def _end_hold(self, time_s: float) -> None:
+        if self.hold is not None:
+            self.holds.append(Span(self.hold[0], max(time_s, self.hold[0]), self.hold[1]))
+            self.hold = None
+
+    def _end_stop(self, time_s: float) -> None:
         if self.stop is not None:
             self.stops.append(Span(self.stop[0], max(time_s, self.stop[0]), self.stop[1]))
             self.stop = None
             self.stopped.clear()
 
+    def distance_s(self, time_s: float) -> float:
+        """How far from a time it ran."""
+        begin = self.began_s if self.began_s is not None else math.inf
+        end = self.ended_s if self.ended_s is not None else math.inf
+        return 0.0 if begin <= time_s <= end else min(abs(time_s - begin), abs(time_s - end))
+
 
 class _Builder:
-    """Puts events and readings together by task; events first, since they tell the runs."""
+    """Puts events and readings together by task; events come first, since runs are known by them."""
 
     def __init__(self) -> None:
         self._runs: list[_Run] = []
-        self._current: dict[tuple[str, str, str], int] = {}
+        self._current: dict[tuple[str, str, str], _Run] = {}
         self._named: dict[tuple[str, str], list[int]] = {}
-        self._start: BuildStart | None = None
-        self._end: BuildEnd | None = None
-        self._marks: Marks | None = None
-        self._moments: list[Moment] = []
-        self._acts: list[Act] = []
+        self._start: BuildStarted | None = None
+        self._end: BuildEnded | None = None
+        self._sights: list[Sight] = []
         self._times: list[float] = []
 
     @property
     def is_empty(self) -> bool:
         return not self._times
 
-    def take_event(self, event: dict[str, Any]) -> None:
-        """Take one line of the events log."""
-        name, time_s = event["event"], float(event["time"])
-        if name in ACTS or name in ("reading", "task"):
-            return self.take_reading(event)
-        self._times.append(time_s)
-        if name == "build_start":
-            self._start = BuildStart(
-                time_s,
-                text_in(event.get("mode")),
-                whole_in(event.get("limit_bytes")),
-                text_in(event.get("limit_source")),
-                whole_in(event.get("used_bytes")),
-                whole_in(event.get("reserve_bytes")),
-                number_in(event.get("cpus")),
-            )
-        elif name == "build_end":
-            self._end = _build_end(event)
-        elif text_in(event.get("recipe")):
-            self._take_task_event(name, time_s, event)
-        return None
-
-    def _take_task_event(self, name: str, time_s: float, event: dict[str, Any]) -> None:
-        key = (text_in(event.get("mc")), text_in(event.get("recipe")), text_in(event.get("task")))
-        place = self._current.get(key)
-        if place is None or (self._runs[place].ended_s is not None and name != "end"):
-            place = self._current[key] = self._add(_Run(key[1], key[2], key[0]))
-        run, reason = self._runs[place], text_in(event.get("reason"))
-        if name == "hold":
-            if event.get("observed"):
-                run.would_hold = run.would_hold or reason
-            else:
-                run.hold = run.hold or (time_s, reason)
-        elif name == "release" and run.hold is not None:
-            run.holds.append(Span(run.hold[0], max(time_s, run.hold[0]), run.hold[1]))
-            run.hold = None
-        elif name == "grant":
-            run.jobs, run.wanted_jobs = whole_in(event.get("jobs")), whole_in(event.get("wanted_jobs"))
-            run.granted_bytes, run.origin, run.reason = (
-                whole_in(event.get("bytes")),
-                text_in(event.get("origin")),
-                reason,
-            )
-            run.is_shrunk = None not in (run.jobs, run.wanted_jobs) and (run.jobs or 0) < (run.wanted_jobs or 0)
-        elif name == "extend":
-            run.jobs, run.granted_bytes = whole_in(event.get("jobs")), whole_in(event.get("bytes"))
-        elif name == "start":
-            run.began_s = time_s
-        elif name == "end":
-            run.ended_s, run.outcome = time_s, text_in(event.get("outcome"))
-            run.began_s = time_s if run.began_s is None else run.began_s
-
-    def take_reading(self, event: dict[str, Any]) -> None:
-        """Take one line of the readings log."""
-        name, time_s = event["event"], float(event["time"])
-        if name == "reading":
-            self._take_moment(time_s, event)
-        elif name == "task":
-            self._take_measured(time_s, event)
-        elif name in ACTS:
-            self._take_act(name, time_s, event)
+    def take(self, event: Event) -> None:
+        """Take one line of either log."""
+        self._times.append(event.time)
+        if isinstance(event, BuildStarted):
+            self._start = event
+        elif isinstance(event, BuildEnded):
+            self._end = event
+        elif isinstance(event, ReadingTaken):
+            self._take_reading(event)
+        elif isinstance(event, TaskMeasured):
+            time_s = event.time if event.began is None else event.began
+            self._runs[self._at(event.recipe, event.task, time_s)].take_measure(event)
+        elif isinstance(event, (Withdrawn, Stopped, Woken, Killed, Retried)):
+            self._runs[self._at(event.recipe, event.task, event.time)].take_deed(event)
         else:
-            return
-        self._times.append(time_s)
+            self._take_task_event(event)
 
-    def _take_moment(self, time_s: float, event: dict[str, Any]) -> None:
-        marks = event.get("marks")
-        if isinstance(marks, dict):
-            self._marks = Marks(*(whole_in(marks.get(f"{name}_bytes")) for name in ("withdraw", "stop", "kill")))
+    def _take_task_event(self, event: TaskEvent) -> None:
+        key = (event.mc, event.recipe, event.task)
+        run = self._current.get(key)
+        if run is None or (run.ended_s is not None and not isinstance(event, Ended)):
+            run = self._current[key] = _Run(event.recipe, event.task, event.mc)
+            self._add(run)
+        run.take_event(event)
+
+    def _take_reading(self, reading: ReadingTaken) -> None:
         tasks = []
-        rows = event.get("tasks")
-        for row in rows if isinstance(rows, list) else ():
-            if not isinstance(row, list) or len(row) < 3 or not text_in(row[0]):
-                continue
-            place = self._at(text_in(row[0]), text_in(row[1]), time_s)
-            current = whole_in(row[2]) or 0
-            self._runs[place].seen_peak_bytes = max(self._runs[place].seen_peak_bytes, current)
-            tasks.append((place, current))
-        used, limit = whole_in(event.get("used_bytes")), whole_in(event.get("limit_bytes"))
-        if used is not None:
-            self._moments.append(Moment(time_s, used, limit, whole_in(event.get("reserve_bytes")), tuple(tasks)))
-
-    def _take_measured(self, time_s: float, event: dict[str, Any]) -> None:
-        began = number_in(event.get("began"))
-        place = self._at(text_in(event.get("recipe")), text_in(event.get("task")), time_s if began is None else began)
-        run = self._runs[place]
-        run.peak_bytes = whole_in(event.get("peak_bytes"))
-        run.wall_s, run.cpu_s = number_in(event.get("wall_s")), number_in(event.get("cpu_s"))
-        run.began_s = began if run.began_s is None else run.began_s
-        run.ended_s = time_s if run.ended_s is None else run.ended_s
-        run.jobs = whole_in(event.get("jobs")) if run.jobs is None else run.jobs
-        if run.granted_bytes is None:
-            run.granted_bytes = whole_in(event.get("granted_bytes"))
-        # The sentinel knows what was done to a task, the server whether it ended well in the end. A task that was
-        # stopped is throttled, too; that is told by its stops.
-        outcome = text_in(event.get("outcome"))
-        is_slowed = (
-            outcome == "throttled" and run.outcome in ("", "ok") and not any(act.kind == "stop" for act in run.acts)
-        )
-        if outcome == "throttled" and not is_slowed:
-            outcome = "ok"
-        if not run.outcome or is_slowed or (run.outcome == "failed" and outcome == "memory-kill"):
-            run.outcome = outcome
-
-    def _take_act(self, kind: str, time_s: float, event: dict[str, Any]) -> None:
-        place = self._at(text_in(event.get("recipe")), text_in(event.get("task")), time_s)
-        run, pid, reason = self._runs[place], whole_in(event.get("pid")), text_in(event.get("reason"))
-        act = Act(
-            kind,
-            time_s,
-            place,
-            text_in(event.get("program")),
-            pid,
-            whole_in(event.get("bytes")),
-            whole_in(event.get("used_bytes")),
-            whole_in(event.get("jobs")),
-            whole_in(event.get("attempt")),
-            reason,
-        )
-        run.acts.append(act)
-        self._acts.append(act)
-        if kind == "stop":
-            run.stop = run.stop or (time_s, reason)
-            run.stopped[pid or 0] = None
-        elif kind == "retry" or (kind == "wake" and pid is None):
-            run.end_stop(time_s)
-        elif kind in ("wake", "kill"):
-            run.stopped.pop(pid or 0, None)
-            if not run.stopped:
-                run.end_stop(time_s)
+        for row in reading.tasks:
+            place = self._at(row.recipe, row.task, reading.time)
+            self._runs[place].seen_bytes = max(self._runs[place].seen_bytes, row.current_bytes)
+            tasks.append((place, row.current_bytes))
+        sight = Sight(reading.time, reading.used_bytes, reading.limit_bytes, reading.reserve_bytes, tuple(tasks))
+        self._sights.append(sight)
 
     def _at(self, recipe: str, task: str, time_s: float) -> int:
         """The place of the run of a task that was nearest to running at a time; readings know no multiconfigs."""
         places = self._named.get((recipe, task))
         if not places:
-            run = _Run(recipe, task, "", began_s=time_s)
-            return self._add(run)
-        return places[0] if len(places) == 1 else min(places, key=lambda place: self._distance(place, time_s))
-
-    def _distance(self, place: int, time_s: float) -> float:
-        run = self._runs[place]
-        begin = run.began_s if run.began_s is not None else math.inf
-        end = run.ended_s if run.ended_s is not None else math.inf
-        return 0.0 if begin <= time_s <= end else min(abs(time_s - begin), abs(time_s - end))
+            return self._add(_Run(recipe, task, began_s=time_s))
+        return places[0] if len(places) == 1 else min(places, key=lambda place: self._runs[place].distance_s(time_s))
 
     def _add(self, run: _Run) -> int:
         self._runs.append(run)
@@ -346,18 +290,18 @@ class _Builder:
         return place
 
     def build(self, events_path: Path, remarks: list[str]) -> BuildRecord:
-        began_s = self._start.time_s if self._start else min(self._times)
-        ended_s = self._end.time_s if self._end else max(began_s, *self._times)
-        moments = sorted(self._moments, key=lambda moment: moment.time_s)
+        """The record of all that was taken."""
+        began_s = self._start.time if self._start else min(self._times)
+        ended_s = self._end.time if self._end else max(began_s, *self._times)
+        sights = sorted(self._sights, key=lambda sight: sight.time_s)
         return BuildRecord(
             stamp=events_path.stem,
             events_path=events_path,
             start=self._start,
             end=self._end,
             runs=tuple(run.finished(ended_s) for run in self._runs),
-            moments=tuple(moments),
-            marks=self._marks or _planned_marks(moments),
-            acts=tuple(self._acts),
+            sights=tuple(sights),
+            marks=_marks(sights),
             began_s=began_s,
             ended_s=ended_s,
             remarks=tuple(remarks),

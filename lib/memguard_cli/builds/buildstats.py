@@ -65,7 +65,7 @@ class Build:
 
 
 def import_buildstats(history: History, directory: Path, complain: Callable[[str], None]) -> Counts:
-    """Remember what the buildstats in or below `directory` tell; again changes nothing.
+    """Remember what the buildstats in or below `directory` says; again changes nothing.
 
     `complain` takes a sentence for each file that is passed over; these are not counted. Raises NoBuildstats.
     """

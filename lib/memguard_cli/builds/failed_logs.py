@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Where the logs of a failed build are, and what memguard recorded of memory at that moment.
+"""Where the logs of a failed build are: a build directory -> the logs of the tasks that failed last.
 
 Runs in: outside BitBake.
-Covers: logs as files, also compressed; build directories; MEMGUARD_DIR's readings, events and state.
-Does not cover: what the logs say (memguard.failures).
+Covers: logs as files, also compressed; logs that a console names, those that break off; what is no log.
+Does not cover: what the logs say (memguard.diagnose), how full memory was then (memory_then).
 """
 
 from __future__ import annotations
@@ -23,10 +23,8 @@ from memguard_cli.builds import configuration
 MOST_LOGS = 8
 _LOOK_BYTES = 4096
 _CONSOLE_TAIL_BYTES = 4 << 20
-RECORD_TAIL_BYTES = 32 << 20
 # Logs that ended within this time of each other failed together, in one build.
 _TOGETHER_S = 600
-NEAR_S = 120
 _STORED = re.compile(rb"[Ll]og(?:file)? of failure stored in: *(\S+)")
 _FINISHED = re.compile(rb"DEBUG: (?:Python|Shell|SetScene) ?\w* function \w+ finished\s*$")
 
@@ -65,9 +63,6 @@ def _is_binary(head: bytes) -> bool:
     return head.startswith(
         (b"\x7fELF", b"PK\x03\x04", b"SQLite format 3\0", b"\x28\xb5\x2f\xfd", b"BZh")
     ) or odd * 10 > len(head)
-
-
-# -- build directories -------------------------------------------------------------------------------------------------
 
 
 def find(directory: Path) -> list[Path]:
@@ -134,6 +129,3 @@ def _has_finished(path: Path) -> bool:
     with open(path, "rb") as log:
         log.seek(max(0, os.fstat(log.fileno()).st_size - _LOOK_BYTES))
         return _FINISHED.search(log.read(_LOOK_BYTES)) is not None
-
-
-# -- memory at that moment ---------------------------------------------------------------------------------------------

@@ -3,41 +3,31 @@
 
 Runs in: outside BitBake.
 Covers: --history, MEMGUARD_HISTORY, the build directory; what is wrong with the file, as one sentence.
-Does not cover: what is in it (memguard.history).
+Does not cover: what is in it (memguard.record.history), the screen (screens/history).
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import click
-
+from memguard.channels.build_directory import USUAL_NAME, BuildDirectory
 from memguard.record.history.store import DEFAULT_MAX_BYTES, LEAST_MAX_BYTES, History
 from memguard.settings import is_database, without_secrets
 from memguard.units import format_bytes, parse_bytes
 from memguard_cli.builds import configuration
-from memguard_cli.screens.text import printable
+from memguard_cli.builds.configuration import BuildConfiguration
+from memguard_cli.errors import UserError
 
-NAME = "history.db"
 _EXAMPLE = "--history /cache/memguard/history.db"
-
-option: Callable[[Any], Any] = click.option(
-    "--history",
-    "file",
-    metavar="FILE",
-    help="The history; else MEMGUARD_HISTORY of the environment or of conf/local.conf, else memguard/history.db below "
-    "the build directory.",
-)
 
 
 def find(given: str | None) -> Path:
-    """The file that `given` names, else the environment, else the build directory. Raises UsageError."""
+    """The file that `given` names, else the environment, else the build directory. Raises UserError."""
     if given is not None and not given.strip():
-        raise click.UsageError(f"--history names no file; a good one is {_EXAMPLE}")
+        raise UserError("--history names no file", _EXAMPLE)
     return (_find_beside_builds() if given is None else Path(given)).absolute()
 
 
@@ -47,22 +37,27 @@ def _find_beside_builds() -> Path:
         return Path(named)
     build = configuration.find()
     if build is None:
-        return Path(os.environ.get("BUILDDIR") or ".") / "memguard" / NAME
-    for variable, file in (("MEMGUARD_HISTORY", ""), ("MEMGUARD_DIR", NAME)):
-        value = build.expand(variable)
-        if value is None:
-            written = without_secrets(build.values[variable])
-            raise click.UsageError(
-                f'{variable} = "{written}" in {build.directory}/conf is for BitBake to work out; '
-                f"say it here as in {_EXAMPLE}"
-            )
-        if value and not is_database(value):
-            return build.directory / value / file
-    return build.directory / "memguard" / NAME
+        return BuildDirectory(Path(os.environ.get("BUILDDIR") or ".") / USUAL_NAME).history
+    named = _expand(build, "MEMGUARD_HISTORY")
+    if named and not is_database(named):
+        return build.directory / named
+    return BuildDirectory(build.directory / (_expand(build, "MEMGUARD_DIR") or USUAL_NAME)).history
+
+
+def _expand(build: BuildConfiguration, variable: str) -> str:
+    """The value of a variable. Raises UserError where only BitBake can work it out."""
+    value = build.expand(variable)
+    if value is None:
+        written = without_secrets(build.values[variable])
+        raise UserError(
+            f'{variable} = "{written}" in {build.directory}/conf is for BitBake to work out; '
+            f"say it here as in {_EXAMPLE}"
+        )
+    return value
 
 
 def find_max_bytes(given: str | None) -> int:
-    """The bound that `given` says, else MEMGUARD_HISTORY_MAX as find() looks for a file. Raises UsageError."""
+    """The bound that `given` says, else MEMGUARD_HISTORY_MAX as find() looks for a file. Raises UserError."""
     build = configuration.find()
     name, value = "--max", given
     if value is None:
@@ -73,32 +68,32 @@ def find_max_bytes(given: str | None) -> int:
     try:
         size = parse_bytes(value)
     except ValueError:
-        raise click.UsageError(f"{name} {value!r}: not a size; a good one is 64M") from None
+        raise UserError(f"{name} {value!r}: not a size", "64M") from None
     if size < LEAST_MAX_BYTES:
-        raise click.UsageError(f"{name} {value}: at least {format_bytes(LEAST_MAX_BYTES)}; a good one is 64M")
+        raise UserError(f"{name} {value}: at least {format_bytes(LEAST_MAX_BYTES)}", "64M")
     return size
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is something at `path`. Raises UsageError where that cannot be told."""
+    """Whether there is something at `path`. Raises UserError where that cannot be seen."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return False
     except OSError as error:
-        raise click.UsageError(f"{path} cannot be read: {error.strerror}") from None
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
     return True
 
 
 def require(path: Path) -> None:
-    """Raises UsageError where there is nothing at `path`."""
+    """Raises UserError where there is nothing at `path`."""
     if not is_there(path):
-        raise click.UsageError(f"{path} does not exist: no build has left a history there; name one as in {_EXAMPLE}")
+        raise UserError(f"{path} does not exist: no build has left a history there; name one as in {_EXAMPLE}")
 
 
 @contextlib.contextmanager
 def opened_to_read(path: Path) -> Iterator[History]:
-    """The history at `path`, unchanged. Raises UsageError where there is none, also after what failed within."""
+    """The history at `path`, unchanged. Raises UserError where there is none, also after what failed within."""
     require(path)
     history = History(path, warn=_say_later, is_read_only=True)
     with contextlib.closing(history):
@@ -108,9 +103,9 @@ def opened_to_read(path: Path) -> Iterator[History]:
 
 @contextlib.contextmanager
 def opened_to_write(path: Path, max_bytes: int) -> Iterator[History]:
-    """The history at `path`, which is made where there is none. Raises UsageError as opened_to_read().
+    """The history at `path`, which is made where there is none. Raises UserError as opened_to_read().
 
-    Where a build would move a file aside that is no database, a command more likely was told the wrong name.
+    Where a build would move a file aside that is no database, a command more likely got the wrong name.
     """
     if is_there(path):
         with opened_to_read(path) as history:
@@ -122,14 +117,9 @@ def opened_to_write(path: Path, max_bytes: int) -> Iterator[History]:
 
 
 def check(history: History) -> None:
-    """Raises UsageError with what went wrong so far, if anything did."""
+    """Raises UserError with what went wrong so far, if anything did."""
     if history.failure is not None:
-        raise click.UsageError(history.failure)
-
-
-def describe(history: History) -> str:
-    """The file and its size, in a few words."""
-    return f"{printable(str(history.path))}: {format_bytes(history.size_bytes())}"
+        raise UserError(history.failure)
 
 
 def _say_later(text: str) -> None:

@@ -1,28 +1,28 @@
 # SPDX-License-Identifier: MIT
-"""Lines of a build's logs."""
+"""The lines of one log of a build: a file -> events, and what is wrong with the other lines.
+
+Runs in: outside BitBake.
+Covers: half-written lines, lines that are no events, and those of a version that knows more, each counted and said.
+Does not cover: what the events mean together (assemble), their fields (memguard.record.events).
+"""
 
 from __future__ import annotations
 
-import json
-import math
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from memguard.record.events import Event, UnknownEvent, parse
 from memguard.units import MIB
 
-# The newest log that this version knows; a log of a newer one says so in its first line.
-FORMAT = 1
-_LONGEST_NAME = 500
-LONGEST_LINE_BYTES = MIB
-_MOST = 1 << 60  # bytes or seconds; more is a damaged log
-ACTS = ("withdraw", "stop", "wake", "kill", "retry")
-_EVENTS = ("build_start", "hold", "release", "grant", "extend", "start", "end", "build_end")
+_LONGEST_LINE_BYTES = MIB
+_LAST_BYTES = 4096  # the last event of a log takes less
+_LONGEST_KIND = 40
 
 
 class Lines:
-    """The JSON objects of one log, and what is wrong with its other lines."""
+    """One log; `count` is the number of lines read so far."""
 
     def __init__(self, path: Path) -> None:
         self.count = 0
@@ -30,36 +30,24 @@ class Lines:
         self._bad: list[int] = []
         self._is_torn = False
         self._unknown: Counter[str] = Counter()
-        self._format = FORMAT
 
-    def read(self) -> Iterator[dict[str, Any]]:
-        """Objects with a known event and a time, in the order of the log. Raises OSError."""
+    def read(self) -> Iterator[Event]:
+        """The events, in the order of the log. Raises OSError."""
         with open(self._path, "rb") as file:
-            while line := file.readline(LONGEST_LINE_BYTES):
+            while line := file.readline(_LONGEST_LINE_BYTES):
                 self.count += 1
-                event = parse_line(line)
-                if event is None:
+                try:
+                    yield parse(line)
+                except UnknownEvent as kind:
+                    self._unknown[str(kind)[:_LONGEST_KIND]] += 1
+                except ValueError:
                     self._bad.append(self.count)
                     self._is_torn = not line.endswith(b"\n")
-                    continue
-                told = event.get("format", event.get("version"))
-                if type(told) is int and told > self._format:
-                    self._format = told
-                name = event["event"]
-                if name in _EVENTS or name in ACTS or name in ("reading", "task"):
-                    yield event
-                else:
-                    self._unknown[text_in(name)[:40]] += 1
 
     def remarks(self) -> list[str]:
         """What was passed over, in sentences."""
         said = []
-        if self._format > FORMAT:
-            said.append(
-                f"{self._path} is of a newer version (format {self._format}, this command knows {FORMAT}): what is new "
-                "in it is not shown; update meta-memguard where you run this command"
-            )
-        elif self._unknown:
+        if self._unknown:
             kinds = ", ".join(sorted(self._unknown)[:3])
             said.append(
                 f"{self._path} has {sum(self._unknown.values()):,} events that this version does not know ({kinds}), "
@@ -76,27 +64,34 @@ class Lines:
         return said
 
 
-def parse_line(line: bytes) -> dict[str, Any] | None:
+def first_event(path: Path) -> Event | None:
+    """What the first line of a log says, None where it is no event. Raises OSError."""
+    with open(path, "rb") as file:
+        return _event(file.readline(_LONGEST_LINE_BYTES))
+
+
+def last_event(path: Path) -> Event | None:
+    """What the last line of a log says, None where it is no event. Raises OSError."""
+    with open(path, "rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - _LAST_BYTES))
+        return _event(file.read().rstrip(b"\n").rpartition(b"\n")[2])
+
+
+def events_in_tail(path: Path, tail_bytes: int) -> Iterator[Event]:
+    """The events in the last bytes of a log, none of one that cannot be read."""
     try:
-        event = json.loads(line)
-    except (ValueError, RecursionError):
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - tail_bytes))
+            while line := file.readline(_LONGEST_LINE_BYTES):
+                if event := _event(line):
+                    yield event
+    except OSError:
+        return
+
+
+def _event(line: bytes) -> Event | None:
+    try:
+        return parse(line)
+    except ValueError:
         return None
-    if not isinstance(event, dict) or not isinstance(event.get("event"), str) or number_in(event.get("time")) is None:
-        return None
-    return event
-
-
-def text_in(value: object) -> str:
-    return value[:_LONGEST_NAME] if isinstance(value, str) else ""
-
-
-def number_in(value: object) -> float | None:
-    """A finite number of a believable size, None for anything else; true is no number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    return value if -_MOST < value < _MOST and math.isfinite(value) else None
-
-
-def whole_in(value: object) -> int | None:
-    number = number_in(value)
-    return None if number is None or number < 0 else int(number)

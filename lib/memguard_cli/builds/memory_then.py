@@ -1,22 +1,34 @@
 # SPDX-License-Identifier: MIT
-"""What memory was at the time of a failure, by the readings."""
+"""How full memory was when a log ended: the log's place and time -> a MemoryThen.
+
+Runs in: outside BitBake.
+Covers: readings of that moment, the state that a killed build left, else the peak of that build.
+Does not cover: which logs there are (failed_logs), what follows from it (advice/explanation).
+"""
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from memguard.channels.build_directory import USUAL_NAME, BuildDirectory
+from memguard.channels.state import StateFile
+from memguard.record.events import BuildEnded, ReadingTaken
 from memguard_cli.builds import configuration
-from memguard_cli.builds.failed_logs import NEAR_S, RECORD_TAIL_BYTES, modified_s
+from memguard_cli.builds.failed_logs import modified_s
+from memguard_cli.builds.log_lines import events_in_tail
+
+# What was recorded this long before or after the end of a log says nothing of it.
+_NEAR_S = 120
+_TAIL_BYTES = 32 << 20
+# A log lies no deeper in a build directory.
+_DEEPEST = 12
 
 
 @dataclass(frozen=True)
-class Moment:
+class MemoryThen:
     """Memory when a log ended, as memguard recorded it. None where that is not known.
 
     is_peak: nobody looked at that moment; used is the most of the whole build.
@@ -40,43 +52,30 @@ class Moment:
         return self.used_bytes / self.limit_bytes if self.limit_bytes else None
 
 
-def moment_of(log: Path, recipe: str | None, task: str | None) -> Moment | None:
+def find_memory_then(log: Path, recipe: str | None, task: str | None) -> MemoryThen | None:
     """Memory at the last moment of a log that lies in a build directory; None where nobody recorded it."""
-    records = _records_directory(log)
-    if records is None:
+    written = _written_of(log)
+    if written is None:
         return None
     ended_s = modified_s(log)
-    moments = [
-        *_moments_in(_last_before(records / "readings", ended_s), ended_s, recipe, task),
-        *_moment_of_state(records / "state.json", recipe, task),
-    ]
-    near = [moment for moment in moments if abs(moment.time_s - ended_s) < NEAR_S]
+    readings = _last_before(written.readings, ended_s)
+    known = [*_in_readings(readings, ended_s, recipe, task), *_in_state(written.path, recipe, task)]
+    near = [then for then in known if abs(then.time_s - ended_s) < _NEAR_S]
     # What was seen at or before the end counts: a moment later the memory of the dead is free.
-    nearest = min(near, key=lambda moment: (moment.time_s > ended_s + 1, abs(moment.time_s - ended_s)), default=None)
-    return nearest or _peak_in(_last_before(records / "events", ended_s), ended_s)
+    nearest = min(near, key=lambda then: (then.time_s > ended_s + 1, abs(then.time_s - ended_s)), default=None)
+    return nearest or _peak_in(_last_before(written.events, ended_s), ended_s)
 
 
-def _peak_in(path: Path | None, ended_s: float) -> Moment | None:
-    """The peak of a build that was still running when the log ended, None where that is not known."""
-    for record in _records(path):
-        peak_bytes, time_s = _size(record.get("peak_bytes")), record.get("time")
-        if (
-            record.get("event") == "build_end"
-            and peak_bytes
-            and isinstance(time_s, (int, float))
-            and time_s + 1 > ended_s
-        ):
-            return Moment(peak_bytes, _size(record.get("limit_bytes")), float(time_s), is_peak=True)
-    return None
-
-
-def _records_directory(log: Path) -> Path | None:
-    for directory in [*log.absolute().parents][:12]:
+def _written_of(log: Path) -> BuildDirectory | None:
+    """What memguard wrote in the build directory that a log lies in."""
+    for directory in [*log.absolute().parents][:_DEEPEST]:
         build = configuration.read(directory)
+        usual = BuildDirectory(directory / USUAL_NAME)
         if build is not None:
-            return Path(build.expand("MEMGUARD_DIR") or directory / "memguard")
-        if (directory / "memguard" / "events").is_dir() or (directory / "memguard" / "readings").is_dir():
-            return directory / "memguard"
+            named = build.expand("MEMGUARD_DIR")
+            return BuildDirectory(Path(named)) if named else usual
+        if usual.events.is_dir() or usual.readings.is_dir():
+            return usual
     return None
 
 
@@ -90,55 +89,37 @@ def _last_before(directory: Path, time_s: float) -> Path | None:
     return names[-1] if names else None
 
 
-def _moments_in(path: Path | None, ended_s: float, recipe: str | None, task: str | None) -> Iterator[Moment]:
+def _in_readings(path: Path | None, ended_s: float, recipe: str | None, task: str | None) -> Iterator[MemoryThen]:
     limit_bytes: int | None = None
-    for record in _records(path):
-        limit_bytes = _size(record.get("limit_bytes")) or limit_bytes
-        used_bytes, time_s = _size(record.get("used_bytes")), record.get("time")
-        if used_bytes is None or not isinstance(time_s, (int, float)) or abs(time_s - ended_s) >= NEAR_S:
-            continue
-        rows = record.get("tasks")
-        tasks = [row for row in rows if isinstance(row, list) and len(row) >= 3] if isinstance(rows, list) else []
-        own, heaviest = _weights({(str(row[0]), str(row[1])): _size(row[2]) or 0 for row in tasks}, recipe, task)
-        yield Moment(used_bytes, limit_bytes, float(time_s), own, heaviest)
+    for event in events_in_tail(path, _TAIL_BYTES) if path else ():
+        sizes: dict[tuple[str, str], int] = {}
+        if isinstance(event, ReadingTaken):
+            limit_bytes = event.limit_bytes or limit_bytes
+            sizes = {(row.recipe, row.task): row.current_bytes for row in event.tasks}
+        used_bytes = getattr(event, "used_bytes", None)
+        if used_bytes is not None and abs(event.time - ended_s) < _NEAR_S:
+            yield MemoryThen(used_bytes, limit_bytes, event.time, *_weigh(sizes, recipe, task))
 
 
-def _moment_of_state(path: Path, recipe: str | None, task: str | None) -> Iterator[Moment]:
+def _in_state(directory: Path, recipe: str | None, task: str | None) -> Iterator[MemoryThen]:
     """What a killed build left behind."""
-    for state in _records(path):
-        used_bytes, time_s, tasks = _size(state.get("used_bytes")), state.get("time"), state.get("tasks")
-        if used_bytes is not None and isinstance(time_s, (int, float)):
-            rows = [row for row in tasks.values() if isinstance(row, dict)] if isinstance(tasks, dict) else []
-            sizes = {(str(r.get("recipe")), str(r.get("task"))): _size(r.get("current_bytes")) or 0 for r in rows}
-            own, heaviest = _weights(sizes, recipe, task)
-            yield Moment(used_bytes, _size(state.get("limit_bytes")), float(time_s), own, heaviest)
+    state = StateFile(directory).left()
+    if state is not None:
+        sizes = {(running.recipe, running.task): running.current_bytes for running in state.tasks.values()}
+        yield MemoryThen(state.used_bytes, state.limit_bytes, state.time, *_weigh(sizes, recipe, task))
 
 
-def _weights(sizes: dict[tuple[str, str], int], recipe: str | None, task: str | None) -> tuple[int | None, str | None]:
+def _peak_in(path: Path | None, ended_s: float) -> MemoryThen | None:
+    """The peak of a build that was still running when the log ended, None where that is not known."""
+    for event in events_in_tail(path, _TAIL_BYTES) if path else ():
+        if isinstance(event, BuildEnded) and event.peak_bytes and event.time + 1 > ended_s:
+            return MemoryThen(event.peak_bytes, event.limit_bytes, event.time, is_peak=True)
+    return None
+
+
+def _weigh(sizes: dict[tuple[str, str], int], recipe: str | None, task: str | None) -> tuple[int | None, str | None]:
     """What this task used, and the name of the heaviest other one."""
     own = sizes.get((recipe or "", task or ""))
     others = {name: size for name, size in sizes.items() if name != (recipe, task) and size > (own or 0)}
     heaviest = max(others.items(), key=lambda item: item[1], default=None)
     return own, " ".join(heaviest[0]) if heaviest else None
-
-
-def _size(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
-
-
-def _records(path: Path | None) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a file's lines; what is none, or cannot be read, is passed over."""
-    try:
-        if path is None or not path.is_file():
-            return
-        with open(path, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - RECORD_TAIL_BYTES))
-            for line in file:
-                try:
-                    record = json.loads(line)
-                except (ValueError, RecursionError):
-                    continue
-                if isinstance(record, dict):
-                    yield record
-    except OSError:
-        return

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Files that somebody else writes, opened without waiting for anybody.
+"""Files that somebody else may have open: read without waiting for anybody, written whole or not at all.
 
 Runs in: outside BitBake.
-Covers: what is no plain file: opening a FIFO would wait for a writer for ever.
+Covers: what is no plain file: opening a FIFO to read would wait for a writer for ever; what stands where a file is to
+be written, as /dev/stdout.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
@@ -24,3 +26,26 @@ def opened(path: Path) -> Iterator[int]:
         yield file
     finally:
         os.close(file)
+
+
+def write_whole(path: Path, parts: Iterable[str]) -> None:
+    """Write `path` whole or, where writing or `parts` fail, not at all. Raises OSError."""
+    if path.exists() and not path.is_file():  # /dev/stdout, a pipe; a directory refuses
+        with open(path, "w", encoding="utf-8") as output:
+            output.writelines(parts)
+        return
+    descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}-")
+    try:
+        with open(descriptor, "w", encoding="utf-8") as output:
+            output.writelines(parts)
+        Path(draft).chmod(0o666 & ~_umask())
+        os.replace(draft, path)
+    except BaseException:
+        Path(draft).unlink()
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""What one build did: its events and readings logs -> a BuildRecord.
+"""What one build did: a BuildRecord, which all reports and advice are made of.
 
-Runs in: outside BitBake.
-Covers: both logs of one build put together by task; lines that are half-written, of a newer version or no events at
-all, which are counted and passed over; builds that have no end.
-Does not cover: what to think of it (build_advice), how it looks (report_text, report_page).
-See also: docs/events.md, which has the fields.
+Runs in: outside BitBake; pure.
+Covers: runs of tasks with what was done to them, memory over time, figures of the whole build.
+Does not cover: reading the logs (assemble), what to think of a build (advice/build), how it looks (report).
+See also: memguard.record.events, whose dataclasses stand in it as they were logged.
 """
 
 from __future__ import annotations
@@ -13,6 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+from memguard.channels.state import Marks
+from memguard.record.events import BuildEnded, BuildStarted, Deed, Killed, Stopped, Woken
 
 # What a task was when the log ends without having said how it ended.
 RUNNING, NOT_RUN = "running", "not run"
@@ -32,31 +35,13 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Act:
-    """One thing done to a running task: kind is withdraw, stop, wake, kill or retry. None where it does not apply.
-
-    run: the place of the task in BuildRecord.runs.
-    """
-
-    kind: str
-    time_s: float
-    run: int
-    program: str
-    pid: int | None
-    bytes: int | None
-    used_bytes: int | None
-    jobs: int | None
-    attempt: int | None
-    reason: str
-
-
-@dataclass(frozen=True)
 class TaskRun:
-    """One run of one task. Times are seconds since 1970; None is what no log tells.
+    """One run of one task. Times are seconds since 1970; None is what no log says.
 
     began_s:       None for a task that was held and never started.
-    outcome:       ok, failed, memory-kill, throttled; running or "not run" where the log tells no end.
+    outcome:       ok, failed, memory-kill, throttled; running or "not run" where the log has no end.
     holds, stops:  when it was held, and when processes of it were stopped.
+    deeds:         what the sentinel did to it.
     would_hold:    in observe mode, why it would have been held; else "".
     granted_bytes: its predicted footprint with `jobs` jobs, by `origin`.
     jobs:          the most it was granted; with `is_shrunk` it began with fewer than it wanted.
@@ -70,14 +55,13 @@ class TaskRun:
     outcome: str
     holds: tuple[Span, ...] = ()
     stops: tuple[Span, ...] = ()
-    acts: tuple[Act, ...] = ()
+    deeds: tuple[Deed, ...] = ()
     would_hold: str = ""
     is_shrunk: bool = False
     jobs: int | None = None
     wanted_jobs: int | None = None
     granted_bytes: int | None = None
     origin: str = ""
-    reason: str = ""
     peak_bytes: int | None = None
     wall_s: float | None = None
     cpu_s: float | None = None
@@ -104,16 +88,17 @@ class TaskRun:
     @property
     def largest_job_bytes(self) -> int:
         """The largest single process that was stopped or killed; 0 where none was."""
-        return max((act.bytes or 0 for act in self.acts if act.pid is not None), default=0)
+        jobs = (deed for deed in self.deeds if isinstance(deed, (Stopped, Woken, Killed)))
+        return max((job.bytes or 0 for job in jobs if job.pid is not None), default=0)
 
-    def count(self, kind: str) -> int:
-        """How often an act of this kind was done to it."""
-        return sum(act.kind == kind for act in self.acts)
+    def count(self, kind: type[Any]) -> int:
+        """How many deeds of this kind were done to it."""
+        return sum(isinstance(deed, kind) for deed in self.deeds)
 
 
 @dataclass(frozen=True)
-class Moment:
-    """The container at one time; `tasks` are (place in BuildRecord.runs, bytes), as the log has them."""
+class Sight:
+    """Memory at one time (seconds since 1970); `tasks` are (place in BuildRecord.runs, bytes), as the log has them."""
 
     time_s: float
     used_bytes: int
@@ -123,51 +108,22 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class BuildStart:
-    """What the build said at its start."""
-
-    time_s: float
-    mode: str
-    limit_bytes: int | None
-    limit_source: str
-    used_bytes: int | None
-    reserve_bytes: int | None
-    cpus: float | None
-
-
-@dataclass(frozen=True)
-class BuildEnd:
-    """What the build said at its end; None where it did not."""
-
-    time_s: float
-    peak_bytes: int | None
-    limit_bytes: int | None
-    forced: int | None
-    oom_kills: int | None
-    wall_s: float | None
-
-
-@dataclass(frozen=True)
-class Marks:
-    """The levels of used at which tokens are withdrawn, processes stopped, and killed."""
-
-    withdraw_bytes: int | None
-    stop_bytes: int | None
-    kill_bytes: int | None
-
-
-@dataclass(frozen=True)
 class BuildRecord:
-    """One build. `remarks` are sentences about what the logs do not tell."""
+    """One build.
+
+    start, end: what it said of itself then; None where its log does not begin, or end, with that.
+    sights:     memory over time, the earliest first.
+    marks:      the levels that were acted by at the end, None where limit or reserve is not known.
+    remarks:    sentences about what the logs do not say.
+    """
 
     stamp: str
     events_path: Path
-    start: BuildStart | None
-    end: BuildEnd | None
+    start: BuildStarted | None
+    end: BuildEnded | None
     runs: tuple[TaskRun, ...]
-    moments: tuple[Moment, ...]
+    sights: tuple[Sight, ...]
     marks: Marks | None
-    acts: tuple[Act, ...]
     began_s: float
     ended_s: float
     remarks: tuple[str, ...]
@@ -179,21 +135,21 @@ class BuildRecord:
     @property
     def limit_bytes(self) -> int | None:
         """The limit the build ended with, None where none was visible."""
-        if self.moments:
-            return self.moments[-1].limit_bytes
+        if self.sights:
+            return self.sights[-1].limit_bytes
         ends = [said.limit_bytes for said in (self.end, self.start) if said is not None]
         return ends[0] if ends else None
 
     @property
     def reserve_bytes(self) -> int | None:
-        if self.moments and self.moments[-1].reserve_bytes is not None:
-            return self.moments[-1].reserve_bytes
+        if self.sights and self.sights[-1].reserve_bytes is not None:
+            return self.sights[-1].reserve_bytes
         return self.start.reserve_bytes if self.start else None
 
     @cached_property
     def peak_bytes(self) -> int | None:
         """The most that was used, as far as it was seen."""
-        seen = [moment.used_bytes for moment in self.moments]
+        seen = [sight.used_bytes for sight in self.sights]
         if self.end and self.end.peak_bytes is not None:
             seen.append(self.end.peak_bytes)
         return max(seen, default=None)
@@ -208,9 +164,9 @@ class BuildRecord:
     def held_s(self) -> float:
         return sum(run.held_s for run in self.runs)
 
-    def count(self, kind: str) -> int:
-        """How often an act of this kind was done in the build."""
-        return sum(act.kind == kind for act in self.acts)
+    def count(self, kind: type[Any]) -> int:
+        """How many deeds of this kind were done in the build."""
+        return sum(run.count(kind) for run in self.runs)
 
     def heaviest(self, most: int) -> list[TaskRun]:
         """The runs that took the most, as far as it was measured."""

@@ -27,10 +27,14 @@ import click
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from memguard.record.metrics import COUNTER, METRICS, Value, measure
+from memguard.channels.build_directory import USUAL_NAME, BuildDirectory
+from memguard.channels.state import Counts
+from memguard.record.metrics import COUNTER, METRICS, Value, measure, measure_end
+from memguard.typed_json import from_json
 from memguard_cli.builds.counts import BuildCounts
-from memguard_cli.builds.directory import DIRECTORY_NAME, find_directory, is_written
-from memguard_cli.builds.state import STATE_NAME, BadState, NoState, load_state
+from memguard_cli.builds.directory import find_directory
+from memguard_cli.builds.state import BadState, NoState, read_state
+from memguard_cli.errors import UserError
 from memguard_cli.screens.text import printable
 
 LISTEN = "127.0.0.1:9723"
@@ -133,29 +137,27 @@ class StateSource:
             self._directory, self._counts = directory, BuildCounts(directory)
         counts: dict[str, Any] = dict(self._counts.look())
         try:
-            age_s = time.time() - (directory / STATE_NAME).stat().st_mtime
+            age_s = time.time() - BuildDirectory(directory).state.stat().st_mtime
         except OSError:
             age_s = STATE_AGE_S
         is_fresh = abs(age_s) < STATE_AGE_S
         try:
-            state = load_state(directory)
+            state = read_state(directory)
         except NoState:
             waits = "" if directory.is_dir() else f"{directory} is not there yet: no build has run with it"
-            return Look(tuple(measure({"counts": counts}, is_running=False)), waits)
+            return Look(tuple(measure_end(None, from_json(Counts, counts, is_lenient=True))), waits)
         except BadState as error:
             return Look((Value("memguard_build_running", int(is_fresh)),), str(error))
-        told = state.get("counts")
-        state["counts"] = {**counts, **(told if isinstance(told, dict) else {})}
         return Look(tuple(measure(state, is_running=is_fresh, was_killed=not is_fresh)))
 
     def _find(self) -> Path:
         """MEMGUARD_DIR, looked for anew as long as nothing is there: a sidecar may start before the build."""
-        if self._directory is not None and is_written(self._directory):
+        if self._directory is not None and BuildDirectory(self._directory).is_written:
             return self._directory
         try:
             return find_directory(self._top, is_awaited=True)
-        except click.UsageError:
-            return self._top / DIRECTORY_NAME
+        except UserError:
+            return self._top / USUAL_NAME
 
 
 class _Collector:

@@ -3,7 +3,7 @@
 
 Runs in: outside BitBake, before and after a build; a build whose MEMGUARD_HISTORY is a database starts both itself.
 Covers: arguments, where the URL comes from, how long the database may be silent.
-Does not cover: the database (fleet_database), the file (history_file).
+Does not cover: the database (fleet/database), the file (builds/history_file).
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import click
 
 from memguard.settings import is_database
 from memguard_cli.builds import configuration, history_file
+from memguard_cli.commands.options import history_option
+from memguard_cli.errors import UserError
 from memguard_cli.fleet.database import DEFAULT_MAX_SAMPLES, EXAMPLE, LEAST_MAX_SAMPLES, FleetDatabase, Sent, builds_in
 from memguard_cli.fleet.patience import SilenceError, run_with_patience
 from memguard_cli.screens.text import count, printable
@@ -34,7 +36,7 @@ _timeout = click.option(
 
 
 @click.command()
-@history_file.option
+@history_option
 @_timeout
 @click.argument("url", required=False)
 @click.pass_obj
@@ -68,7 +70,7 @@ def pull(given: tuple[str | None, bool], file: str | None, silence_s: float, url
 
 
 @click.command()
-@history_file.option
+@history_option
 @_timeout
 @click.option(
     "--max-samples",
@@ -104,7 +106,7 @@ def push(given: tuple[str | None, bool], file: str | None, silence_s: float, max
 
 
 def _talk(url: str, silence_s: float, work: Callable[[FleetDatabase], T]) -> tuple[str, T]:
-    """What `work` makes of the database, and its name. Raises UsageError, also for a database that says nothing."""
+    """What `work` makes of the database, and its name. Raises UserError, also for a database that says nothing."""
     name = FleetDatabase(url).name
     try:
         # The driver waits no less than two seconds, and for each address of a host anew.
@@ -112,11 +114,11 @@ def _talk(url: str, silence_s: float, work: Callable[[FleetDatabase], T]) -> tup
             lambda alive: work(FleetDatabase(url, alive, connect_s=max(2, int(silence_s)))), silence_s
         )
     except SilenceError:
-        raise click.UsageError(f"{name} has said nothing for {silence_s:g} s (--timeout)") from None
+        raise UserError(f"{name} has said nothing for {silence_s:g} s (--timeout)") from None
 
 
 def _find_url(given: str | None) -> str:
-    """The URL that `given` says, else MEMGUARD_HISTORY where it is one. Raises UsageError."""
+    """The URL that `given` says, else MEMGUARD_HISTORY where it is one. Raises UserError."""
     if given is not None:
         return given
     named = os.environ.get("MEMGUARD_HISTORY", "").strip()
@@ -124,5 +126,5 @@ def _find_url(given: str | None) -> str:
     if not named and build is not None:
         named = build.expand("MEMGUARD_HISTORY") or ""
     if not is_database(named):
-        raise click.UsageError(f"neither URL nor MEMGUARD_HISTORY names a database; a good one is {EXAMPLE}")
+        raise UserError("neither URL nor MEMGUARD_HISTORY names a database", EXAMPLE)
     return named

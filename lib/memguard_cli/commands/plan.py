@@ -22,6 +22,7 @@ import click
 from memguard.settings import LEAST_LIMIT_BYTES
 from memguard.units import GIB, MIB, format_bytes, parse_bytes
 from memguard_cli.builds import history_file
+from memguard_cli.commands.options import history_option
 from memguard_cli.commands.simulate import format_minutes, parse_cpus, parse_limits, progress, write_json
 from memguard_cli.screens.text import count, make_console, make_table, plain
 from memguard_cli.simulation.compare import place_of, simulate
@@ -55,7 +56,7 @@ SHOWN_RECIPES = 8
 )
 @click.option("--json", "json_file", metavar="FILE", help="Write all numbers to FILE, - for standard output, no table.")
 @click.option("--picture", metavar="FILE", help="Draw time over memory into FILE.svg or FILE.png (needs matplotlib).")
-@history_file.option
+@history_option
 def plan(
     source: Path | None,
     cpus: str,

@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The database that many builds share."""
+"""The database that many builds share.
+
+May import no other room of the command.
+"""

@@ -17,11 +17,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import click
-
 from memguard.record.history.samples import content_key
 from memguard.record.history.store import DEFAULT_LIMIT_PER_TASK
 from memguard.settings import is_database, without_secrets
+from memguard_cli.errors import UserError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -70,7 +69,7 @@ class Sent:
 
 
 class FleetDatabase:
-    """One database. Every method raises UsageError with one sentence, which never holds a password."""
+    """One database. Every method raises UserError with one sentence, which never holds a password."""
 
     def __init__(self, url: str, alive: Callable[[], None] = lambda: None, connect_s: int = 10) -> None:
         """Connects to nothing yet.
@@ -203,7 +202,7 @@ class FleetDatabase:
                 self._run(connection, "INSERT INTO memguard_schema VALUES (:version)", version=VERSION)
         version = self._one(connection, "SELECT max(version) FROM memguard_schema")
         if version != VERSION:
-            raise click.UsageError(
+            raise UserError(
                 f"{self.name} has version {version} and was written by a newer memguard (this one knows {VERSION})"
             )
         return True
@@ -226,7 +225,7 @@ class FleetDatabase:
         try:
             return work()
         except SQLAlchemyError as error:
-            raise click.UsageError(f"{self.name} cannot be used: {self._reason(error)}") from None
+            raise UserError(f"{self.name} cannot be used: {self._reason(error)}") from None
 
     def _reason(self, error: Exception) -> str:
         """The last line of what the driver says, which is the server's own word, without the password."""
@@ -246,9 +245,9 @@ class FleetDatabase:
         try:
             return create_engine(self._url.set(query={}), poolclass=NullPool, connect_args=options)
         except ImportError:
-            raise click.UsageError(_LACKING) from None
+            raise UserError(_LACKING) from None
         except ArgumentError as error:
-            raise click.UsageError(f"{self.name} cannot be used: {self._reason(error)}") from None
+            raise UserError(f"{self.name} cannot be used: {self._reason(error)}") from None
 
 
 _LACKING = "a history in PostgreSQL needs more packages: pip install 'meta-memguard[postgresql]'"
@@ -259,15 +258,15 @@ def _parse(text: str) -> URL:
         from sqlalchemy.engine import make_url
         from sqlalchemy.exc import ArgumentError
     except ImportError:
-        raise click.UsageError(_LACKING) from None
+        raise UserError(_LACKING) from None
     if not is_database(text):
-        raise click.UsageError(f"{without_secrets(text)!r} is no database that memguard knows; a good one is {EXAMPLE}")
+        raise UserError(f"{without_secrets(text)!r} is no database that memguard knows", EXAMPLE)
     try:
         url = make_url(text.strip())
     except (ArgumentError, ValueError):
-        raise click.UsageError(f"{without_secrets(text)!r} is no URL; a good one is {EXAMPLE}") from None
+        raise UserError(f"{without_secrets(text)!r} is no URL", EXAMPLE) from None
     if not url.database:
-        raise click.UsageError(f"{without_secrets(text)!r} names no database; a good one is {EXAMPLE}")
+        raise UserError(f"{without_secrets(text)!r} names no database", EXAMPLE)
     return url.set(drivername="postgresql+psycopg")
 
 

@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The report of one build, as text, page and data."""
+"""What one build did with its memory, as a page, as text, or for machines.
+
+May import builds, advice and screens.
+"""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from memguard.record.events import Deed, Killed, Retried, Stopped, Withdrawn
 from memguard_cli.advice.build import Advice, waiting_s
 from memguard_cli.builds.record import BuildRecord, TaskRun
 from memguard_cli.report.words import Standing
@@ -38,13 +39,13 @@ def as_data(record: BuildRecord, standing: Standing, advice: list[Advice]) -> di
             "tasks": len(record.runs),
             "held": sum(bool(run.holds) for run in record.runs),
             "shrunk": sum(run.is_shrunk for run in record.runs),
-            "withdrawn": record.count("withdraw"),
-            "stopped": record.count("stop"),
-            "killed": record.count("kill"),
-            "retried": record.count("retry"),
+            "withdrawn": record.count(Withdrawn),
+            "stopped": record.count(Stopped),
+            "killed": record.count(Killed),
+            "retried": record.count(Retried),
         },
         "tasks": [_task(run) for run in record.runs],
-        "memory": [[moment.time_s, moment.used_bytes, moment.limit_bytes] for moment in record.moments],
+        "memory": [[sight.time_s, sight.used_bytes, sight.limit_bytes] for sight in record.sights],
         "advice": [asdict(said) for said in advice],
         "remarks": list(record.remarks),
     }
@@ -68,5 +69,11 @@ def _task(run: TaskRun) -> dict[str, Any]:
         "held_s": round(run.held_s, 3),
         "stopped_s": round(run.stopped_s, 3),
         "holds": [[span.begin_s, span.end_s, span.reason] for span in run.holds],
-        "acts": [[act.kind, act.time_s, act.program, act.bytes, act.reason] for act in run.acts],
+        "acts": [_deed(deed) for deed in run.deeds],
     }
+
+
+def _deed(deed: Deed) -> list[Any]:
+    """Its kind, time, program, bytes and reason: null, or "", where that kind has none."""
+    about = (getattr(deed, "program", ""), getattr(deed, "bytes", None), getattr(deed, "reason", ""))
+    return [deed.event, deed.time, *about]

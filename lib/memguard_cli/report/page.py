@@ -2,7 +2,7 @@
 """A build's report as one HTML file that needs nothing else.
 
 Runs in: outside BitBake.
-Covers: what is told without a script (verdict, figures, advice, tables), and the data that the page's script draws
+Covers: what is there without a script (verdict, figures, advice, tables), and the data that the page's script draws
 memory and tasks from. The page allows itself no other script, style or address (Content-Security-Policy).
 Does not cover: drawing (templates/report.js), colours and sizes (templates/report.css).
 """
@@ -19,6 +19,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from memguard.record.events import Deed, Killed, Retried, Withdrawn
 from memguard.units import KIB, MIB, format_bytes
 from memguard_cli.advice.build import Advice
 from memguard_cli.builds.record import BuildRecord, TaskRun
@@ -37,7 +38,7 @@ from memguard_cli.screens.text import printable
 from memguard_cli.screens.top import duration
 
 # A chart is some 1000 pixels wide; a table for those who cannot see it has fewer rows.
-MOST_MOMENTS, MOST_ROWS = 1000, 60
+MOST_SIGHTS, MOST_ROWS = 1000, 60
 # Colours that people with any kind of sight tell apart; all other tasks are grey.
 COLOURED = 7
 # Of the peak; what takes less is a line of a few pixels.
@@ -45,9 +46,10 @@ SEEN_SHARE = 0.03
 HEAVIEST, HELD = 25, 25
 # A prediction that was passed by less than what runs of one task differ by anyway is a good one.
 WORTH_TELLING = 1.1
-# Of each moment the tasks that took most.
+# Of each sight the tasks that took most.
 _TOLD_TASKS = 6
-_ACTS = ("withdraw", "kill", "retry")
+# What a row shows as a sign of its own, by its number in the data.
+_SHOWN = (Withdrawn, Killed, Retried)
 
 
 def render(record: BuildRecord, standing: Standing, advice: list[Advice]) -> str:
@@ -75,7 +77,7 @@ def render(record: BuildRecord, standing: Standing, advice: list[Advice]) -> str
         held=held_tasks(record)[:HELD],
         held_count=len(held_tasks(record)),
         would=record.mode == "observe",
-        moments=_moment_rows(record),
+        sights=_sight_rows(record),
         script=Markup(script),
         style=Markup(style),
         script_hash=_hash(script),
@@ -113,9 +115,6 @@ def _size(size_bytes: int | None) -> str:
     return "-" if size_bytes is None else format_bytes(size_bytes)
 
 
-# -- tables ------------------------------------------------------------------------------------------------------------
-
-
 def _heavy_row(run: TaskRun, heaviest: list[TaskRun]) -> dict[str, Any]:
     """One row of the heaviest tasks; `bar` and `tick` are shares of 100 of the longest bar."""
     most = max(max(other.peak_bytes or 0, other.granted_bytes or 0) for other in heaviest) or 1
@@ -134,25 +133,22 @@ def _heavy_row(run: TaskRun, heaviest: list[TaskRun]) -> dict[str, Any]:
     }
 
 
-def _moment_rows(record: BuildRecord) -> list[dict[str, Any]]:
+def _sight_rows(record: BuildRecord) -> list[dict[str, Any]]:
     """Memory over time for those who read rather than look."""
     rows = []
-    for moment in course(record, MOST_ROWS):
-        place, size = max(moment.tasks, key=lambda task: task[1], default=(None, 0))
-        limit = moment.limit_bytes
+    for sight in course(record, MOST_ROWS):
+        place, size = max(sight.tasks, key=lambda task: task[1], default=(None, 0))
+        limit = sight.limit_bytes
         rows.append(
             {
-                "time": duration(moment.time_s - record.began_s),
-                "used": format_bytes(moment.used_bytes),
-                "share": "-" if not limit else f"{100 * moment.used_bytes // limit} %",
-                "tasks": len(moment.tasks),
+                "time": duration(sight.time_s - record.began_s),
+                "used": format_bytes(sight.used_bytes),
+                "share": "-" if not limit else f"{100 * sight.used_bytes // limit} %",
+                "tasks": len(sight.tasks),
                 "heaviest": "-" if place is None else f"{record.runs[place].name} ({format_bytes(size)})",
             }
         )
     return rows
-
-
-# -- data for the script -----------------------------------------------------------------------------------------------
 
 
 def data(record: BuildRecord) -> dict[str, Any]:
@@ -184,7 +180,7 @@ def data(record: BuildRecord) -> dict[str, Any]:
         "origin": [place(run.origin) for run in ordered],
         "would": [place(run.would_hold) for run in ordered],
     }
-    # Few tasks have these, so they are told by row.
+    # Few tasks have these, so they are listed by row.
     holds = {
         row: [[tenths(span.begin_s), tenths(span.end_s), place(span.reason)] for span in run.holds]
         for row, run in enumerate(ordered)
@@ -195,18 +191,13 @@ def data(record: BuildRecord) -> dict[str, Any]:
         for row, run in enumerate(ordered)
         if run.stops
     }
-    acts = {
-        row: [
-            [tenths(act.time_s), _ACTS.index(act.kind), place(f"{act.program} {act.reason}".strip())]
-            for act in run.acts
-            if act.kind in _ACTS
-        ]
-        for row, run in enumerate(ordered)
-        if any(act.kind in _ACTS for act in run.acts)
-    }
-    moments = course(record, MOST_MOMENTS)
+    acts = {}
+    for row, run in enumerate(ordered):
+        shown = [deed for deed in run.deeds if isinstance(deed, _SHOWN)]
+        if shown:
+            acts[row] = [[tenths(deed.time), _SHOWN.index(type(deed)), place(_about(deed))] for deed in shown]
+    sights = course(record, MOST_SIGHTS)
     coloured = _coloured(record)
-    marks = record.marks
     return {
         "length": max(1, tenths(record.ended_s)),
         "began": round(record.began_s, 1),
@@ -216,39 +207,39 @@ def data(record: BuildRecord) -> dict[str, Any]:
         "stops": stops,
         "acts": acts,
         "memory": {
-            "time": [tenths(moment.time_s) for moment in moments],
-            "used": [_in(MIB, moment.used_bytes) for moment in moments],
-            "limit": [_in(MIB, moment.limit_bytes) for moment in moments],
+            "time": [tenths(sight.time_s) for sight in sights],
+            "used": [_in(MIB, sight.used_bytes) for sight in sights],
+            "limit": [_in(MIB, sight.limit_bytes) for sight in sights],
             "coloured": [rows[old] for old in coloured],
-            "parts": [[_in(MIB, dict(moment.tasks).get(old)) for moment in moments] for old in coloured],
-            "tasks": [_in(MIB, sum(size for _, size in moment.tasks)) for moment in moments],
+            "parts": [[_in(MIB, dict(sight.tasks).get(old)) for sight in sights] for old in coloured],
+            "tasks": [_in(MIB, sum(size for _, size in sight.tasks)) for sight in sights],
             "top": [
                 [
                     number
-                    for old, size in sorted(moment.tasks, key=lambda task: -task[1])[:_TOLD_TASKS]
+                    for old, size in sorted(sight.tasks, key=lambda task: -task[1])[:_TOLD_TASKS]
                     for number in (rows[old], _in(MIB, size))
                 ]
-                for moment in moments
+                for sight in sights
             ],
         },
         "reserve": _in(MIB, record.reserve_bytes),
         "marks": [
-            [name, _in(MIB, level)]
-            for name, level in (
-                ("withdraw", marks.withdraw_bytes if marks else None),
-                ("stop", marks.stop_bytes if marks else None),
-                ("kill", marks.kill_bytes if marks else None),
-            )
-            if level is not None
+            [name, _in(MIB, getattr(record.marks, f"{name}_bytes"))]
+            for name in (("withdraw", "stop", "kill") if record.marks else ())
         ],
     }
+
+
+def _about(deed: Deed) -> str:
+    """The program that something was done to, and why."""
+    return f"{getattr(deed, 'program', '')} {getattr(deed, 'reason', '')}".strip()
 
 
 def _coloured(record: BuildRecord) -> list[int]:
     """The places of the tasks that have a colour of their own: those that took most, if it would be seen at all."""
     most: dict[int, int] = {}
-    for moment in record.moments:
-        for place, size in moment.tasks:
+    for sight in record.sights:
+        for place, size in sight.tasks:
             most[place] = max(most.get(place, 0), size)
     least = SEEN_SHARE * (record.peak_bytes or 0)
     seen = [place for place in most if most[place] >= least]

@@ -3,7 +3,7 @@
 
 Runs in: outside BitBake.
 Covers: what the page tells, with memory over time as a drawing of characters.
-See also: report_page, the same in HTML.
+See also: page, the same in HTML.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import textwrap
 
 from rich.console import Console
 
+from memguard.model import Outcome
 from memguard.units import format_bytes
 from memguard_cli.advice.build import Advice
 from memguard_cli.builds.record import BuildRecord
@@ -56,13 +57,13 @@ def _show_memory(console: Console, record: BuildRecord) -> None:
 def chart(record: BuildRecord, has_blocks: bool = True) -> list[str]:
     """Memory over time as lines of characters; none where there are no readings."""
     width = WIDTH - _LABEL - 1
-    if len(record.moments) < 2:
+    if len(record.sights) < 2:
         return []
-    began_s, length_s = record.moments[0].time_s, record.moments[-1].time_s - record.moments[0].time_s
+    began_s, length_s = record.sights[0].time_s, record.sights[-1].time_s - record.sights[0].time_s
     heights: list[int] = [0] * width
-    for moment in record.moments:
-        column = min(width - 1, int((moment.time_s - began_s) * width / max(1e-9, length_s)))
-        heights[column] = max(heights[column], moment.used_bytes)
+    for sight in record.sights:
+        column = min(width - 1, int((sight.time_s - began_s) * width / max(1e-9, length_s)))
+        heights[column] = max(heights[column], sight.used_bytes)
     for column in range(1, width):
         heights[column] = heights[column] or heights[column - 1]
     top = max(record.limit_bytes or 0, *heights, 1)
@@ -116,7 +117,7 @@ def _show_heaviest(console: Console, record: BuildRecord) -> None:
         )
     console.print(table)
     for run in heaviest:
-        if run.outcome != "ok" or run.acts:
+        if run.outcome != Outcome.OK or run.deeds:
             console.print(plain(f"{run.name}: {outcome(run)}"))
 
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""A build in words and rows, as page and text of its report tell it.
+"""A build in words and rows, as page and text of its report show it.
 
 Runs in: outside BitBake; pure.
 Covers: how the build ended, its figures, the heaviest tasks, those that were held; the course of its memory at a size
 that can be drawn.
-Does not cover: how it looks (report_page, report_text), what to change (build_advice).
+Does not cover: how it looks (page, text), what to change (advice/build).
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import enum
 import time
 from dataclasses import dataclass
 
+from memguard.model import Outcome
+from memguard.record.events import Killed, Retried, Stopped
 from memguard.units import format_bytes
 from memguard_cli.advice.build import waiting_s
-from memguard_cli.builds.record import NOT_RUN, RUNNING, BuildRecord, Moment, TaskRun
+from memguard_cli.builds.record import NOT_RUN, RUNNING, BuildRecord, Sight, TaskRun
 from memguard_cli.screens.text import count
 from memguard_cli.screens.top import duration
 
@@ -31,7 +33,7 @@ class Standing(str, enum.Enum):
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldRun:
     """One task that was held: for how long in all, and why, as said first."""
 
     run: TaskRun
@@ -39,9 +41,12 @@ class Held:
     reason: str
 
 
+_OUTCOMES: dict[str, str] = {Outcome.MEMORY_KILL: "killed for memory"}
+
+
 def failed_runs(record: BuildRecord) -> list[TaskRun]:
     """Tasks that did not end well."""
-    return [run for run in record.runs if run.outcome in ("failed", "memory-kill")]
+    return [run for run in record.runs if run.outcome in (Outcome.FAILED, Outcome.MEMORY_KILL)]
 
 
 def verdict(record: BuildRecord, standing: Standing) -> str:
@@ -72,9 +77,9 @@ def _memory(record: BuildRecord) -> str:
 
 
 def _at_the_end(record: BuildRecord) -> str:
-    if not record.moments or not record.moments[-1].tasks:
+    if not record.sights or not record.sights[-1].tasks:
         return ""
-    place, size = max(record.moments[-1].tasks, key=lambda task: task[1])
+    place, size = max(record.sights[-1].tasks, key=lambda task: task[1])
     return f" The heaviest task at the end was {record.runs[place].name} with {format_bytes(size)}."
 
 
@@ -100,8 +105,8 @@ def figures(record: BuildRecord) -> list[tuple[str, str, str]]:
     shrunk = sum(run.is_shrunk for run in record.runs)
     facts.append(("shrunk", f"{shrunk:,}", "with fewer jobs" if shrunk else "all with their jobs"))
     stopped_s = sum(run.stopped_s for run in record.runs)
-    facts.append(("stopped", f"{record.count('stop'):,}", duration(stopped_s) + " in all" if stopped_s else "none"))
-    facts.append(("killed", f"{record.count('kill'):,}", _retries(record.count("retry"))))
+    facts.append(("stopped", f"{record.count(Stopped):,}", duration(stopped_s) + " in all" if stopped_s else "none"))
+    facts.append(("killed", f"{record.count(Killed):,}", _retries(record.count(Retried))))
     kills = record.end.oom_kills if record.end else None
     facts.append(
         ("kernel killed", *(("-", "not known") if kills is None else (f"{kills:,}", "by the OOM killer"))),
@@ -113,10 +118,10 @@ def _retries(number: int) -> str:
     return "1 retry" if number == 1 else f"{number or 'no'} retries"
 
 
-def held_tasks(record: BuildRecord) -> list[Held]:
+def held_tasks(record: BuildRecord) -> list[HeldRun]:
     """Tasks that were held, or would have been in observe mode; the longest first."""
     held = [
-        Held(run, run.held_s, run.holds[0].reason if run.holds else run.would_hold)
+        HeldRun(run, run.held_s, run.holds[0].reason if run.holds else run.would_hold)
         for run in record.runs
         if run.holds or run.would_hold
     ]
@@ -140,21 +145,21 @@ def jobs(run: TaskRun) -> str:
 
 def outcome(run: TaskRun) -> str:
     """How a run ended, with what happened on the way."""
-    happened = [f"{number} x {kind}" for kind in ("stop", "kill", "retry") if (number := run.count(kind))]
-    return ", ".join([{"memory-kill": "killed for memory"}.get(run.outcome, run.outcome), *happened])
+    happened = [f"{number} x {kind.event}" for kind in (Stopped, Killed, Retried) if (number := run.count(kind))]
+    return ", ".join([_OUTCOMES.get(run.outcome, run.outcome), *happened])
 
 
-def course(record: BuildRecord, most: int) -> list[Moment]:
-    """At most so many of its moments, of each stretch of time the one in which most was used."""
-    moments = record.moments
-    if len(moments) <= most:
-        return list(moments)
-    began_s, length_s = moments[0].time_s, max(1e-9, moments[-1].time_s - moments[0].time_s)
-    chosen: dict[int, Moment] = {}
-    for moment in moments:
-        stretch = min(most - 1, int((moment.time_s - began_s) * most / length_s))
-        if stretch not in chosen or moment.used_bytes > chosen[stretch].used_bytes:
-            chosen[stretch] = moment
+def course(record: BuildRecord, most: int) -> list[Sight]:
+    """Memory over time in at most that many sights: of each stretch of time the one in which most was used."""
+    sights = record.sights
+    if len(sights) <= most:
+        return list(sights)
+    began_s, length_s = sights[0].time_s, max(1e-9, sights[-1].time_s - sights[0].time_s)
+    chosen: dict[int, Sight] = {}
+    for sight in sights:
+        stretch = min(most - 1, int((sight.time_s - began_s) * most / length_s))
+        if stretch not in chosen or sight.used_bytes > chosen[stretch].used_bytes:
+            chosen[stretch] = sight
     return [chosen[stretch] for stretch in sorted(chosen)]
 
 

@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What terminals show."""
+"""Words, tables and pictures for people at a terminal, and the same as data for machines.
+
+May import builds, advice and simulation.
+"""

@@ -2,81 +2,85 @@
 """One event of a build as a sentence.
 
 Runs in: outside BitBake; pure.
-Covers: the events of docs/events.md; of others, their name.
-Does not cover: what a terminal would obey in it (screen).
+Covers: every event of memguard.record.events.
+Does not cover: what a terminal would obey in it (screens/text).
 """
 
 from __future__ import annotations
 
-from typing import Any
-
+from memguard.model import Outcome
+from memguard.record.events import (
+    BuildEnded,
+    BuildStarted,
+    Ended,
+    Event,
+    Extended,
+    Granted,
+    Held,
+    ReadingTaken,
+    Released,
+    Retried,
+    Started,
+    TaskMeasured,
+    Withdrawn,
+)
 from memguard.units import format_bytes
 
 _SHORTER_THAN_A_NAME = 200
 
 
-def is_worth_telling(event: dict[str, Any]) -> bool:
+def is_worth_telling(event: Event) -> bool:
     """Whether somebody who looks on wants to know: not that a task started or ended as it should."""
-    name = event.get("event")
-    if name == "grant":
-        return event.get("jobs") != event.get("wanted_jobs")
-    if name in ("end", "task"):
-        return event.get("outcome") != "ok"
-    return name not in ("start", "reading", "release")
+    if isinstance(event, Granted):
+        return event.jobs != event.wanted_jobs
+    if isinstance(event, (Ended, TaskMeasured)):
+        return event.outcome != Outcome.OK
+    return not isinstance(event, (Started, ReadingTaken, Released))
 
 
-def sentence(event: dict[str, Any]) -> str:
-    """The event in words; fields that are missing or odd are left out."""
-    name = _text(event.get("event"))
-    task = " ".join(filter(None, (_text(event.get("recipe")), _text(event.get("task")))))
-    reason = _text(event.get("reason"))
+def sentence(event: Event) -> str:
+    """The event in words, with a question mark for a number that it lacks."""
+    if isinstance(event, BuildStarted):
+        limit = "a machine without a limit" if event.limit_bytes is None else format_bytes(event.limit_bytes)
+        return f"the build starts, {_size(event.used_bytes)} used of {limit}"
+    if isinstance(event, BuildEnded):
+        return f"the build ends, at most {_size(event.peak_bytes)} used"
+    if isinstance(event, ReadingTaken):
+        return f"{_size(event.used_bytes)} used"
+    task = " ".join(filter(None, (_short(event.recipe), _short(event.task))))
+    reason = _short(getattr(event, "reason", ""))
     because = f": {reason}" if reason else ""
-    if name == "build_start":
-        return f"the build starts, {_size(event, 'used_bytes')} used of {_size(event, 'limit_bytes')}"
-    if name == "build_end":
-        return f"the build ends, at most {_size(event, 'peak_bytes')} used"
-    if name == "hold":
-        return f"{'would hold' if event.get('observed') else 'hold'} {task}{because}"
-    if name == "release":
-        return f"release {task} after {_number(event, 'held_s'):.0f} s{because}"
-    if name == "grant":
-        return f"start {task} with {_count(event, 'jobs')} of {_count(event, 'wanted_jobs')} jobs{because}"
-    if name == "start":
+    if isinstance(event, Held):
+        return f"{'would hold' if event.observed else 'hold'} {task}{because}"
+    if isinstance(event, Released):
+        return f"release {task} after {event.held_s or 0:.0f} s{because}"
+    if isinstance(event, Granted):
+        return f"start {task} with {_count(event.jobs)} of {_count(event.wanted_jobs)} jobs{because}"
+    if isinstance(event, Extended):
+        return f"let {task} have {_count(event.jobs)} jobs"
+    if isinstance(event, Started):
         return f"{task} runs"
-    if name in ("end", "task"):
-        return f"{task} has ended: {_text(event.get('outcome')) or 'unknown'}"
-    if name == "retry":
-        jobs = f" with {_count(event, 'jobs')} jobs" if "jobs" in event else ""
+    if isinstance(event, (Ended, TaskMeasured)):
+        return f"{task} has ended: {_short(event.outcome) or 'unknown'}"
+    if isinstance(event, Retried):
+        jobs = "" if event.jobs is None else f" with {event.jobs} jobs"
         return f"{task} waits to run again{jobs}{because}"
-    if name == "withdraw":
-        tokens = f": {_count(event, 'tokens_before')} to {_count(event, 'tokens')} tokens" if "tokens" in event else ""
-        return f"withdraw jobs from {task}{tokens}{because}"
-    if name == "extend":
-        return f"let {task} have {_count(event, 'jobs')} jobs"
-    if name in ("stop", "wake", "kill"):
-        program = _text(event.get("program"))
-        size = f" ({_size(event, 'bytes')})" if "bytes" in event else ""
-        of = f"{program or 'a process'}{size} of " if program or "pid" in event else "all of "
-        return f"{name} {of}{task}{because}"
-    return f"{name} {task}{because}".strip()
+    if isinstance(event, Withdrawn):
+        tokens = "" if event.tokens is None else f": {_count(event.tokens_before)} to {event.tokens} tokens"
+        return f"withdraw jobs from {task}{tokens}"
+    program = _short(event.program)
+    size = "" if event.bytes is None else f" ({format_bytes(event.bytes)})"
+    what = f"{program or 'a process'}{size} of " if program or event.pid is not None else "all of "
+    return f"{event.event} {what}{task}{because}"
 
 
-def _text(value: object) -> str:
-    return value[:_SHORTER_THAN_A_NAME] if isinstance(value, str) else ""
+def _short(text: str) -> str:
+    return text[:_SHORTER_THAN_A_NAME]
 
 
-def _number(event: dict[str, Any], name: str) -> float:
-    value = event.get(name)
-    return float(value) if isinstance(value, (int, float)) and abs(value) < 1e15 else 0.0
+def _count(number: int | None) -> str:
+    return "?" if number is None else str(number)
 
 
-def _count(event: dict[str, Any], name: str) -> str:
-    value = event.get(name)
-    return str(value) if type(value) is int and 0 <= value < 1e6 else "?"
-
-
-def _size(event: dict[str, Any], name: str) -> str:
-    value = event.get(name)
-    if value is None and name == "limit_bytes":
-        return "a machine without a limit"
-    return format_bytes(value) if isinstance(value, (int, float)) and abs(value) < 1e18 else "?"
+def _size(size_bytes: int | None) -> str:
+    return "?" if size_bytes is None else format_bytes(size_bytes)

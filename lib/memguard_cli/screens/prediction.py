@@ -1,61 +1,27 @@
 # SPDX-License-Identifier: MIT
-"""A prediction in words and as data."""
+"""A prediction in words and as data: what `memguard predict` prints.
+
+Runs in: outside BitBake.
+Does not cover: the prediction (advice/prediction).
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.table import Table
+
 from memguard import settings
 from memguard.model import Footprint, Outcome, Sample
-from memguard.predict.fit import Learned
-from memguard.predict.footprints import Known
 from memguard.units import format_bytes
+from memguard_cli.advice.prediction import Prediction
 from memguard_cli.builds import history_file
 from memguard_cli.screens.text import count, make_console, make_table, plain
 
-USUAL_JOBS = (1, 2, 4, 8, 16)
-DEFAULT_TASK = "do_compile"
-OWN = "MEMGUARD_FOOTPRINT"
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What one task is thought to take, with all it rests on.
-
-    footprint: what a build would plan with: the user's own figures, else what was learned.
-    jobs_from: why `jobs` is the job count it is told for.
-    prior:     what was thought before any run; known is the row of the table it is from, if it is from there.
-    learned:   what the runs make of the prior, also where the user's own figures stand.
-    samples:   the runs, newest build first.
-    """
-
-    recipe: str
-    task: str
-    version: str
-    classes: frozenset[str]
-    jobs: int
-    jobs_from: str
-    prior: Footprint
-    known: Known | None
-    learned: Learned
-    samples: tuple[Sample, ...]
-
-    @property
-    def is_own(self) -> bool:
-        return self.prior.origin == OWN
-
-    @property
-    def footprint(self) -> Footprint:
-        return self.prior if self.is_own else self.learned.footprint
-
-    @property
-    def confidence(self) -> float:
-        """0 to 1, as Learned has it; 0 for what rests on no run, as the user's own figures do."""
-        return 0.0 if self.is_own else self.learned.confidence
+_USUAL_JOBS = (1, 2, 4, 8, 16)
 
 
 def as_data(prediction: Prediction) -> dict[str, Any]:
@@ -100,10 +66,11 @@ def _sizes(footprint: Footprint) -> dict[str, int | None]:
 
 
 def _job_counts(prediction: Prediction) -> list[int]:
-    return sorted({*USUAL_JOBS, prediction.jobs})
+    return sorted({*_USUAL_JOBS, prediction.jobs})
 
 
 def show_prediction(predictions: list[Prediction], path: Path, all_tasks: bool) -> None:
+    """Print the first in full and the others as a table, or all as a table; `path` is the history."""
     console = make_console()
     if not all_tasks:
         first, *predictions = predictions
@@ -241,7 +208,7 @@ def _history(path: Path, prediction: Prediction) -> str:
     return f"{path}: the newest {count(len(prediction.samples), 'run')} of this task"
 
 
-def _jobs_table(prediction: Prediction) -> Any:
+def _jobs_table(prediction: Prediction) -> Table:
     """The peak at several job counts, beside the most that was measured there."""
     counts = _job_counts(prediction)
     table = make_table("jobs", *map(str, counts))

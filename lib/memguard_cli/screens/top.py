@@ -3,11 +3,12 @@
 
 Runs in: outside BitBake; pure.
 Covers: the bar of the container with its marks, running tasks, held tasks, the last events; the same in one plain line.
-Does not cover: when to draw (top).
+Does not cover: when to draw (follow).
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 
@@ -15,9 +16,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from memguard.channels.state import HeldTask, State, TaskState
+from memguard.record.events import Event, from_object
 from memguard.units import GIB, format_bytes
-from memguard_cli.builds.state import HeldNow, State, TaskNow
-from memguard_cli.screens import event_words
+from memguard_cli.screens.event_words import is_worth_telling, sentence
 from memguard_cli.screens.text import count, make_table, plain, printable
 
 # From this width on there is room for how long a task runs and for a bar of what it takes.
@@ -41,7 +43,7 @@ class Room:
 
 def draw(state: State, title: str, began_s: float | None, now_s: float, room: Room) -> RenderableType:
     """The whole screen. `title` names the build, `began_s` is when it began, if that is known."""
-    events = [event for event in reversed(state.events) if event_words.is_worth_telling(event)]
+    events = worth_telling(state)[::-1]
     rows = _share(room, len(state.tasks), len(state.held), len(events))
     parts: list[RenderableType] = [_header(state, title, began_s, now_s, room.width), *_container(state, room)]
     parts += [Text(""), _tasks(state, now_s, room, rows[0], is_alone=not rows[1])]
@@ -50,16 +52,25 @@ def draw(state: State, title: str, began_s: float | None, now_s: float, room: Ro
     if events and rows[2]:
         parts += [Text(""), plain("events, the newest first", "bold")]
         for event in events[: rows[2]]:
-            line = Text.assemble(plain(_clock(event.get("time")), "dim"), " ", plain(event_words.sentence(event)))
+            line = Text.assemble(plain(_clock(event.time), "dim"), " ", plain(sentence(event)))
             line.truncate(room.width, overflow="ellipsis")
             parts.append(line)
     return Group(*parts)
 
 
+def worth_telling(state: State) -> list[Event]:
+    """The last events that somebody who looks on wants to know, the oldest first; what is no event is passed over."""
+    events = []
+    for line in state.events:
+        with contextlib.suppress(ValueError):
+            events.append(from_object(line))
+    return [event for event in events if is_worth_telling(event)]
+
+
 def status(state: State) -> str:
     """The build in one line."""
-    stopped = sum(task.state == "stopped" for task in state.tasks)
-    retrying = sum(task.state == "retrying" for task in state.tasks)
+    stopped = sum(task.state == "stopped" for task in state.tasks.values())
+    retrying = sum(task.state == "retrying" for task in state.tasks.values())
     heaviest = state.heaviest
     parts = [
         _used(state),
@@ -103,9 +114,7 @@ def _share(room: Room, tasks: int, held: int, events: int) -> tuple[int, int, in
 
 
 def _header(state: State, title: str, began_s: float | None, now_s: float, width: int) -> Text:
-    facts = [f"mode {state.mode}"] if state.mode else []
-    if state.cpus:
-        facts.append(f"{state.cpus:g} CPUs")
+    facts = [f"mode {state.mode}", f"{state.cpus:g} CPUs"]
     if began_s is not None:
         facts.append(duration(now_s - began_s))
     right = plain("  ".join(facts), "dim")
@@ -114,28 +123,18 @@ def _header(state: State, title: str, began_s: float | None, now_s: float, width
     return Text.assemble(left, " " * max(2, width - left.cell_len - right.cell_len), right)
 
 
-# -- the container -----------------------------------------------------------------------------------------------------
-
-
 def _marks(state: State) -> list[tuple[str, int, str]]:
-    """Name, level and style of each mark there is, the lowest first."""
-    marks = [
-        ("withdraw", state.withdraw_bytes, _SHORT),
-        ("stop", state.stop_bytes, _SHORT),
-        ("kill", state.kill_bytes, _DIRE),
+    """Name, level and style of each mark, the lowest first."""
+    marks = state.marks
+    return [
+        ("withdraw", marks.withdraw_bytes, _SHORT),
+        ("stop", marks.stop_bytes, _SHORT),
+        ("kill", marks.kill_bytes, _DIRE),
     ]
-    return [(name, level, style) for name, level, style in marks if level is not None]
-
-
-def _scale(state: State) -> int:
-    """What the whole bar stands for."""
-    return state.limit_bytes or max([level for _, level, _ in _marks(state)] + [state.used_bytes, 1])
 
 
 def _used(state: State) -> str:
     used = format_bytes(state.used_bytes)
-    if state.limit_bytes is None:
-        return f"{used} used, no limit visible"
     whose = "the machine's " if state.limit_source == "MemTotal" else ""
     share = 100 * state.used_bytes // max(1, state.limit_bytes)
     return f"{used} of {whose}{format_bytes(state.limit_bytes)} used ({share} %)"
@@ -144,9 +143,7 @@ def _used(state: State) -> str:
 def _standing(state: State) -> tuple[str, str]:
     """Where used stands to the marks, in words, with its style."""
     passed = [(name, style) for name, level, style in _marks(state) if state.used_bytes >= level]
-    if passed:
-        return f"above the {passed[-1][0]} mark", passed[-1][1]
-    return ("below all marks", _CALM) if _marks(state) else ("", _CALM)
+    return (f"above the {passed[-1][0]} mark", passed[-1][1]) if passed else ("below all marks", _CALM)
 
 
 def _container(state: State, room: Room) -> list[Text]:
@@ -154,17 +151,13 @@ def _container(state: State, room: Room) -> list[Text]:
     head = plain(_used(state))
     head.append(" " * max(2, room.width - head.cell_len - len(standing)))
     head.append(standing, style)
-    lines = [head, _bar(state.used_bytes, _scale(state), room.width, style, room.has_blocks)]
-    marks = _marks(state)
-    if marks:
-        columns = _columns([level for _, level, _ in marks], _scale(state), room.width)
-        places, last = Text(), 0
-        for (name, _, mark_style), column in zip(marks, columns):
-            places.append(" " * (column - last) + name[0], mark_style)
-            last = column + 1
-        lines.append(places)
-        lines.append(_legend(state, room.width))
-    return lines
+    scale, marks = max(1, state.limit_bytes), _marks(state)
+    places, last = Text(), 0
+    for (name, _, mark_style), column in zip(marks, _columns([level for _, level, _ in marks], scale, room.width)):
+        places.append(" " * (column - last) + name[0], mark_style)
+        last = column + 1
+    bar = _bar(state.used_bytes, scale, room.width, style, room.has_blocks)
+    return [head, bar, places, _legend(state, room.width)]
 
 
 def _legend(state: State, width: int) -> Text:
@@ -172,9 +165,7 @@ def _legend(state: State, width: int) -> Text:
     for name, level, style in _marks(state):
         legend.append(name[0], f"bold {style}")
         legend.append(f" {name} {_level(level)}  ", "dim")
-    if state.reserve_bytes is not None:
-        legend.append(f" {format_bytes(state.reserve_bytes)} in reserve", "dim")
-    legend.rstrip()
+    legend.append(f" {format_bytes(state.reserve_bytes)} in reserve", "dim")
     legend.truncate(width, overflow="ellipsis")
     return legend
 
@@ -204,15 +195,12 @@ def _bar(value: int, scale: int, width: int, style: str, has_blocks: bool) -> Te
     return Text.assemble(("█" * full + tip, style), ("░" * (width - full - len(tip)), "dim"))
 
 
-# -- tasks -------------------------------------------------------------------------------------------------------------
-
-
 def _tasks(state: State, now_s: float, room: Room, rows: int, is_alone: bool) -> RenderableType:
     waiting = f", {len(state.held)} held" if state.held and is_alone else ""
     if not state.tasks:
         return plain(f"no task is running{waiting}", "dim")
     is_wide = room.width >= WIDE
-    shown = sorted(state.tasks, key=lambda task: (-task.current_bytes, task.name))[:rows]
+    shown = sorted(state.tasks.values(), key=lambda task: (-task.current_bytes, task.name))[:rows]
     heading = f"{_part(len(shown), len(state.tasks))} running{waiting}"
     table = Table(box=None, padding=(0, 1), collapse_padding=True, pad_edge=False, header_style="bold", expand=True)
     table.add_column(heading, ratio=1, no_wrap=True, overflow="ellipsis")
@@ -226,10 +214,10 @@ def _tasks(state: State, now_s: float, room: Room, rows: int, is_alone: bool) ->
             plain(task.name),
             plain(_state(task), _STATES.get(task.state, "")),
             plain(_jobs(task)),
-            *([plain(duration(now_s - task.since_s))] if is_wide else []),
+            *([plain(duration(now_s - task.since))] if is_wide else []),
             plain(format_bytes(task.current_bytes), "bold"),
             plain(format_bytes(task.peak_bytes)),
-            plain("-" if task.granted_bytes is None else format_bytes(task.granted_bytes)),
+            plain(format_bytes(task.granted_bytes) if task.granted_bytes else "-"),
         ]
         if is_wide:
             cells.append(_task_bar(task, room.has_blocks))
@@ -241,28 +229,26 @@ def _part(shown: int, tasks: int) -> str:
     return count(tasks, "task") if shown == tasks else f"{shown} of {count(tasks, 'task')}"
 
 
-def _state(task: TaskNow) -> str:
+def _state(task: TaskState) -> str:
     if task.state == "stopped":
         return f"stopped {task.stopped}/{max(task.compilers, task.stopped)}" if task.stopped else "stopped"
     return task.state
 
 
-def _jobs(task: TaskNow) -> str:
-    if task.jobs is None:
-        return "-"
+def _jobs(task: TaskState) -> str:
     # Each task has one job without a token.
     return str(task.jobs) if task.tokens is None else f"{min(task.tokens + 1, task.jobs)}/{task.jobs}"
 
 
-def _task_bar(task: TaskNow, has_blocks: bool) -> Text:
+def _task_bar(task: TaskState, has_blocks: bool) -> Text:
     if not task.granted_bytes:
         return Text("")
     style = _SHORT if task.current_bytes > task.granted_bytes else _CALM
     return _bar(task.current_bytes, task.granted_bytes, _BAR_CELLS, style, has_blocks)
 
 
-def _held(held: tuple[HeldNow, ...], now_s: float, width: int, rows: int) -> RenderableType:
-    shown = sorted(held, key=lambda hold: hold.since_s)[:rows]
+def _held(held: tuple[HeldTask, ...], now_s: float, width: int, rows: int) -> RenderableType:
+    shown = sorted(held, key=lambda hold: hold.since)[:rows]
     heading = f"{_part(len(shown), len(held))} held"
     table = make_table(heading, left=1)
     table.columns[0].no_wrap, table.columns[0].overflow = True, "ellipsis"
@@ -270,17 +256,15 @@ def _held(held: tuple[HeldNow, ...], now_s: float, width: int, rows: int) -> Ren
     table.add_column("for", justify="right", no_wrap=True)
     table.add_column("why", no_wrap=True, overflow="ellipsis")
     for hold in shown:
-        table.add_row(plain(hold.name), plain(duration(now_s - hold.since_s)), plain(hold.reason))
+        table.add_row(plain(hold.name), plain(duration(now_s - hold.since)), plain(hold.reason))
     return table
 
 
-def _clock(time_s: object) -> str:
-    """The time of day here, of an event that may say anything."""
-    if not isinstance(time_s, (int, float)) or not 0 <= time_s < 1e11:
-        return "--:--:--"
-    return time.strftime("%H:%M:%S", time.localtime(time_s))
+def _clock(time_s: float) -> str:
+    """The time of day here."""
+    return time.strftime("%H:%M:%S", time.localtime(time_s)) if 0 <= time_s < 1e11 else "--:--:--"
 
 
-def event_line(event: dict[str, object]) -> str:
+def event_line(event: Event) -> str:
     """One event as a plain line with its time."""
-    return printable(f"{_clock(event.get('time'))} {event_words.sentence(event)}")
+    return printable(f"{_clock(event.time)} {sentence(event)}")

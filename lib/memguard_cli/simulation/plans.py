@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""What a plan says."""
+"""What a plan says: build time and success over sizes of the container, for one number of CPUs.
+
+Runs in: outside BitBake; pure.
+Does not cover: the simulations behind it (compare), the table and the picture (commands/plan, screens/plan_picture).
+"""
 
 from __future__ import annotations
 
