@@ -21,7 +21,7 @@ from memguard.model import Footprint, Sample
 from memguard.predict.fit import learn
 from memguard.units import MIB
 
-TABLE = Path(__file__).parents[3] / "conf" / "memguard-footprints.csv"
+TABLE = Path(__file__).with_name("memguard-footprints.csv")
 
 # What multilib.bbclass puts before the name of a recipe that is built for another ABI.
 _MULTILIB = re.compile(r"^lib[xn]?(32|64)-")
