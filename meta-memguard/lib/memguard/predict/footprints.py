@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """How much memory a task will take: the user's word, else what earlier builds saw, else the table, else the kind.
 
-Runs in: the BitBake server; pure but for reading the table that lies in the layer.
+Runs in: the BitBake server; pure but for reading the table that lies beside it.
 Covers: a footprint for every (recipe, task).
 Does not cover: what follows from samples (learn), and where they are kept (history).
 """
