@@ -88,6 +88,7 @@ YET = {
     },
     "import": {"builds/history_file.py: screens"},
     "click": {"builds/directory.py", "builds/history_file.py", "fleet/database.py"},
+    "unit": {"test_diagnose.py"},
     "path": {
         "memguard/bitbake/handlers.py",
         "memguard/bitbake/task_again.py",
@@ -302,6 +303,18 @@ def test_the_wheel_has_every_package() -> None:
     }
     others = {path for package in (MEMGUARD, CLI) for path in package.rglob("*") if path.is_file()}
     assert {path for path in others if path.suffix not in (".py", ".pyc")} == shipped
+
+
+def test_unit_tests_start_no_process() -> None:
+    """They need nothing of the machine; what does is in tests/process."""
+    starters = {
+        path.name
+        for path in (ROOT / "tests" / "unit").glob("*.py")
+        if re.search(
+            r"\bsubprocess\.(run|Popen|check_)|\bos\.fork|\bmultiprocessing\b", path.read_text(encoding="utf-8")
+        )
+    }
+    assert starters <= YET["unit"]
 
 
 def test_the_command_knows_no_bitbake() -> None:
