@@ -230,3 +230,21 @@ def test_memguard_from_the_tree() -> None:
     """scripts/memguard runs the command from wherever it is called, and passes its exit status on."""
     assert script("memguard", "--version").stdout.startswith("memguard, version ")
     assert script("memguard", "doctor", "--frobnicate").returncode == 2
+
+
+def test_the_fast_tests_are_those_of_values_and_of_the_house() -> None:
+    """scripts/test --fast takes two folders; other words go to pytest."""
+    listed = script("test", "--fast", "--collect-only", "--quiet")
+    assert listed.returncode == 0, listed.stdout + listed.stderr
+    tests = [line for line in listed.stdout.splitlines() if "::" in line]
+    assert {line.split("/")[1] for line in tests} == {"unit", "house"}
+    assert script("test", "--version").stdout.startswith("pytest ")
+
+
+def test_a_python_that_is_none_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MEMGUARD_PYTHON is named, with a good value, before anything is made."""
+    monkeypatch.setenv("MEMGUARD_PYTHON", "/nowhere/python3")
+    refused = script("test", "--fast")
+    assert refused.returncode == 2
+    (sentence,) = refused.stderr.splitlines()
+    assert "MEMGUARD_PYTHON=python3" in sentence

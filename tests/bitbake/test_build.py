@@ -28,7 +28,8 @@ from testbed.container import NoContainer, container
 from testbed.events import read_events
 from testbed.sentinels import sentinels
 
-META_MEMGUARD = Path(__file__).resolve().parents[2] / "meta-memguard"
+REPOSITORY = Path(__file__).resolve().parents[2]
+META_MEMGUARD = REPOSITORY / "meta-memguard"
 GIB = 1024**3
 
 ON = 'INHERIT += "memguard"\n'
@@ -325,7 +326,8 @@ def test_off_leaves_no_trace(bitbake: BitBake, tmp_path: Path) -> None:
     """With mode off nothing is written, said or held."""
     built = build(bitbake, tmp_path, ON + 'MEMGUARD_MODE = "off"\n', "tiny-01")
     assert built.result.returncode == 0, built.result.output
-    assert "memguard" not in built.result.output
+    # The paths of recipes that BitBake prints may have the word in them.
+    assert "memguard" not in built.result.output.replace(str(REPOSITORY), "").replace(str(tmp_path), "")
     assert not (tmp_path / "memguard").exists()
 
 

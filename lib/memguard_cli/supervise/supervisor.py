@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -115,13 +116,13 @@ class Supervisor:
     def run(self) -> Account:
         """Run the command to its end. Raises NotStarted."""
         began_s = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="memguard-run-", ignore_cleanup_errors=True) as scratch:
-            janitor = Janitor(Path(scratch), self._enclosure)
+        with _scratch() as scratch:
+            janitor = Janitor(scratch, self._enclosure)
             search = self._environment.get("PATH", os.defpath)
-            self._make = Tools(Path(scratch) / "versions").oldest(("make", "gmake"), search)
+            self._make = Tools(scratch / "versions").oldest(("make", "gmake"), search)
             try:
                 with self._signals_passed_on(), precedence() as self._step_back:
-                    self.account.exit_status = self._attempts(Path(scratch))
+                    self.account.exit_status = self._attempts(scratch)
             finally:
                 janitor.close()
         self.account.wall_s = round(time.monotonic() - began_s, 3)
@@ -299,6 +300,16 @@ def client_words(
         "CARGO_MAKEFLAGS": flags(Choice(Form.FIFO, ""), jobs, pool),
     }
     return {name: text for name, text in words.items() if text is not None}
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    """A directory for the time of a run; the janitor may remove it first."""
+    directory = tempfile.mkdtemp(prefix="memguard-run-")
+    try:
+        yield Path(directory)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 class _PidFile:

@@ -204,7 +204,7 @@ def parse(content: bytes) -> State:
         )
     except KeyError as error:
         raise ValueError(error.args[0]) from None
-    except (TypeError, AttributeError):
+    except (TypeError, AttributeError, OverflowError):
         raise ValueError("form") from None
 
 

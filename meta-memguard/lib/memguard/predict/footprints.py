@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """How much memory a task will take: the user's word, else what earlier builds saw, else the table, else the kind.
 
-Runs in: the BitBake server; pure but for reading the table that lies in the layer.
+Runs in: the BitBake server; pure but for reading the table that lies beside it.
 Covers: a footprint for every (recipe, task).
 Does not cover: what follows from samples (fit), and where they are kept (record/history).
 """
@@ -21,7 +21,7 @@ from memguard.model import Footprint, Sample
 from memguard.predict.fit import learn
 from memguard.units import MIB
 
-TABLE = Path(__file__).parents[3] / "conf" / "memguard-footprints.csv"
+TABLE = Path(__file__).with_name("memguard-footprints.csv")
 
 # What multilib.bbclass puts before the name of a recipe that is built for another ABI.
 _MULTILIB = re.compile(r"^lib[xn]?(32|64)-")
