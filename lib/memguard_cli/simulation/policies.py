@@ -20,7 +20,7 @@ from memguard.model import Policy as Settings
 from memguard.units import GIB
 from memguard_cli.simulation.engine import Engine, Outcome
 from memguard_cli.simulation.profiles import scale_footprint
-from memguard_cli.simulation.reflex import Reflex
+from memguard_cli.simulation.reflex import SimulatedReflex
 
 # After a memory kill a task is taken to need at least this many times what it was thought to.
 AFTER_KILL = 1.2
@@ -168,7 +168,7 @@ class Memguard(InOrder):
         self._ended: list[str] = []
         self._kills: Counter[int] = Counter()
         self._retries = settings.retries + 1  # the last of them alone
-        self._reflex = Reflex(engine, settings.reserve_of(engine.container.limit_bytes))
+        self._reflex = SimulatedReflex(engine, settings.reserve_of(engine.container.limit_bytes))
         self._is_stale = False
         self._ledger = Ledger(settings, self._read(), engine.now_s)
 

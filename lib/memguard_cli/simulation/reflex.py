@@ -17,17 +17,17 @@ from memguard.decide.regulate import regulate
 from memguard.model import Task
 from memguard.predict.job_lives import Expected
 from memguard.sentinel.reflex import FILL_LEAST_BYTES_S, LOOK_LEAST_S, LOOK_MOST_S
-from memguard_cli.simulation.engine import Engine, Run
+from memguard_cli.simulation.engine import Engine, SimulatedTask
 from memguard_cli.simulation.profiles import UNIT_S
 
 # A job that still grows is expected to become this many times what it is, where its footprint says less.
 BEYOND = 1.25
 
-# While something is stopped the reflex looks every tenth of a second, which here changes little and costs much.
+# While something is stopped the real reflex looks every tenth of a second, which here changes little and costs much.
 LOOK_STOPPED_S = 0.25
 
 
-class Reflex:
+class SimulatedReflex:
     """The sentinel's part: looks at running tasks and does what regulate() says, through the engine.
 
     Jobs are those of tasks that run some at once; all of a task are alike, and were begun one after the other.
@@ -129,7 +129,7 @@ class Reflex:
             is_stopped=not has_jobs and run.stopped > 0,
         )
 
-    def _growth_bytes_s(self, run: Run) -> float:
+    def _growth_bytes_s(self, run: SimulatedTask) -> float:
         """How fast one job of a task grows now."""
         if run.place + 1 == len(run.phases) or not run.speed or not run.phase.work_s:
             return 0.0
