@@ -2,8 +2,8 @@
 """Which task may start now, and with how many jobs.
 
 Runs in: the BitBake server and every simulation; pure, no clock, no file.
-Covers: admission, with a reservation for the oldest held task.
-Does not cover: running tasks; what the memory is (sense) or will be (predict).
+Covers: admission, with memory kept for the oldest held task.
+Does not cover: what runs and what is held (ledger); what the memory is (sense) or will be (predict).
 See also: docs/design.md, "Admit".
 """
 
@@ -17,9 +17,9 @@ from math import inf
 from memguard.model import Grant, Policy, Reading, Task, Verdict
 from memguard.units import format_bytes
 
-# A task waits for more jobs where that pays although the wait took so many times as long as predicted.
+# A task waits for more jobs where that pays even if the wait takes this many times as long as predicted.
 WAITING_MARGIN = 1.5
-# A task passes a held one where it is expected to end in time although it took so many times as long as predicted.
+# A task passes a held one where it is expected to end in time even if it takes this many times as long as predicted.
 PASSING_MARGIN = 1.5
 
 
@@ -88,7 +88,7 @@ class Situation:
         return 0.0 if self.head is None else self.frees_in_s(self._kept_bytes) or 0.0
 
     def frees_in_s(self, need_bytes: int) -> float | None:
-        """In how many seconds so much will be free if nothing more starts; None where that is not known."""
+        """In how many seconds `need_bytes` will be free if nothing more starts; None where that is not known."""
         missing = need_bytes - self.free_bytes
         if missing <= 0:
             return 0.0
@@ -197,7 +197,7 @@ def _jobs_worth_waiting(task: Task, jobs: int, situation: Situation) -> int:
 
 
 def is_worth_asking(situation: Situation) -> Callable[[Task, int, float], bool]:
-    """Whether admit() may let a task start that needs at least so many bytes, for at least so many seconds.
+    """Whether admit() may let a task start, by the least it needs and the least time it takes.
 
     Thousands of tasks may be held, and all of them are asked about whenever something changes: what is looked at here
     rules out most of them.

@@ -25,7 +25,7 @@ class EventLog:
     A log that cannot be written falls silent; `failure` then says why.
 
     Events are kept in memory until flush(), so that a decision waits for no disk; the server's heartbeat flushes once a
-    second, and so much is lost when the server is killed.
+    second, and no more than that is lost when the server is killed.
     """
 
     def __init__(self, directory: Path | None) -> None:
