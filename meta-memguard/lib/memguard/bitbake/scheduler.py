@@ -135,6 +135,7 @@ class _Ready:
         self._rq = scheduler.rq
         self._buildable = scheduler.buildable
         self._stamps = scheduler.stamps
+        self._caches = scheduler.rqdata.dataCaches
         self._thread_limits: dict[str, int | None] = {}
         self.take_order(scheduler.prio_map)
 
@@ -209,9 +210,12 @@ class _Ready:
     def is_weightless(self, tid: str) -> bool:
         """Whether BitBake will pass over the task without running anything: covered, noexec, or up to date."""
         rq = self._rq
-        if tid in rq.tasks_covered or _is_noexec(self._scheduler.rqdata, tid):
+        if tid in rq.tasks_covered:
             return True
-        return bool(rq.rq.check_stamp_task(tid, tid.rpartition(":")[2], cache=rq.stampcache))
+        mc, _, name, taskfn = split_tid_mcfn(tid)
+        if name in self._caches[mc].task_deps[taskfn].get("noexec", ()):
+            return True
+        return bool(rq.rq.check_stamp_task(tid, name, cache=rq.stampcache))
 
     def taken_back(self, held: Iterable[str]) -> list[str]:
         """The held tasks that BitBake took back, or has found covered from sstate."""
@@ -258,10 +262,11 @@ class _Known:
 
     def _seconds(self, tid: str) -> float:
         """How long a task takes with the jobs it wants and has CPUs for; of an unknown one, how long its kind does."""
-        if _is_noexec(self._rqdata, tid):
-            return 0.0
         mc, _, name, taskfn = split_tid_mcfn(tid)
-        recipe = self._rqdata.dataCaches[mc].pkg_fn[taskfn]
+        cache = self._rqdata.dataCaches[mc]
+        if name in cache.task_deps[taskfn].get("noexec", ()):
+            return 0.0
+        recipe = cache.pkg_fn[taskfn]
         duration: Duration = self._durations.get((recipe, name)) or by_kind(name)
         if not duration.parallel_s:
             return duration.serial_s
@@ -275,12 +280,6 @@ class _Known:
             if value is not None:
                 return value
         return 1
-
-
-def _is_noexec(rqdata: Any, tid: str) -> bool:
-    """Whether a task is one in name only."""
-    mc, _, name, taskfn = split_tid_mcfn(tid)
-    return name in rqdata.dataCaches[mc].task_deps[taskfn].get("noexec", ())
 
 
 def _own_values(mcdata: Mapping[str, Any]) -> dict[str, dict[str, int]]:

@@ -133,11 +133,9 @@ def admit(task: Task, situation: Situation) -> Verdict:
     """May `task` start now? With all its jobs, else with fewer, else it is held, with the reason in words."""
     if situation.emergency:
         return Verdict(situation.emergency)
-    room = situation.free_bytes
-    spare = situation.spare_bytes
-    head = situation.head
-    is_passing = spare is not None and head is not None and head.tid != task.tid
-    if is_passing and spare is not None and not _ends_before_head(task, situation):
+    room, head = situation.free_bytes, situation.head
+    spare = None if head is None or head.tid == task.tid else situation.spare_bytes
+    if spare is not None and not _ends_before_head(task, situation):
         room = min(room, spare)
     jobs = task.footprint.jobs_within(room, task.wanted_jobs)
     if jobs >= task.wanted_jobs:
@@ -153,7 +151,7 @@ def admit(task: Task, situation: Situation) -> Verdict:
         return Verdict(f"{jobs} of {task.wanted_jobs} jobs fit into {format_bytes(room)}", _grant(task, jobs))
     need_bytes = task.footprint.peak_bytes(fewest)
     need = format_bytes(need_bytes)
-    if is_passing and room < situation.free_bytes:
+    if spare is not None and room < situation.free_bytes:
         return Verdict(f"needs {need}, which would delay {head}", need_bytes=need_bytes)
     return Verdict(f"needs {need}, {format_bytes(max(0, room))} fit", need_bytes=need_bytes)
 

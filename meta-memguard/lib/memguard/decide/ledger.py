@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from memguard.decide.admit import Situation, admit, admit_alone, extend, is_worth_asking, shortest_s
 from memguard.model import BuildUse, Grant, Mode, Policy, Reading, Task, Verdict
@@ -70,8 +71,7 @@ class Entry:
     cpus: float = 0.0
 
 
-@dataclass(frozen=True)
-class Admission:
+class Admission(NamedTuple):
     """A task that was let through: its entry, and the hold that ended with it, None where it was not held."""
 
     entry: Entry

@@ -221,9 +221,8 @@ class Guard:
     def _grant(self, task: Task, verdict: Verdict, grant: Grant) -> None:
         if grant.jobs < task.wanted_jobs and not self._hand_over(task, grant):
             grant = all_jobs(task)
-        free_bytes = self._ledger.free_bytes
-        admission = self._ledger.grant(task, verdict, grant)
-        release = admission.release
+        free_bytes = self._ledger.free_bytes if verdict.is_forced else 0
+        entry, release = self._ledger.grant(task, verdict, grant)
         if release is not None:
             self._tell_release(release, verdict.reason)
         if release is not None or grant.jobs < task.wanted_jobs:
@@ -231,7 +230,7 @@ class Guard:
             self._say(f"start {task}{after}: {verdict.reason}")
         if verdict.is_forced:
             self._warn_if_too_large(task, free_bytes)
-        self._record_grant(admission.entry, verdict.reason)
+        self._record_grant(entry, verdict.reason)
 
     def _drop(self, tid: str, reason: str) -> None:
         """End a hold without a start."""
@@ -263,18 +262,13 @@ class Guard:
         )
 
     def _record_grant(self, entry: Entry, reason: str) -> None:
-        task, grant = entry.task, entry.grant
+        task, grant, ledger = entry.task, entry.grant, self._ledger
         self._events.write(
+            # By position: this is written of every task, while BitBake waits, and names cost as much as all the rest.
             Granted(
-                _time(),
-                **of_task(task),
-                jobs=grant.jobs,
-                wanted_jobs=task.wanted_jobs,
-                bytes=grant.bytes,
-                origin=task.footprint.origin,
-                reason=reason,
-                used_bytes=self.reading.used_bytes,
-                observed=self.is_observing,
+                *(_time(), task.recipe, task.name, task.mc),
+                *(grant.jobs, task.wanted_jobs, grant.bytes, task.footprint.origin),
+                *(reason, ledger.reading.used_bytes, ledger.is_observing),
             )
         )
         self._tell_grant(entry)
