@@ -16,6 +16,7 @@ from memguard.channels.state import Marks, State, StateFile, TaskState
 from memguard.decide.ledger import READING_AGE_S
 from memguard.model import Footprint, Grant, Mode, Policy, Reading, Task
 from memguard.record.event_log import EventLog
+from memguard.record.events import BuildEnded, BuildStarted, Ended, Granted, Held, Released, Started, parse
 from memguard.sense.container import Sensor
 from memguard.server.guard import Guard
 from memguard.units import GIB, MIB
@@ -469,3 +470,33 @@ def test_a_grant_that_cannot_be_written_is_for_all_jobs(bench: Bench) -> None:
     assert len(bench.warned) == 1
     assert "r-a do_compile starts with all its jobs, not " in bench.warned[0]
     assert bench.guard.totals.shrunk == 0
+
+
+@pytest.mark.parametrize(
+    ("tid", "mc", "recipe"),
+    [
+        ("/layers/meta/recipes/m4_1.4.bb:do_compile", "", "m4"),
+        ("virtual:native:/layers/meta/gcc-runtime_14.bb:do_compile", "", "gcc-runtime"),
+        ("mc:arm:/layers/meta/image.bb:do_compile", "arm", "image"),
+    ],
+)
+def test_a_task_that_no_scheduler_of_ours_knows_is_named_by_its_id(
+    bench: Bench, tid: str, mc: str, recipe: str
+) -> None:
+    """Where BB_SCHEDULER is another, starts and ends tell recipe and task as far as BitBake's id does."""
+    bench.guard.task_started(tid, None)
+    bench.guard.task_ended(tid, None, "ok")
+    for event in bench.events("start", "end"):
+        assert (event["recipe"], event["task"], event.get("mc", ""), event["tid"]) == (recipe, "do_compile", mc, tid)
+
+
+def test_every_line_is_one_that_is_read(bench: Bench) -> None:
+    """The story of a build comes out of its log as the events that went in."""
+    assert bench.offer(task("a", 5 * GIB))
+    assert not bench.offer(task("b", 5 * GIB))
+    bench.guard.task_started("a", task("a", GIB))
+    bench.guard.task_ended("a", task("a", GIB), "ok")
+    bench.guard.finish()
+    assert bench.log.path is not None
+    kinds = [type(parse(line)) for line in bench.log.path.read_bytes().splitlines()]
+    assert kinds == [BuildStarted, Granted, Held, Started, Ended, Released, BuildEnded]

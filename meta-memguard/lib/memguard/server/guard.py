@@ -151,14 +151,7 @@ class Guard:
 
     def start_line(self) -> str:
         """One line for the build's start: limit, how it was found, reserve, mode."""
-        reading = self.reading
-        limit = "no limit, all memory" if reading.limit_bytes is None else "limit"
-        return (
-            f"{limit} {format_bytes(reading.bound_bytes)} ({reading.limit_source}), "
-            f"{format_bytes(reading.used_bytes)} used, "
-            f"{format_bytes(self.policy.reserve_of(reading.bound_bytes))} in reserve, "
-            f"{reading.cpus:g} CPUs, mode {self.policy.mode.value}"
-        )
+        return _start_line(self.policy, self.reading)
 
     def finish(self) -> list[str]:
         """End the build: write the last event, remove what is left for children, and return the summary's lines."""
@@ -183,23 +176,9 @@ class Guard:
             )
         )
         self._events.close()
-        return self._summary(kills)
-
-    def _summary(self, kills: int | None) -> list[str]:
-        totals, bound_bytes = self.totals, self.reading.bound_bytes
-        would = "would have " if self.is_observing else ""
-        lines = [
-            f"peak {format_bytes(self.peak_bytes)} of {format_bytes(bound_bytes)} "
-            f"({100 * self.peak_bytes // max(1, bound_bytes)} %)"
-            + ("" if kills is None else f", {kills} killed by the kernel for memory"),
-            f"{would}held {totals.held} tasks"
-            + ("" if self.is_observing else f" ({totals.held_s / 60:.1f} min in all)")
-            + f", {would}shrunk {totals.shrunk}, let {totals.granted} start"
-            + (f", {totals.forced} of them although they may not fit" if totals.forced else ""),
-        ]
-        if self._events.path is not None:
-            lines.append(f"events in {self._events.path}")
-            lines.append(f"more of this build: memguard report {self._events.path.parent.parent}")
+        lines = _summary(totals, self.peak_bytes, self.reading.bound_bytes, kills, self.is_observing)
+        if self.log is not None:
+            lines += [f"events in {self.log}", f"more of this build: memguard report {self.log.parent.parent}"]
         return lines
 
     def _look(self, now_s: float, is_idle: bool) -> None:
@@ -298,6 +277,30 @@ class Guard:
         if kills is None or self._oom_kills_before is None:
             return None
         return max(0, kills - self._oom_kills_before)
+
+
+def _start_line(policy: Policy, reading: Reading) -> str:
+    limit = "no limit, all memory" if reading.limit_bytes is None else "limit"
+    return (
+        f"{limit} {format_bytes(reading.bound_bytes)} ({reading.limit_source}), "
+        f"{format_bytes(reading.used_bytes)} used, "
+        f"{format_bytes(policy.reserve_of(reading.bound_bytes))} in reserve, "
+        f"{reading.cpus:g} CPUs, mode {policy.mode.value}"
+    )
+
+
+def _summary(totals: Totals, peak_bytes: int, bound_bytes: int, kills: int | None, is_observing: bool) -> list[str]:
+    """What came of a build; `kills` by the kernel, None where they cannot be counted."""
+    would = "would have " if is_observing else ""
+    return [
+        f"peak {format_bytes(peak_bytes)} of {format_bytes(bound_bytes)} "
+        f"({100 * peak_bytes // max(1, bound_bytes)} %)"
+        + ("" if kills is None else f", {kills} killed by the kernel for memory"),
+        f"{would}held {totals.held} tasks"
+        + ("" if is_observing else f" ({totals.held_s / 60:.1f} min in all)")
+        + f", {would}shrunk {totals.shrunk}, let {totals.granted} start"
+        + (f", {totals.forced} of them although they may not fit" if totals.forced else ""),
+    ]
 
 
 def _names(tid: str, task: Task | None) -> dict[str, str]:
