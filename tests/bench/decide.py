@@ -145,7 +145,7 @@ def main(arguments: list[str]) -> int:
     import bb.parse
     import bb.runqueue
 
-    from memguard.bitbake import handlers
+    from memguard.bitbake import session
     from memguard.bitbake.scheduler import MemguardScheduler
 
     bb.parse.siggen = SimpleNamespace(stampfile_mcfn=lambda name, file, extrainfo=False: f"{file}.{name}")
@@ -169,9 +169,9 @@ def main(arguments: list[str]) -> int:
                     for name, make in makers if pair % 2 == 0 else reversed(makers):
                         queue = Queue(size, directory, heavy)
                         known = durations(queue) if memory == "known" else {}
-                        with _silent(bb), mock.patch.object(handlers, "durations", lambda known=known: known):
+                        with _silent(bb), mock.patch.object(session.Session, "durations", lambda _, known=known: known):
                             runs[name].append(measure(make, queue, options.calls))
-                        handlers.forget()
+                        session.forget()
                 medians = {name: [statistics.median(times) for *_, times in found] for name, found in runs.items()}
                 every = {name: [t for *_, times in found for t in times] for name, found in runs.items()}
                 ratios = [ours / theirs for ours, theirs in zip(medians["memguard"], medians["stock"])]

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from memguard.channels.fifo import Notes
 from memguard.channels.notes import Orders, TaskNote
+from memguard.model import Mode, Policy
 from memguard.sense.proc_files import ProcessId
 from memguard.sentinel.sentinel import INTERVAL_S
 from memguard.server.sentinel_process import Watch
@@ -93,7 +94,8 @@ def _cpu_s(pid: int) -> float:
 @contextlib.contextmanager
 def sentinel(leaders: list[ProcessId], directory: Path) -> Iterator[int]:
     """The process of a sentinel that watches these tasks."""
-    orders = Orders(str(directory), "bench", str(directory / "history.db"), 64 << 20)
+    policy = Policy(Mode.OBSERVE, directory=str(directory), history=str(directory / "history.db"))
+    orders = Orders("bench", policy)
     noted = []
     for number, leader in enumerate(leaders):
         tid = f"/layer/recipes/recipe-{number}_1.0.bb:do_compile"

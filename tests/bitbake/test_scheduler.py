@@ -30,7 +30,7 @@ def modules(bitbake: BitBake) -> Iterator[SimpleNamespace]:
             "bb.parse",
             "bb.runqueue",
             "bb.data_smart",
-            "memguard.bitbake.handlers",
+            "memguard.bitbake.session",
             "memguard.bitbake.scheduler",
         )
         loaded = {name.replace(".", "_"): importlib.import_module(name) for name in names}
@@ -152,7 +152,7 @@ def test_every_choice_is_bitbakes(
     for seed in range(150):
         theirs = drive(modules, stock, seed, threads, tmp_path)
         assert drive(modules, ours, seed, threads, tmp_path) == theirs, seed
-        modules.memguard_bitbake_handlers.forget()
+        modules.memguard_bitbake_session.forget()
         choices += len(theirs)
     assert choices > 5000
 
@@ -176,8 +176,8 @@ def test_a_tight_memory_starves_nothing_and_runs_everything(modules: SimpleNames
     for seed in range(100):
         choices = [tid for tid in drive(modules, Tight, seed, {}, tmp_path) if tid]
         assert len(choices) == len(set(choices))
-        holds += modules.memguard_bitbake_handlers._guard.totals.held
-        modules.memguard_bitbake_handlers.forget()
+        holds += modules.memguard_bitbake_session.current().guard.totals.held
+        modules.memguard_bitbake_session.forget()
     assert holds > 100
 
 
@@ -189,7 +189,7 @@ def test_the_unnamed_configuration_is_known_in_every_release(
     d = modules.bb_data_smart.DataSmart()
     if value is not None:
         d.setVar("BB_CURRENT_MC", value)
-    assert modules.memguard_bitbake_handlers._is_named_multiconfig(d) is expected
+    assert modules.memguard_bitbake_session.is_named_multiconfig(d) is expected
 
 
 def recalling(modules: SimpleNamespace, kind: type, durations: dict[tuple[str, str], Any]) -> type:
@@ -198,7 +198,7 @@ def recalling(modules: SimpleNamespace, kind: type, durations: dict[tuple[str, s
     class Recalling(kind):  # type: ignore[misc, valid-type]
         def __init__(self, runqueue: Any, rqdata: Any) -> None:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(modules.memguard_bitbake_handlers, "durations", lambda: durations)
+                patch.setattr(modules.memguard_bitbake_session.Session, "durations", lambda session: durations)
                 super().__init__(runqueue, rqdata)
 
     return Recalling
@@ -216,9 +216,9 @@ def test_what_is_remembered_changes_the_order_and_nothing_else(modules: SimpleNa
     changed = 0
     for seed in range(60):
         before = [tid for tid in drive(modules, stock, seed, {}, tmp_path) if tid]
-        modules.memguard_bitbake_handlers.forget()
+        modules.memguard_bitbake_session.forget()
         after = [tid for tid in drive(modules, ours, seed, {}, tmp_path) if tid]
-        modules.memguard_bitbake_handlers.forget()
+        modules.memguard_bitbake_session.forget()
         assert len(after) == len(set(after))
         assert sorted(after) == sorted(before)
         changed += after != before
@@ -232,9 +232,9 @@ def test_completion_order_stays_whatever_is_remembered(modules: SimpleNamespace,
     ours = recalling(modules, stock, durations)
     for seed in range(40):
         before = drive(modules, stock, seed, {}, tmp_path)
-        modules.memguard_bitbake_handlers.forget()
+        modules.memguard_bitbake_session.forget()
         assert drive(modules, ours, seed, {}, tmp_path) == before
-        modules.memguard_bitbake_handlers.forget()
+        modules.memguard_bitbake_session.forget()
 
 
 def with_one_running(modules: SimpleNamespace, tmp_path: Path, cpus: float) -> tuple[Any, Any, str]:
@@ -263,7 +263,7 @@ def test_nothing_starts_while_the_cpus_are_busy(modules: SimpleNamespace, tmp_pa
         rq.runq_complete.add(first)
         rq.stats.active = 0
         assert scheduler.next_buildable_task() is not None
-        modules.memguard_bitbake_handlers.forget()
+        modules.memguard_bitbake_session.forget()
 
 
 def test_a_download_starts_although_the_cpus_are_busy(modules: SimpleNamespace, tmp_path: Path) -> None:
@@ -274,4 +274,4 @@ def test_a_download_starts_although_the_cpus_are_busy(modules: SimpleNamespace, 
     known = scheduler._task(quiet)
     scheduler._tasks[quiet] = replace(known, duration=Duration(30.0, 0.0, 0.5))
     assert scheduler.next_buildable_task() == quiet
-    modules.memguard_bitbake_handlers.forget()
+    modules.memguard_bitbake_session.forget()

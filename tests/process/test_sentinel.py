@@ -19,10 +19,10 @@ import pytest
 
 from memguard.act.token_pool import make_pool
 from memguard.channels.fifo import Listener, Notes
-from memguard.channels.notes import Orders, TaskEnd, TaskGrant, TaskHold, TaskNote, TaskWait
+from memguard.channels.notes import Orders, TaskEnd, TaskGrant, TaskHold, TaskNote, TaskWait, as_argument
 from memguard.channels.state import State, StateFile
 from memguard.decide.moment import Job
-from memguard.model import Outcome, Reading, Record
+from memguard.model import Mode, Outcome, Policy, Reading, Record
 from memguard.predict.remembered_lives import Lives
 from memguard.record.history.store import History
 from memguard.sense.container import Sensor
@@ -39,7 +39,13 @@ HOLD = "import sys, time; held = b'x' * (int(sys.argv[1]) << 20); print(flush=Tr
 @pytest.fixture
 def orders(tmp_path: Path) -> Orders:
     """Orders for a sentinel of its own."""
-    return Orders(str(tmp_path / "memguard"), "b1", str(tmp_path / "history.db"), 64 * MIB)
+    directory, history = str(tmp_path / "memguard"), str(tmp_path / "history.db")
+    return Orders("b1", Policy(Mode.OBSERVE, directory=directory, history=history))
+
+
+def ordered(orders: Orders, **settings: object) -> Orders:
+    """The same orders with other settings of the build."""
+    return replace(orders, policy=replace(orders.policy, **settings))
 
 
 @pytest.fixture
@@ -82,7 +88,7 @@ def state_of(orders: Orders) -> State:
 
 def recorded(orders: Orders) -> list[Record]:
     """All that the history holds."""
-    history = History(Path(orders.history), warn=pytest.fail, is_read_only=True)
+    history = History(Path(orders.policy.history), warn=pytest.fail, is_read_only=True)
     samples = [sample for recipe in ("heavy", "light") for sample in history.records(recipe)]
     history.close()
     return [sample.record for sample in samples]
@@ -199,14 +205,14 @@ def test_it_ends_with_a_server_that_is_killed(orders: Orders, task: Callable[[in
     """kill -9 of the server ends its sentinel, which records what it has seen; what it told last stays to be found."""
     notes, note = Notes(Path(orders.directory)), note_of(task(16))
     code = """
-import json, sys, time
-from memguard.channels.notes import Orders
+import sys, time
+from memguard.channels.notes import parse_orders
 from memguard.server.sentinel_process import Watch
-print(Watch(Orders(**json.loads(sys.argv[1]))).pid, flush=True)
+print(Watch(parse_orders(sys.argv[1])).pid, flush=True)
 time.sleep(600)
 """
     server = subprocess.Popen(
-        [sys.executable, "-c", code, json.dumps(vars(orders))],
+        [sys.executable, "-c", code, as_argument(orders)],
         env={"PYTHONPATH": str(REPOSITORY / "meta-memguard" / "lib")},
         stdout=subprocess.PIPE,
     )
@@ -307,7 +313,7 @@ def test_the_newest_compiler_is_stopped_and_woken(
     orders: Orders, listener: Listener, box: Box, compiler: Callable[[int], memory.MemoryTask]
 ) -> None:
     """Where memory is short the newest task's compiler stops, the oldest's never; both go on once there is room."""
-    acting = replace(orders, acts=True)
+    acting = ordered(orders, mode=Mode.ENFORCE)
     old, new = compiler(32), compiler(32)
     sentinel, notes = Sentinel(acting, listener, sensor=box), Notes(Path(orders.directory))
     for place, (task, recipe) in enumerate(((old, "heavy"), (new, "light")), 1):
@@ -345,7 +351,8 @@ def test_a_compiler_is_killed_noted_and_its_task_gets_a_turn(
     mark = task.leader.mark
     command = f"echo $MEMGUARD_RECIPE > {orders.directory}/asked"
     log = f"{orders.directory}/readings/1.jsonl"
-    sentinel = Sentinel(replace(orders, acts=True, pressure_command=command, log=log), listener, sensor=box)
+    acting = ordered(orders, mode=Mode.ENFORCE, pressure_command=command)
+    sentinel = Sentinel(replace(acting, log=log), listener, sensor=box)
     notes, victim = Notes(Path(orders.directory)), compiler_of(task)
     notes.send(note)
     sentinel.step()
@@ -404,7 +411,7 @@ def test_the_lives_of_a_tasks_jobs_are_kept_and_known_again(
         assert seen[0].bytes < 30 * MIB
         assert (seen[0].expected.ended > 0) is (build == "second")
     assert abs(seen[0].expected.peak_bytes - 40 * MIB) < 4 * MIB
-    with contextlib.closing(History(Path(orders.history), warn=pytest.fail, is_read_only=True)) as history:
+    with contextlib.closing(History(Path(orders.policy.history), warn=pytest.fail, is_read_only=True)) as history:
         assert len(Lives(history.lives("heavy", "do_compile"))) == 1
 
 
@@ -413,7 +420,7 @@ def test_who_must_not_be_killed_is_not(
 ) -> None:
     """A task that cannot run again keeps its compiler, whatever is left."""
     task = compiler(16)
-    sentinel = Sentinel(replace(orders, acts=True), listener, sensor=box)
+    sentinel = Sentinel(ordered(orders, mode=Mode.ENFORCE), listener, sensor=box)
     Notes(Path(orders.directory)).send(noted(task, "heavy", may_kill=False))
     box.left_bytes = 1 * MIB
     for _ in range(3):
@@ -458,7 +465,7 @@ def test_a_build_that_was_killed_is_learned_from(
 ) -> None:
     """What was left near the limit by a build that died remembers its heaviest task as killed; far from it, none."""
     notes = Notes(Path(orders.directory))
-    first = Sentinel(replace(orders, history=""), listener, sensor=box)
+    first = Sentinel(ordered(orders, history=""), listener, sensor=box)
     for task, recipe in ((compiler(64), "heavy"), (compiler(8), "light")):
         notes.send(noted(task, recipe))
     box.left_bytes = left_mib * MIB

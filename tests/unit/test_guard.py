@@ -12,11 +12,13 @@ import pytest
 
 from memguard.channels.grants import Handover
 from memguard.channels.notes import Note, TaskGrant, TaskHold
-from memguard.channels.state import StateFile
+from memguard.channels.state import Marks, State, StateFile, TaskState
+from memguard.decide.ledger import READING_AGE_S
 from memguard.model import Footprint, Grant, Mode, Policy, Reading, Task
 from memguard.record.event_log import EventLog
+from memguard.record.events import BuildEnded, BuildStarted, Ended, Granted, Held, Released, Started, parse
 from memguard.sense.container import Sensor
-from memguard.server.guard import READING_AGE_S, Guard
+from memguard.server.guard import Guard
 from memguard.units import GIB, MIB
 
 NO_RESERVE = Policy(reserve_bytes=0)
@@ -68,16 +70,17 @@ class Bench:
 
     def offer(self, task: Task, is_idle: bool = False) -> bool:
         """Offer a task as the scheduler does; whether it started."""
-        verdict = self.guard.judge(task, is_idle)
-        self.guard.carry_out(task, verdict)
-        return verdict.starts
+        return self.guard.offer(task, is_idle)
 
     def publish(self, tokens: int | None = None, stopped: int = 0, alone: str = "", **sizes: int) -> None:
         """Tell what the sentinel sees: what tasks take, by tid."""
-        tasks = {tid: {"current_bytes": size, "peak_bytes": size, "tokens": tokens} for tid, size in sizes.items()}
-        StateFile(self.directory).publish(
-            {"time_s": self.now_s + 1, "tasks": tasks, "stopped": stopped, "alone": alone}
-        )
+        tasks = {
+            tid: TaskState(1, 1, tid, tid, "1", "do_compile", "", 1, current_bytes=size, tokens=tokens)
+            for tid, size in sizes.items()
+        }
+        place = (8 * GIB, "memory.max", 0, 0, 16.0, "enforce", Marks(0, 0, 0))
+        state = State(self.now_s + 1, 0.0, "b", 1, *place, tasks=tasks, stopped=stopped, alone=alone)
+        StateFile(self.directory).publish(state)
 
     def tick(self, *ended: str, is_idle: bool = False, seconds: float = 1.0) -> None:
         """Let time pass and tasks end."""
@@ -167,7 +170,7 @@ def test_the_peak_is_the_highest_reading(bench: Bench) -> None:
     for used in (1, 6, 2):
         bench.sensor.use(used * GIB)
         bench.guard.sample()
-    assert bench.guard.totals.peak_bytes == 6 * GIB
+    assert bench.guard.peak_bytes == 6 * GIB
 
 
 def test_the_container_is_read_no_more_often_than_needed(bench: Bench) -> None:
@@ -273,8 +276,8 @@ def test_a_forgotten_hold_reserves_nothing(bench: Bench) -> None:
     bench.offer(task("before", 4 * GIB))
     bench.offer(task("head", 8 * GIB))
     assert not bench.offer(task("light", GIB))
-    bench.guard.forget_hold("head")
-    bench.guard.forget_hold("head")
+    bench.guard.release("head")
+    bench.guard.release("head")
     assert bench.offer(task("light", GIB))
 
 
@@ -335,7 +338,7 @@ def test_ten_thousand_tasks_keep_to_the_limit(bench: Bench) -> None:
                 assert bench.offer(released)
                 running.append(released.tid)
     assert len(bench.guard.held) > 5000
-    assert sum(run.bytes for run in bench.guard.running.values()) <= 8 * GIB
+    assert sum(entry.grant.bytes for entry in bench.guard.running.values()) <= 8 * GIB
 
 
 def test_a_head_too_large_for_the_container_does_not_starve_the_next(bench: Bench) -> None:
@@ -375,7 +378,7 @@ def test_a_hold_that_ends_without_a_start_is_told(bench: Bench) -> None:
     assert not bench.offer(task("b", 5 * GIB))
     assert not bench.offer(task("c", 5 * GIB))
     bench.now_s += 60
-    bench.guard.forget_hold("b")
+    bench.guard.release("b")
     bench.now_s += 60
     bench.guard.finish()
     assert [(event["recipe"], event["held_s"]) for event in bench.events("release")] == [("r-b", 60), ("r-c", 120)]
@@ -407,7 +410,7 @@ def test_the_sentinel_is_told_of_grants_and_holds(bench: Bench) -> None:
     """It learns what each task was given before the task starts, and who is held and no longer."""
     assert bench.offer(task("a", 1 * GIB, per_job=512 * MIB))
     assert not bench.offer(task("b", 7 * GIB))
-    bench.guard.forget_hold("b")
+    bench.guard.release("b")
     grant, hold, release = bench.told
     assert grant == TaskGrant("a", 1, 8, 5 * GIB, 512 * MIB, 8)
     assert isinstance(hold, TaskHold)
@@ -461,9 +464,39 @@ def test_a_grant_that_cannot_be_written_is_for_all_jobs(bench: Bench) -> None:
     (bench.directory / "grants").write_text("in the way")
     for tid in ("a", "b"):
         assert bench.offer(task(tid, 0, 2 * GIB))
-        assert bench.guard.running[tid].bytes == 16 * GIB
+        assert bench.guard.running[tid].grant.bytes == 16 * GIB
         bench.tick(tid)
     assert [event["jobs"] for event in bench.events("grant")] == [8, 8]
     assert len(bench.warned) == 1
     assert "r-a do_compile starts with all its jobs, not " in bench.warned[0]
     assert bench.guard.totals.shrunk == 0
+
+
+@pytest.mark.parametrize(
+    ("tid", "mc", "recipe"),
+    [
+        ("/layers/meta/recipes/m4_1.4.bb:do_compile", "", "m4"),
+        ("virtual:native:/layers/meta/gcc-runtime_14.bb:do_compile", "", "gcc-runtime"),
+        ("mc:arm:/layers/meta/image.bb:do_compile", "arm", "image"),
+    ],
+)
+def test_a_task_that_no_scheduler_of_ours_knows_is_named_by_its_id(
+    bench: Bench, tid: str, mc: str, recipe: str
+) -> None:
+    """Where BB_SCHEDULER is another, starts and ends tell recipe and task as far as BitBake's id does."""
+    bench.guard.task_started(tid, None)
+    bench.guard.task_ended(tid, None, "ok")
+    for event in bench.events("start", "end"):
+        assert (event["recipe"], event["task"], event.get("mc", ""), event["tid"]) == (recipe, "do_compile", mc, tid)
+
+
+def test_every_line_is_one_that_is_read(bench: Bench) -> None:
+    """The story of a build comes out of its log as the events that went in."""
+    assert bench.offer(task("a", 5 * GIB))
+    assert not bench.offer(task("b", 5 * GIB))
+    bench.guard.task_started("a", task("a", GIB))
+    bench.guard.task_ended("a", task("a", GIB), "ok")
+    bench.guard.finish()
+    assert bench.log.path is not None
+    kinds = [type(parse(line)) for line in bench.log.path.read_bytes().splitlines()]
+    assert kinds == [BuildStarted, Granted, Held, Started, Ended, Released, BuildEnded]

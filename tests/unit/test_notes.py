@@ -14,15 +14,55 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from memguard.channels.fifo import Listener, Notes
-from memguard.channels.notes import TaskEnd, TaskGrant, TaskHold, TaskNote, TaskWait
-from memguard.channels.state import STATE_AGE_S, State, StateFile, TaskState
-from memguard.model import Outcome
+from memguard.channels.notes import Orders, TaskEnd, TaskGrant, TaskHold, TaskNote, TaskWait, as_argument, parse_orders
+from memguard.channels.state import STATE_AGE_S, Marks, State, StateFile, TaskState
+from memguard.model import Footprint, Mode, Outcome, Policy
 
 NOTE = TaskNote(4242, 17, "mc:two:/a b/\udce9_1.0.bb:do_compile", "x", "1.0", "do_compile", "qemux86-64", 4)
 WAIT = TaskWait(4242, 17, 2, False, 1, "cc1plus", "was killed", 1 << 30, 1.5, 3.25, 1 << 29)
 END = TaskEnd(4242, 17, Outcome.OK, 1.5, 3.25, 1 << 30)
 GRANT = TaskGrant(NOTE.tid, 3, 4, 1 << 30, 1 << 28)
 HOLD = TaskHold(NOTE.tid, "x", "do_compile", "needs 4.0 GiB, 1.0 GiB fit")
+
+
+TEXT = st.text(st.characters(categories=None), max_size=50)
+SIZES = st.none() | st.integers(0, 1 << 62)
+POLICIES = st.builds(
+    Policy,
+    mode=st.sampled_from(Mode),
+    limit_bytes=SIZES,
+    reserve_bytes=SIZES,
+    reserve_share=st.none() | st.floats(0, 1),
+    min_jobs=st.none() | st.integers(1, 999),
+    min_jobs_share=st.floats(0, 1),
+    directory=TEXT,
+    history=TEXT,
+    history_max_bytes=st.integers(0, 1 << 62),
+    metrics=TEXT,
+    retries=st.integers(0, 9),
+    retry_tasks=st.lists(TEXT).map(tuple),
+    no_kill=st.lists(TEXT).map(tuple),
+    pressure_command=st.just("x" * 5000) | TEXT,
+)
+
+
+@given(st.builds(Orders, build=TEXT, policy=POLICIES, slots=st.integers(0, 4096), log=TEXT))
+def test_orders_arrive_as_they_were_given(orders: Orders) -> None:
+    """All settings of a build come through the command line of its sentinel, long and odd ones included."""
+    argument = as_argument(orders)
+    assert "\0" not in argument
+    assert argument.isascii()
+    assert parse_orders(argument) == orders
+
+
+def test_orders_hold_no_secret() -> None:
+    """What every user of a machine can read of a process has no URL of a database, nor footprints nobody asks for."""
+    overrides = {"llvm": {"do_compile": Footprint(1, 2, 3, "MEMGUARD_FOOTPRINT")}}
+    argument = as_argument(Orders("b1", Policy(fleet="postgresql://u:letmein@h/db", overrides=overrides)))
+    assert "letmein" not in argument
+    assert "postgresql" not in argument
+    assert "llvm" not in argument
+    assert parse_orders(argument) == Orders("b1", Policy())
 
 
 @pytest.fixture
@@ -95,11 +135,16 @@ def test_a_note_with_an_odd_number_is_none(tmp_path: Path, fifo: int, name: str,
 def test_a_state_is_believed_while_it_is_fresh(tmp_path: Path) -> None:
     """Server and tasks take what was told in the last seconds, and nothing of a sentinel that has fallen silent."""
     file = StateFile(tmp_path)
-    task = {"current_bytes": 5, "peak_bytes": 7, "tokens": None}
-    file.publish(
-        {"time_s": 100.0, "tasks": {NOTE.tid: task}, "stopped": 1, "alone": "x do_compile", "turns": {"1-2": 1}}
+    task = TaskState(**vars(NOTE), current_bytes=5, peak_bytes=7)
+    state = State(
+        *(100.0, 1.7e9, "b1", 7, 1 << 33, "memory.max", 1 << 32, 1 << 28, 4.0, "enforce", Marks(3, 2, 1)),
+        tasks={NOTE.tid: task},
+        stopped=1,
+        alone="x do_compile",
+        turns={"1-2": 1},
     )
-    assert file.read(100.0 + STATE_AGE_S) == State({NOTE.tid: TaskState(5, 7)}, 1, "x do_compile")
+    file.publish(state)
+    assert file.read(100.0 + STATE_AGE_S) == state
     assert [file.has_turn(mark, attempt, 101.0) for mark, attempt in (("1-2", 1), ("1-2", 2), ("1-3", 1))] == [
         True,
         False,
@@ -131,7 +176,7 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     notes.clear()
     state = StateFile(tmp_path / "file")
     with pytest.raises(OSError, match="file"):
-        state.publish({})
+        state.publish(State(1.0, 1.0, "b1", 7, 1, "", 0, 0, 1.0, "enforce", Marks(0, 0, 0)))
     assert state.read(1.0) is None
     state.clear()
 

@@ -108,7 +108,7 @@ def predict(truth: Truth, jobs: int, error: Error, seed: int, is_known: bool = T
 
 
 def order_by_path(truth: Truth, tasks: Sequence[Task], order: Sequence[int], cpus: float) -> list[int]:
-    """As scheduler._by_remaining_path() has it."""
+    """The order of builds with a history: the longest remaining path first."""
     depends = truth.graph.depends
     seconds = {
         number: task.duration.seconds(max(1, min(task.wanted_jobs, int(cpus)))) if task.duration else 0.0

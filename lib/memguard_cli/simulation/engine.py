@@ -94,7 +94,7 @@ class Policy(Protocol):
         """The outcome with what only the policy knows."""
 
 
-class Run:
+class SimulatedTask:
     """A task that runs: its phase, and what is left of it on the second clock.
 
     speed:        jobs that run; stopped: jobs that do not, but hold what they held, frozen_bytes.
@@ -147,7 +147,7 @@ class Engine:
         self.peak_bytes = container.idle_bytes
         self.demand = 0  # jobs that want a CPU
         self.has_failed = False  # set by a policy that gives a task up
-        self.runs: dict[int, Run] = {}
+        self.runs: dict[int, SimulatedTask] = {}
         self.states: dict[str, TaskUse] = {}
         self.done = 0
         self._done_s = 0.0
@@ -220,17 +220,17 @@ class Engine:
         self.used_bytes -= run.used_bytes
         del self.states[self._tids[task]]
 
-    def _left_s(self, run: Run) -> float:
+    def _left_s(self, run: SimulatedTask) -> float:
         return (run.ends - self._clock) * run.speed if run.speed else run.rest_s
 
     def _start(self, task: int, jobs: int) -> None:
-        run = Run(self.profiles[task].phases, jobs, self.now_s)
+        run = SimulatedTask(self.profiles[task].phases, jobs, self.now_s)
         self.runs[task] = run
         place, left_s = self._resumes.pop(task, (0, run.phase.work_s))
         run.place, run.phase = place, run.phases[place]
         self._enter(task, run, left_s)
 
-    def _enter(self, task: int, run: Run, work_s: float) -> None:
+    def _enter(self, task: int, run: SimulatedTask, work_s: float) -> None:
         """Begin a phase, or go on with `work_s` of it that are left."""
         phase = run.phase
         speed = max(0, (run.jobs if run.jobs < phase.width else phase.width) - run.stopped)
@@ -289,11 +289,11 @@ class Engine:
                 self._end(task, run, policy)
         return True
 
-    def _wait_for_stopped(self, task: int, run: Run) -> None:
+    def _wait_for_stopped(self, task: int, run: SimulatedTask) -> None:
         run.jobs = run.stopped
         self._enter(task, run, STOPPED_JOB_S * run.stopped)
 
-    def _end(self, task: int, run: Run, policy: Policy) -> None:
+    def _end(self, task: int, run: SimulatedTask, policy: Policy) -> None:
         self.demand -= run.speed
         self.used_bytes -= run.used_bytes
         del self.runs[task]

@@ -61,6 +61,11 @@ class BuildDirectory:
         return self.path / "tools"
 
     @property
+    def fleet_log(self) -> Path:
+        """What the memguard command said about the fleet's database."""
+        return self.path / "fleet.log"
+
+    @property
     def history(self) -> Path:
         """What tasks took, where MEMGUARD_HISTORY says nothing else."""
         return self.path / "history.db"

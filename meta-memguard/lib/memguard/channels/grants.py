@@ -2,8 +2,10 @@
 """Grants on their way from the server to the children, as small files that appear whole or not at all.
 
 Runs in: the BitBake server (put, clear) and task children (take); standard library only.
+Covers: the jobs of a task that gets fewer than it wants; a file is taken once.
+Does not cover: which grant a task gets (server), how it obeys (bitbake/task).
+
 Worker and server share no channel of their own that class code could use, so they meet on disk.
-A file is written only for a task that gets fewer jobs than it wants, and is taken once.
 """
 
 from __future__ import annotations

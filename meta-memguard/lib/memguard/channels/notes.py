@@ -2,17 +2,17 @@
 """What server and tasks tell the sentinel: its orders at the start, then a note for each thing that happens.
 
 Runs in: the BitBake server, task children, the sentinel; pure.
-Covers: the notes, and each as a line of JSON.
+Covers: orders as JSON for a command line, the notes, and each as a line of JSON.
 Does not cover: how a line reaches the sentinel (fifo.py).
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Union
 
-from memguard.model import Outcome
+from memguard.model import Mode, Outcome, Policy
 from memguard.typed_json import from_json
 
 # What a server that ends says to its sentinel; one that was killed says nothing.
@@ -21,29 +21,49 @@ FAREWELL = b"bye"
 
 @dataclass(frozen=True)
 class Orders:
-    """What the server tells its sentinel at the start, as JSON in its argument.
+    """What the server tells its sentinel at the start.
 
-    history:       the database of what tasks took; "" to keep none.
-    limit_bytes, reserve_bytes, reserve_share: the user's own, as in Policy.
-    pressure_command: what is run before something is killed; "" for nothing.
-    acts:          whether running tasks may be touched; else it only measures.
-    slots:         the jobs of all tasks together, 0 for as many as there are CPUs.
-    log:           the file of the readings, "" to write none.
-    metrics:       the file of the metrics, "" to write none.
+    build:  names the build in its records.
+    policy: the settings of the build, with a directory that is absolute.
+    slots:  the jobs of all tasks together, 0 for as many as there are CPUs.
+    log:    the file of the readings, "" to write none.
     """
 
-    directory: str
     build: str
-    history: str
-    history_max_bytes: int
-    limit_bytes: int | None = None
-    reserve_bytes: int | None = None
-    reserve_share: float | None = None
-    pressure_command: str = ""
-    acts: bool = False
+    policy: Policy
     slots: int = 0
     log: str = ""
-    metrics: str = ""
+
+    @property
+    def directory(self) -> str:
+        """Where server, sentinel and tasks meet."""
+        return self.policy.directory
+
+    @property
+    def acts(self) -> bool:
+        """Whether running tasks may be touched; else they are only measured."""
+        return self.policy.mode is Mode.ENFORCE
+
+
+# What does not travel: a command line is seen by every user of the machine, and is no place for a database's password;
+# footprints matter to the server alone.
+_LEFT_OUT = ("fleet", "overrides")
+
+
+def as_argument(orders: Orders) -> str:
+    """Orders as the argument of a sentinel."""
+    names = [field.name for field in fields(Policy) if field.init and field.name not in _LEFT_OUT]
+    policy = {name: getattr(orders.policy, name) for name in names}
+    return json.dumps({**vars(orders), "policy": policy})
+
+
+def parse_orders(argument: str) -> Orders:
+    """Orders out of what as_argument() has made of them. Raises ValueError, TypeError or KeyError for anything else."""
+    told: dict[str, Any] = json.loads(argument)
+    policy: dict[str, Any] = told["policy"]
+    lists = {name: tuple(value) for name, value in policy.items() if isinstance(value, list)}
+    changed: dict[str, Any] = {**policy, **lists, "mode": Mode(policy["mode"])}
+    return Orders(**{**told, "policy": Policy(**changed)})
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 """Which task may start now, and with how many jobs.
 
 Runs in: the BitBake server and every simulation; pure, no clock, no file.
-Covers: admission, with a reservation for the oldest held task.
-Does not cover: running tasks; what the memory is (sense) or will be (predict).
+Covers: admission, with memory kept for the oldest held task.
+Does not cover: what runs and what is held (ledger); what the memory is (sense) or will be (predict).
 See also: docs/internals.md, "Admit".
 """
 
@@ -17,9 +17,9 @@ from math import inf
 from memguard.model import Grant, Policy, Reading, Task, Verdict
 from memguard.units import format_bytes
 
-# A task waits for more jobs where that pays although the wait took so many times as long as predicted.
+# A task waits for more jobs where that pays even if the wait takes this many times as long as predicted.
 WAITING_MARGIN = 1.5
-# A task passes a held one where it is expected to end in time although it took so many times as long as predicted.
+# A task passes a held one where it is expected to end in time even if it takes this many times as long as predicted.
 PASSING_MARGIN = 1.5
 
 
@@ -88,7 +88,7 @@ class Situation:
         return 0.0 if self.head is None else self.frees_in_s(self._kept_bytes) or 0.0
 
     def frees_in_s(self, need_bytes: int) -> float | None:
-        """In how many seconds so much will be free if nothing more starts; None where that is not known."""
+        """In how many seconds `need_bytes` will be free if nothing more starts; None where that is not known."""
         missing = need_bytes - self.free_bytes
         if missing <= 0:
             return 0.0
@@ -133,11 +133,9 @@ def admit(task: Task, situation: Situation) -> Verdict:
     """May `task` start now? With all its jobs, else with fewer, else it is held, with the reason in words."""
     if situation.emergency:
         return Verdict(situation.emergency)
-    room = situation.free_bytes
-    spare = situation.spare_bytes
-    head = situation.head
-    is_passing = spare is not None and head is not None and head.tid != task.tid
-    if is_passing and spare is not None and not _ends_before_head(task, situation):
+    room, head = situation.free_bytes, situation.head
+    spare = None if head is None or head.tid == task.tid else situation.spare_bytes
+    if spare is not None and not _ends_before_head(task, situation):
         room = min(room, spare)
     jobs = task.footprint.jobs_within(room, task.wanted_jobs)
     if jobs >= task.wanted_jobs:
@@ -153,7 +151,7 @@ def admit(task: Task, situation: Situation) -> Verdict:
         return Verdict(f"{jobs} of {task.wanted_jobs} jobs fit into {format_bytes(room)}", _grant(task, jobs))
     need_bytes = task.footprint.peak_bytes(fewest)
     need = format_bytes(need_bytes)
-    if is_passing and room < situation.free_bytes:
+    if spare is not None and room < situation.free_bytes:
         return Verdict(f"needs {need}, which would delay {head}", need_bytes=need_bytes)
     return Verdict(f"needs {need}, {format_bytes(max(0, room))} fit", need_bytes=need_bytes)
 
@@ -197,7 +195,7 @@ def _jobs_worth_waiting(task: Task, jobs: int, situation: Situation) -> int:
 
 
 def is_worth_asking(situation: Situation) -> Callable[[Task, int, float], bool]:
-    """Whether admit() may let a task start that needs at least so many bytes, for at least so many seconds.
+    """Whether admit() may let a task start, by the least it needs and the least time it takes.
 
     Thousands of tasks may be held, and all of them are asked about whenever something changes: what is looked at here
     rules out most of them.

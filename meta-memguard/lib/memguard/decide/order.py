@@ -3,7 +3,7 @@
 
 Runs in: the BitBake server and every simulation; pure.
 Covers: the order of all tasks from what each needs and how long each takes; BitBake's own order where nothing is known.
-Does not cover: whether a task may start now (decide, and BitBake's rules).
+Does not cover: whether a task may start now (admit, and BitBake's rules).
 """
 
 from __future__ import annotations

@@ -2,19 +2,19 @@
 """One JSON line per event of a build: start, hold, release, grant, end, and the build's own start and end.
 
 Runs in: the BitBake server; standard library only.
-Covers: writing and the number of logs kept. The fields are described in docs/events.md.
+Covers: writing and the number of logs kept.
+Does not cover: what the lines say (events).
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
-from memguard.model import Task
+from memguard.record.events import Event, as_line
 
 KEPT_LOGS = 20
 
@@ -25,14 +25,14 @@ class EventLog:
     A log that cannot be written falls silent; `failure` then says why.
 
     Events are kept in memory until flush(), so that a decision waits for no disk; the server's heartbeat flushes once a
-    second, and so much is lost when the server is killed.
+    second, and no more than that is lost when the server is killed.
     """
 
     def __init__(self, directory: Path | None) -> None:
         self.path: Path | None = None
         self.failure: str | None = None
         self._file: TextIO | None = None
-        self._pending: list[tuple[str, float, Task | None, dict[str, Any]]] = []
+        self._pending: list[Event] = []
         if directory is None:
             return
         try:
@@ -44,10 +44,10 @@ class EventLog:
             return
         forget_oldest(directory, self.path)
 
-    def write(self, event: str, task: Task | None = None, **fields: Any) -> None:
-        """Take one event, of the build or of a task; `fields` are JSON values."""
+    def write(self, event: Event) -> None:
+        """Take one event."""
         if self._file is not None:
-            self._pending.append((event, time.time(), task, fields))
+            self._pending.append(event)
 
     def flush(self) -> None:
         """Write what was taken. Never raises for a full or broken disk."""
@@ -56,7 +56,7 @@ class EventLog:
             return
         try:
             for event in pending:
-                self._file.write(_line(*event))
+                self._file.write(as_line(event))
             self._file.flush()
         except OSError as error:
             self.failure = f"{self.path}: {error.strerror}"
@@ -68,16 +68,6 @@ class EventLog:
             with contextlib.suppress(OSError):
                 self._file.close()
             self._file = None
-
-
-def _line(event: str, time_s: float, task: Task | None, fields: dict[str, Any]) -> str:
-    """One event as a line of JSON."""
-    line: dict[str, Any] = {"event": event, "time": round(time_s, 3)}
-    if task is not None:
-        line.update(recipe=task.recipe, task=task.name)
-        if task.mc:
-            line["mc"] = task.mc
-    return json.dumps({**line, **fields}) + "\n"
 
 
 def _create(directory: Path) -> TextIO:

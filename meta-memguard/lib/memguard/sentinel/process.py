@@ -19,7 +19,7 @@ from typing import Any
 
 from memguard.act.cpu_first import precedence
 from memguard.channels.fifo import Listener, Notes
-from memguard.channels.notes import FAREWELL, Orders
+from memguard.channels.notes import FAREWELL, Orders, parse_orders
 from memguard.sense.pressure_trigger import PressureTrigger
 from memguard.sentinel.sentinel import Sentinel
 from memguard.sentinel.watched import Report
@@ -68,7 +68,7 @@ def run(orders: Orders, notes: int, server: int, before_exec: Callable[[], None]
 
 def main(argument: str, notes: str) -> int:
     """The process itself: its orders as JSON, and the descriptor to take notes from; returns its exit status."""
-    orders = Orders(**json.loads(argument))
+    orders = parse_orders(argument)
     try:
         with precedence() as step_back:
             report: dict[str, Any] = asdict(run(orders, int(notes), sys.stdin.fileno(), step_back))

@@ -16,14 +16,14 @@ from memguard.model import Outcome, Record
 
 def open_history(orders: Orders, warnings: list[str]) -> Any:
     """Where records go; None where none are kept, or a Python without SQLite runs this."""
-    if not orders.history:
+    if not orders.policy.history:
         return None
     try:
         from memguard.record.history.store import History
     except ImportError as error:
         warnings.append(f"nothing is remembered of this build: {error}")
         return None
-    return History(Path(orders.history), orders.history_max_bytes, warn=warnings.append)
+    return History(Path(orders.policy.history), orders.policy.history_max_bytes, warn=warnings.append)
 
 
 def lost_record(task: TaskState, build: str) -> Record:

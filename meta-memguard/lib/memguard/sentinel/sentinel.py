@@ -32,7 +32,7 @@ from memguard.channels.notes import Note, Orders, TaskEnd, TaskGrant, TaskHold, 
 from memguard.channels.state import FRESHEN_S, Counts, HeldTask, Marks, State, StateFile, TaskState
 from memguard.decide.moment import Act, Job
 from memguard.decide.turn import Waiting, next_turn
-from memguard.model import Kill, Outcome, Policy, Reading, Record
+from memguard.model import Kill, Outcome, Reading, Record
 from memguard.predict.remembered_lives import Lives
 from memguard.record.metrics import MetricsFile
 from memguard.record.readings_log import Readings
@@ -80,13 +80,13 @@ class Sentinel:
     ) -> None:
         self.report = Report()
         self._orders = orders
-        self._policy = Policy(reserve_bytes=orders.reserve_bytes, reserve_share=orders.reserve_share)
+        self._policy = policy = orders.policy
         self._state = StateFile(Path(orders.directory))
         self._kills = Kills(Path(orders.directory))
         self._readings = Readings(orders.log)
-        self._metrics = MetricsFile(orders.metrics, self.report.warnings.append)
+        self._metrics = MetricsFile(policy.metrics, self.report.warnings.append)
         self._listener = listener
-        self._sensor = sensor or Sensor(limit_bytes=orders.limit_bytes)
+        self._sensor = sensor or Sensor(limit_bytes=policy.limit_bytes)
         self._processes = ProcessTable()
         self._history = open_history(orders, self.report.warnings)
         self._reading: Reading | None = None
@@ -94,8 +94,8 @@ class Sentinel:
             orders.slots or ceil(self._sensor.cpus().count), self._processes.members, orders.acts, self._note_kill
         )
         self._command: PressureCommand | None = None
-        if orders.pressure_command:
-            self._command = PressureCommand(orders.pressure_command, before_exec=before_exec)
+        if policy.pressure_command:
+            self._command = PressureCommand(policy.pressure_command, before_exec=before_exec)
         self._watched: dict[ProcessId, Watched] = {}
         self._leaders: dict[str, ProcessId] = {}
         self._grants: dict[str, TaskGrant] = {}
@@ -521,7 +521,7 @@ class Sentinel:
             used_bytes=self._used_bytes(),
             reserve_bytes=reserve,
             cpus=reading.cpus if reading else 0,
-            mode="enforce" if self._orders.acts else "observe",
+            mode=self._policy.mode.value,
             marks=Marks(
                 withdraw_bytes=bound - reserve,
                 stop_bytes=bound - (moment.stop_bytes if moment else 0),

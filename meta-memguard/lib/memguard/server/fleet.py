@@ -3,7 +3,7 @@
 
 Runs in: the BitBake server, which it delays by no more than a second; standard library only.
 Covers: two processes of their own, what they say, and that the first ends with the build.
-Does not cover: talking to the database (memguard_cli.history_fleet): that takes packages that a host need not have.
+Does not cover: talking to the database (memguard_cli.fleet): that takes packages that a host need not have.
 
 The build itself reads and writes a file, whatever becomes of the database. A push that is not done after a second goes
 on by itself, for as long as the database answers.
@@ -20,9 +20,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Callable
 
+from memguard.channels.build_directory import BuildDirectory
+
 # All that a build waits for the database.
 PATIENCE_S = 1.0
-# After so long a silence of the database the command gives up.
+# The command gives up after this much silence of the database.
 SILENCE_S = 10
 # A sentence of the command is shorter.
 _LAST_WORDS_BYTES = 1000
@@ -40,10 +42,10 @@ class Fleet:
         """Starts nothing yet.
 
         history:   the file that the build itself reads and writes; max_bytes is its bound.
-        directory: where the command's words are kept, in fleet.log.
+        directory: MEMGUARD_DIR, where the command's words are kept.
         """
         self._history = history
-        self._log = directory / "fleet.log"
+        self._log = BuildDirectory(directory).fleet_log
         self._warn = warn
         self._has_warned = False
         self._environment = _environment(os.environ, url, max_bytes)

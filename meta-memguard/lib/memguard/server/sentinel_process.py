@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Starts the sentinel and ends it.
+"""Starts the sentinel, looks after it, and ends it.
 
 Runs in: the BitBake server; standard library only.
-Covers: a process that ends with this one, whatever happens to it; what it says at its end.
-See also: sentinel.py, which is that process.
+Covers: a process that ends with this one, whatever happens to it; one that dies is started again; notes to it; what it
+says at its end.
+Does not cover: what that process does (sentinel/).
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 from memguard.channels.fifo import Notes
-from memguard.channels.notes import FAREWELL, Orders
+from memguard.channels.notes import FAREWELL, Note, Orders, as_argument
 
 # Pruning a full history takes some seconds.
 PATIENCE_S = 30.0
+
+# A sentinel that dies is started again this often in one build.
+RESTARTS_MOST = 3
 
 # Isolated: neither the environment nor the working directory says what is imported. Only this process holds the other
 # end of its standard input.
@@ -42,7 +45,7 @@ class Watch:
         self._pid = os.getpid()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _PROGRAM, library, json.dumps(asdict(orders)), str(notes)],
+                [sys.executable, "-I", "-S", "-c", _PROGRAM, library, as_argument(orders), str(notes)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -86,3 +89,57 @@ class Watch:
         status = self._process.returncode
         died = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
         return {"fault": f"it ended with {died} and said nothing"}
+
+
+class SentinelKeeper:
+    """Keeps a sentinel running over one build. Without one the build goes on all the same."""
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        self._warn = warn
+        self._watch: Watch | None = None
+        self._orders: Orders | None = None
+        self._notes: Notes | None = None
+        self._restarts = 0
+
+    def start(self, orders: Orders) -> None:
+        """Start the sentinel, unless one runs."""
+        if self._watch is not None:
+            return
+        self._orders, self._restarts = orders, 0
+        self._start("running tasks are not watched in this build, the sentinel cannot be started")
+
+    def _start(self, complaint: str) -> None:
+        assert self._orders is not None
+        try:
+            self._watch = Watch(self._orders)
+        except OSError as error:
+            self._warn(f"{complaint}: {error}")
+
+    def take_fault(self) -> str:
+        """Why the sentinel has died, once; "" where it runs, or never did."""
+        if self._watch is None or not self._watch.has_died:
+            return ""
+        watch, self._watch = self._watch, None
+        return str(watch.end().get("fault", "it ended"))
+
+    def start_again(self) -> None:
+        """Start a sentinel in place of one that died: it goes on where that one was; what was stopped is woken."""
+        if self._restarts < RESTARTS_MOST:
+            self._restarts += 1
+            self._start("the sentinel cannot be started again")
+
+    def tell(self, note: Note) -> None:
+        """Tell the sentinel; where it is too busy it does not hear."""
+        if self._watch is None or self._orders is None:
+            return
+        if self._notes is None:
+            self._notes = Notes(Path(self._orders.directory))
+        with contextlib.suppress(OSError):
+            self._notes.send(note, stays_open=True)
+
+    def end(self) -> dict[str, Any]:
+        """End the sentinel; what it says (see Watch.end), {} where there is none."""
+        watch, self._watch, notes, self._notes = self._watch, None, self._notes, None
+        if notes is not None:
+            notes.close()
+        return watch.end() if watch is not None else {}

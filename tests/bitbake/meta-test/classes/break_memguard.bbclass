@@ -4,10 +4,10 @@
 addhandler break_memguard
 break_memguard[eventmask] = "bb.event.BuildStarted"
 python break_memguard() {
-    from memguard.server import guard
+    from memguard.decide import ledger
 
     def fail(*arguments):
         raise RuntimeError("a planted fault")
 
-    guard.admit = fail
+    ledger.admit = fail
 }

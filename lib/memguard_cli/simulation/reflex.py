@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: MIT
+"""The sentinel's part of a simulated build: jobs of running tasks are stopped, woken and killed.
+
+Runs in: outside BitBake; pure.
+Covers: when it looks, what it sees of each task, and regulate()'s actions carried out in the engine.
+Does not cover: pools of tokens: every task has the jobs of its grant.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from memguard.decide.ledger import Entry
+from memguard.decide.moment import STOP_SHARE, Act, Action, Job, Moment, Running
+from memguard.decide.regulate import regulate
+from memguard.model import Task
+from memguard.predict.job_lives import Expected
+from memguard.sentinel.reflex import FILL_LEAST_BYTES_S, LOOK_LEAST_S, LOOK_MOST_S
+from memguard_cli.simulation.engine import Engine, SimulatedTask
+from memguard_cli.simulation.profiles import UNIT_S
+
+# A job that still grows is expected to become this many times what it is, where its footprint says less.
+BEYOND = 1.25
+
+# While something is stopped the real reflex looks every tenth of a second, which here changes little and costs much.
+LOOK_STOPPED_S = 0.25
+
+
+class SimulatedReflex:
+    """The sentinel's part: looks at running tasks and does what regulate() says, through the engine.
+
+    Jobs are those of tasks that run some at once; all of a task are alike, and were begun one after the other.
+    """
+
+    def __init__(self, engine: Engine, reserve_bytes: int) -> None:
+        self.stopped = self.killed = 0
+        self._engine = engine
+        self._reserve_bytes = reserve_bytes
+        self._looked_s = self._woke_s = self._killed_s = -math.inf
+        self._used_bytes = engine.used_bytes
+        self._are_stopped = False
+
+    @property
+    def _left_bytes(self) -> int:
+        return self._engine.container.limit_bytes - self._engine.used_bytes
+
+    def looks_in_s(self) -> float | None:
+        """Seconds to the next look; None while so much is left that nothing would be done."""
+        if self._are_stopped:
+            return LOOK_STOPPED_S
+        left_bytes = self._left_bytes
+        if left_bytes >= self._reserve_bytes:
+            return None
+        headroom_bytes = left_bytes - STOP_SHARE * self._reserve_bytes
+        return min(LOOK_MOST_S, max(LOOK_LEAST_S, headroom_bytes / FILL_LEAST_BYTES_S))
+
+    def act(self, tasks: Sequence[Task], running: Mapping[str, Entry]) -> list[int]:
+        """Look if it is time to; the tasks of which a job was killed."""
+        engine, now_s = self._engine, self._engine.now_s
+        if self.looks_in_s() is None or now_s - self._looked_s < LOOK_LEAST_S * 0.999:
+            return []
+        seconds = min(LOOK_MOST_S, max(LOOK_LEAST_S, now_s - self._looked_s))
+        moment = Moment(
+            left_bytes=self._left_bytes,
+            reserve_bytes=self._reserve_bytes,
+            fill_bytes_s=(engine.used_bytes - self._used_bytes) / seconds,
+            slots=int(engine.container.cpus),
+            tasks=tuple(self._running(number, tasks[number], running[tasks[number].tid]) for number in engine.runs),
+            since_wake_s=now_s - self._woke_s,
+            since_kill_s=now_s - self._killed_s,
+        )
+        self._looked_s, self._used_bytes = now_s, engine.used_bytes
+        killed = [int(action.tid) for action in regulate(moment) if self._carry_out(action)]
+        self._are_stopped = any(run.stopped for run in engine.runs.values())
+        return killed
+
+    def _carry_out(self, action: Action) -> bool:
+        """Whether a task has to run again."""
+        engine, number = self._engine, int(action.tid)
+        if number not in engine.runs:
+            return False
+        if action.act is Act.STOP:
+            engine.stop(number, 1 if action.job else engine.runs[number].speed)
+            self.stopped += 1
+        elif action.act is Act.WAKE:
+            engine.wake(number, 1 if action.job else engine.runs[number].stopped)
+            self._woke_s = engine.now_s
+        elif action.act is Act.KILL:
+            phase = engine.runs[number].phase
+            engine.kill(number, phase.work_s if phase.width == 1 else UNIT_S)
+            self._killed_s = engine.now_s
+            self.killed += 1
+            return True
+        return False
+
+    def _running(self, number: int, task: Task, entry: Entry) -> Running:
+        run = self._engine.runs[number]
+        phase = run.phase
+        has_jobs = any(other.width > 1 for other in run.phases)
+        peak_bytes = task.footprint.per_job_bytes if phase.width > 1 else task.footprint.serial_bytes
+        size_bytes = phase.job_bytes if phase.width > 1 else phase.base_bytes
+        growth_bytes_s = self._growth_bytes_s(run)
+        if growth_bytes_s and peak_bytes < size_bytes * BEYOND:
+            peak_bytes = int(size_bytes * BEYOND)
+        expected = Expected(max(peak_bytes, size_bytes), UNIT_S, UNIT_S / 2)
+        count = run.speed + run.stopped if has_jobs else 0
+        jobs = tuple(
+            Job(
+                pid=place,
+                start_ticks=0,
+                program="cc",
+                bytes=size_bytes if place >= run.stopped or not run.stopped else run.frozen_bytes // run.stopped,
+                age_s=UNIT_S * (place + 1) / (count + 1),
+                growth_bytes_s=growth_bytes_s,
+                expected=expected,
+                is_stopped=place < run.stopped,
+            )
+            for place in range(count)
+        )
+        return Running(
+            tid=task.tid,
+            place=entry.place,
+            most_jobs=entry.grant.jobs,
+            jobs=jobs,
+            next_job=expected,
+            growth_bytes=max(0, entry.grant.bytes - run.used_bytes),
+            current_bytes=run.used_bytes,
+            is_stopped=not has_jobs and run.stopped > 0,
+        )
+
+    def _growth_bytes_s(self, run: SimulatedTask) -> float:
+        """How fast one job of a task grows now."""
+        if run.place + 1 == len(run.phases) or not run.speed or not run.phase.work_s:
+            return 0.0
+        phase, following = run.phase, run.phases[run.place + 1]
+        if phase.width != following.width:
+            return 0.0
+        grown_bytes = following.job_bytes - phase.job_bytes or following.base_bytes - phase.base_bytes
+        slowness = max(1.0, self._engine.demand / self._engine.container.cpus)
+        return max(0, grown_bytes) * run.speed / (phase.work_s * slowness)

@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: MIT
+"""What memguard keeps of one build in the BitBake server: its Guard, its sentinel, what earlier builds remember.
+
+Runs in: the BitBake server, called by handlers and schedulers; imports bb.
+Covers: begin, completion and abandonment of a build; the words about it; stepping aside after a fault.
+Does not cover: which event calls what (handlers), decisions (server/guard).
+
+One server runs one build at a time, so there is one current session.
+"""
+
+from __future__ import annotations
+
+import atexit
+import math
+import os
+import shutil
+import time
+import traceback
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import bb
+
+from memguard import settings
+from memguard.act.job_variables import jobs_in
+from memguard.channels.build_directory import BuildDirectory
+from memguard.channels.fifo import Notes
+from memguard.channels.grants import Handover
+from memguard.channels.notes import Orders
+from memguard.channels.state import StateFile
+from memguard.model import Duration, Policy, Sample, Task
+from memguard.predict.durations import learn_duration
+from memguard.record.event_log import EventLog
+from memguard.sense.container import Sensor
+from memguard.server.fleet import Fleet
+from memguard.server.guard import Guard
+from memguard.server.sentinel_process import SentinelKeeper
+from memguard.units import format_bytes
+
+if TYPE_CHECKING:
+    from bb.data_smart import DataSmart
+
+    from memguard.record.history.store import History
+
+# What users write as BB_SCHEDULER.
+SPEED, COMPLETION = "memguard", "memguard-completion"
+
+# What the sentinel's report counts, in words.
+_DONE = {"stopped": "jobs stopped", "killed": "killed", "retried": "tasks run again"}
+
+
+def _note(text: str) -> None:
+    bb.note(f"memguard: {text}")
+
+
+def _warn(text: str) -> None:
+    bb.warn(f"memguard: {text}")
+
+
+class Session:
+    """One build, from begin() to complete() or end()."""
+
+    def __init__(self) -> None:
+        self.guard: Guard | None = None
+        self.has_stepped_aside = False
+        self.is_lent = False
+        self._tasks: dict[str, Task] = {}
+        self._sensor: Sensor | None = None
+        self._sentinel = SentinelKeeper(_warn)
+        self._history: History | None = None
+        self._fleet: Fleet | None = None
+
+    def begin(self, d: DataSmart) -> None:
+        """Make the Guard of this build; a line that says what it sees."""
+        policy = settings.read(d.getVar, d.keys())
+        directory = Path(policy.directory) if policy.directory else None
+        handover = Handover(directory) if directory else None
+        if directory and handover:
+            handover.clear()
+            _tell_of_killed_build(directory)
+            _clear_rest(directory)
+        events = EventLog(BuildDirectory(directory).events if directory else None)
+        sensor = self._sensor = Sensor(limit_bytes=policy.limit_bytes)
+        atexit.unregister(_forget_at_exit)
+        atexit.register(_forget_at_exit, os.getpid())
+        state = StateFile(directory) if directory else None
+        self.guard = Guard(policy, sensor, events, handover, state, self._sentinel.tell, say=_note, warn=_warn)
+        self._history = _open_history(policy)
+        if policy.fleet:
+            self._fleet = Fleet(
+                policy.fleet, policy.history, policy.history_max_bytes, Path(policy.directory), warn=_warn
+            )
+            self._fleet.pull()
+        _note(self.guard.start_line())
+        grouped = sensor.oom_group_source()
+        if grouped:
+            _note(f"one OOM kill would take the whole container, the build included ({grouped})")
+        if events.failure:
+            _warn(f"no events are recorded: {events.failure}")
+        scheduler = d.getVar("BB_SCHEDULER")
+        if scheduler not in (SPEED, COMPLETION):
+            # No scheduler of ours will ask for it.
+            self._start_sentinel(d)
+            _warn(
+                f'BB_SCHEDULER = "{scheduler}" stands, so memguard only observes: it holds no task and lowers '
+                f'no job count. To let it, remove that line or set BB_SCHEDULER = "{SPEED}"'
+            )
+        jobs, cpus = jobs_in(d.getVar("PARALLEL_MAKE") or ""), self.guard.reading.cpus
+        if jobs is not None and jobs > 4 * cpus:
+            _note(f'PARALLEL_MAKE = "{d.getVar("PARALLEL_MAKE")}" asks for far more jobs than {cpus:g} CPUs run')
+
+    def lend(self, tasks: dict[str, Task], d: DataSmart) -> None:
+        """Work for a scheduler from here on, which lends its `tasks` by tid for the records."""
+        self._tasks, self.is_lent = tasks, True
+        self._start_sentinel(d)
+
+    def samples_of(self, recipe: str, task: str) -> list[Sample]:
+        """What earlier builds remember of a task, the newest first."""
+        return [] if self._history is None else self._history.newest(recipe, task)
+
+    def durations(self) -> dict[tuple[str, str], Duration]:
+        """How long tasks take as far as earlier builds remember, by recipe and task."""
+        if self._history is None:
+            return {}
+        return {task: learn_duration(run) for task, run in self._history.last_runs().items()}
+
+    def sample(self, d: DataSmart) -> None:
+        """What is to be done once a second: start a sentinel that has died again, read the container."""
+        fault = self._sentinel.take_fault()
+        if fault:
+            _warn(f"the sentinel failed; {_write_fault(d, fault)}")
+            self._sentinel.start_again()
+        if self.guard is not None:
+            self.guard.sample()
+
+    def task_started(self, tid: str) -> None:
+        """BitBake has sent a task to its worker."""
+        if self.guard is not None:
+            self.guard.task_started(tid, self._tasks.get(tid))
+
+    def task_ended(self, tid: str, outcome: str) -> None:
+        """A task has ended, "ok" or "failed"."""
+        if self.guard is not None:
+            self.guard.task_ended(tid, self._tasks.get(tid), outcome)
+
+    def complete(self, d: DataSmart) -> None:
+        """End a build that BitBake says is complete: the summary, what the sentinel has seen, what the fleet learns."""
+        guard, self.guard = self.guard, None
+        if guard is not None:
+            for line in guard.finish():
+                _note(line)
+        _tell_report(self._end_sentinel(), d)
+        fleet, self._fleet = self._fleet, None
+        sent = fleet.push() if fleet is not None else ""
+        if sent:
+            _note(sent)
+        directory = d.getVar("MEMGUARD_DIR")
+        if directory:
+            # A sentinel that was killed has left its files.
+            Notes(Path(directory)).clear()
+            StateFile(Path(directory)).clear()
+            _clear_rest(Path(directory))
+
+    def end(self) -> None:
+        """End a build that nobody has completed, silently."""
+        guard, self.guard = self.guard, None
+        if guard is not None:
+            guard.finish()
+        self._end_sentinel()
+        fleet, self._fleet = self._fleet, None
+        if fleet is not None:
+            fleet.end()
+
+    def step_aside(self, d: DataSmart) -> None:
+        """After a fault: one warning, the traceback in a file, and stock behaviour for the rest of this build."""
+        if self.has_stepped_aside:
+            return
+        self.has_stepped_aside = True
+        _warn(f"internal error, the build goes on as stock; {_write_fault(d, traceback.format_exc())}")
+        try:
+            self.end()
+        except Exception:
+            bb.debug(1, traceback.format_exc())
+
+    def _start_sentinel(self, d: DataSmart) -> None:
+        """Have the tasks of this build watched, where there is a place to talk about them."""
+        guard = self.guard
+        if guard is None or not guard.policy.directory:
+            return
+        directory = Path(guard.policy.directory).absolute()
+        jobs = jobs_in(d.getVar("PARALLEL_MAKE") or "") or 0
+        self._sentinel.start(
+            Orders(
+                # Pods have the same few numbers of processes, and may start in the same second.
+                build=f"{time.strftime('%Y%m%d%H%M%S')}-{os.getpid()}-{os.urandom(4).hex()}",
+                policy=replace(guard.policy, directory=str(directory)),
+                slots=max(jobs, math.ceil(guard.reading.cpus)),
+                log=str(BuildDirectory(directory).readings / guard.log.name) if guard.log is not None else "",
+            )
+        )
+
+    def _end_sentinel(self) -> dict[str, Any]:
+        """End the sentinel and the reading of the container and of the history; what the sentinel says."""
+        sensor, self._sensor, history, self._history = self._sensor, None, self._history, None
+        if sensor is not None:
+            # BitBake's run queues of earlier builds keep their schedulers, and these their Guard and its sensor.
+            sensor.close()
+        if history is not None:
+            history.close()
+        return self._sentinel.end()
+
+
+_current = Session()
+
+
+def current() -> Session:
+    """The session of the build that runs, or ran last."""
+    return _current
+
+
+def begin(d: DataSmart) -> None:
+    """A session for a build that starts; none of its own for a named multiconfig."""
+    if not is_named_multiconfig(d):
+        forget()
+        _current.begin(d)
+
+
+def lend(tasks: dict[str, Task], d: DataSmart) -> Session | None:
+    """The session of the running build for a scheduler, which lends its `tasks`; None when memguard is off.
+
+    Where the class is not inherited no BuildStarted handler ran, and one is made here, anew for each run queue.
+    """
+    if settings.is_off(d.getVar):
+        return None
+    if _current.is_lent or (_current.guard is None and not _current.has_stepped_aside):
+        begin(d)
+    _current.lend(tasks, d)
+    return _current
+
+
+def forget() -> None:
+    """Forget the running build, its Guard and its faults, and end its sentinel."""
+    global _current
+    before, _current = _current, Session()
+    before.end()
+
+
+def is_named_multiconfig(d: DataSmart) -> bool:
+    """Whether this is one of BBMULTICONFIG; the build itself has no name, or, until BitBake 2.10, "default"."""
+    return d.getVar("BB_CURRENT_MC") not in (None, "", "default")
+
+
+def _forget_at_exit(pid: int) -> None:
+    # An interrupt may end the server without BuildCompleted; forked children inherit what is to be done at exit.
+    if os.getpid() == pid:
+        forget()
+
+
+def _open_history(policy: Policy) -> History | None:
+    """What earlier builds remember; None where nothing is to be, or cannot be by a Python without SQLite."""
+    if not policy.history:
+        return None
+    try:
+        from memguard.record.history.store import History
+    except ImportError as error:
+        _warn(f"nothing is remembered of this build: {error}")
+        return None
+    # The sentinel, which writes to it, warns of what is wrong with the file.
+    return History(Path(policy.history), policy.history_max_bytes, warn=_note, is_read_only=True)
+
+
+def _tell_of_killed_build(directory: Path) -> None:
+    """Say that the last build here was killed, and what it was doing; the sentinel learns from it."""
+    left = StateFile(directory).left()
+    if left is None:
+        return
+    heaviest = left.heaviest
+    task = f"the heaviest of its {len(left.tasks)} tasks was {heaviest.name} with " if heaviest else "no task ran"
+    _warn(
+        f"the last build here was killed when {format_bytes(left.used_bytes)} of "
+        f"{format_bytes(left.limit_bytes)} were used; {task}{format_bytes(heaviest.current_bytes) if heaviest else ''}"
+    )
+
+
+def _tell_report(report: dict[str, Any], d: DataSmart) -> None:
+    """Say what the sentinel has seen, and once what went wrong with it."""
+    if report.get("fault"):
+        _warn(f"the sentinel failed, so not all was learned; {_write_fault(d, str(report['fault']))}")
+    for warning in report.get("warnings", ()):
+        _warn(warning)
+    done = [f"{report[name]} {words}" for name, words in _DONE.items() if report.get(name)]
+    if done:
+        _note(f"{', '.join(done)} to keep below the limit")
+    heaviest = [f"{task} {format_bytes(peak_bytes)}" for task, peak_bytes in report.get("heaviest", ())]
+    if heaviest:
+        _note(f"heaviest: {', '.join(heaviest)}")
+    history = settings.without_secrets(d.getVar("MEMGUARD_HISTORY") or "")
+    if report.get("recorded") and history:
+        _note(f"{report['recorded']} tasks remembered in {history}")
+
+
+def _clear_rest(directory: Path) -> None:
+    """Remove what tasks and sentinel keep while a build runs: versions of tools, pools, and tellings of kills."""
+    place = BuildDirectory(directory)
+    for rest in (place.tools, place.pools, place.kills):
+        shutil.rmtree(rest, ignore_errors=True)
+
+
+def _write_fault(d: DataSmart, text: str) -> str:
+    """Keep a traceback in MEMGUARD_DIR, or in the log where that cannot be; says which."""
+    try:
+        directory = d.getVar("MEMGUARD_DIR")
+        if directory:
+            path = BuildDirectory(Path(directory)).fault(time.strftime("%Y%m%d%H%M%S"))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8", errors="backslashreplace")
+            return f"the traceback is in {path}"
+    except Exception:
+        _note("the traceback cannot be written to MEMGUARD_DIR")
+    bb.note(text)
+    return "the traceback is in the log"

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: MIT
+"""The ledger alone: values in, values out, and a time that the tests set."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memguard.decide.ledger import GROWTH_S, READING_AGE_S, Admission, Ledger, Release
+from memguard.model import BuildUse, Duration, Footprint, Grant, Mode, Policy, Reading, Task, TaskUse
+from memguard.units import GIB
+
+NOTHING = BuildUse({})
+
+
+def reading(used_bytes: int = 0) -> Reading:
+    """A container of 8 GiB and 4 CPUs."""
+    return Reading(8 * GIB, "memory.max", used_bytes, 0, 8 * GIB - used_bytes, None, 8 * GIB, 4.0)
+
+
+def make_ledger(mode: Mode = Mode.ENFORCE) -> Ledger:
+    """The ledger of an empty container, begun at 100 s."""
+    return Ledger(Policy(mode, reserve_bytes=0), reading(), 100.0)
+
+
+def task(tid: str, base: int, per_job: int = 0, wanted: int = 4, duration: Duration | None = None) -> Task:
+    """A task of that footprint."""
+    return Task(tid, "", f"r-{tid}", "do_compile", Footprint(base, per_job, 0, "test"), wanted, duration)
+
+
+def test_what_happened_comes_back_as_values() -> None:
+    """Who keeps the ledger learns of a hold once, and of the grant that ends it, with place and seconds."""
+    ledger, heavy = make_ledger(), task("b", 5 * GIB)
+    assert ledger.offer(task("a", 5 * GIB), is_idle=True)
+    verdict = ledger.judge(heavy, is_idle=False)
+    hold = ledger.hold(heavy, verdict)
+    assert hold is not None
+    assert (hold.task, hold.place, hold.since_s, hold.need_bytes) == (heavy, 2, 100.0, 5 * GIB)
+    assert ledger.hold(heavy, verdict) is None
+    ledger.settle(["a"], 107.5)
+    verdict = ledger.judge(heavy, is_idle=False)
+    assert verdict.grant == Grant(4, 5 * GIB)
+    assert ledger.grant(heavy, verdict, verdict.grant) == Admission(ledger.running["b"], Release(hold, 7.5))
+    assert ledger.running["b"].place == hold.place
+    assert ledger.release("b") is None
+    assert (ledger.totals.granted, ledger.totals.held, ledger.totals.held_s) == (2, 1, 7.5)
+
+
+def test_a_reading_is_due_once_it_is_old() -> None:
+    """The container need not be read for each of a thousand questions of one moment."""
+    ledger = make_ledger()
+    assert not ledger.settle((), 100.0 + READING_AGE_S / 2)
+    assert ledger.settle((), 100.0 + 2 * READING_AGE_S)
+    ledger.look(reading(), NOTHING, 100.0 + 2 * READING_AGE_S)
+    assert not ledger.settle((), 100.0 + 2.5 * READING_AGE_S)
+
+
+def test_a_young_task_that_nobody_measures_is_expected_to_grow() -> None:
+    """All of its grant is still to come on top of what is in use; later, only what use does not show."""
+    ledger = make_ledger()
+    ledger.offer(task("a", 3 * GIB), is_idle=True)
+    ledger.look(reading(2 * GIB), NOTHING, 100.0)
+    assert ledger.free_bytes == 3 * GIB
+    ledger.settle((), 100.0 + GROWTH_S + 1)
+    ledger.look(reading(2 * GIB), NOTHING, 100.0 + GROWTH_S + 1)
+    assert ledger.free_bytes == 5 * GIB
+    ledger.look(reading(2 * GIB), BuildUse({"a": TaskUse(1 * GIB)}), 110.0)
+    assert ledger.free_bytes == 4 * GIB
+
+
+def test_a_task_of_a_pool_is_given_more_jobs() -> None:
+    """Where memory is free and nobody waits for it, the extended entry comes back with the reading."""
+    ledger = make_ledger()
+    ledger.offer(task("a", 6 * GIB), is_idle=True)
+    ledger.offer(task("b", 0, per_job=1 * GIB), is_idle=False)
+    assert ledger.running["b"].grant == Grant(2, 2 * GIB)
+    use = BuildUse({"b": TaskUse(1 * GIB, tokens=1)})
+    assert ledger.look(reading(7 * GIB), use, 101.0) == []
+    ledger.settle(["a"], 102.0)
+    (entry,) = ledger.look(reading(1 * GIB), use, 102.0)
+    assert entry is ledger.running["b"]
+    assert entry.grant == Grant(4, 4 * GIB)
+
+
+def test_observing_counts_and_holds_nothing() -> None:
+    """What would have been done is counted; the task has all its jobs."""
+    ledger, heavy = make_ledger(Mode.OBSERVE), task("b", 0, per_job=4 * GIB)
+    assert ledger.observe(heavy, ledger.judge(heavy, is_idle=False)).grant == Grant(4, 16 * GIB)
+    again = task("c", 5 * GIB)
+    ledger.observe(again, ledger.judge(again, is_idle=False))
+    assert not ledger.held
+    assert (ledger.totals.shrunk, ledger.totals.held, ledger.totals.granted) == (1, 1, 2)
+
+
+def test_busy_cpus_crowd_the_build_until_their_tasks_end() -> None:
+    """Five CPUs' work on four CPUs is a crowd, four are not, and an end thins it out."""
+    ledger = make_ledger()
+    for number in range(5):
+        assert not ledger.is_crowded
+        ledger.offer(task(str(number), 1, duration=Duration(10.0, 0.0)), is_idle=not number)
+    assert ledger.is_crowded
+    ledger.settle(["0"], 101.0)
+    assert not ledger.is_crowded
+
+
+# -- whatever happens --------------------------------------------------------------------------------------------------
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("offer"), st.integers(0, 9), st.integers(1, 12 * GIB), st.integers(0, 2 * GIB)),
+        st.tuples(st.just("end"), st.integers(0, 9)),
+        st.tuples(st.just("release"), st.integers(0, 9)),
+        st.tuples(st.just("look"), st.integers(0, 12 * GIB), st.integers(0, 3), st.booleans()),
+    ),
+    max_size=60,
+)
+
+
+@given(STEPS)
+def test_the_sums_are_those_of_the_entries(steps: list[tuple[object, ...]]) -> None:
+    """After any story the ledger judges as one that has just been filled with the same entries would."""
+    ledger, now_s = make_ledger(), 100.0
+    for name, *values in steps:
+        now_s += 1.0
+        ledger.settle((), now_s)
+        if name == "offer":
+            number, base, per_job = values
+            ledger.offer(task(str(number), base, per_job), is_idle=not ledger.running)  # type: ignore[arg-type]
+        elif name == "end":
+            ledger.settle([str(values[0])], now_s)
+        elif name == "release":
+            ledger.release(str(values[0]))
+        else:
+            used_bytes, stopped, is_alone = values
+            use = BuildUse({}, stopped, "x" if is_alone else "")  # type: ignore[arg-type]
+            ledger.look(reading(used_bytes), use, now_s, is_idle=not ledger.running)  # type: ignore[arg-type]
+    assert ledger._granted_bytes == sum(entry.grant.bytes for entry in ledger.running.values())
+    places = [hold.place for hold in ledger.held.values()]
+    assert places == sorted(places)
+    before = ledger._now()
+    ledger._situation = None
+    # What is to come of running tasks is worked out with each change, not with each moment that passes.
+    assert ledger._now() == replace(before, growth_bytes=ledger._now().growth_bytes)
