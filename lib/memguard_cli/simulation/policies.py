@@ -23,7 +23,7 @@ from memguard.model import Policy as Settings
 from memguard.predict.job_lives import Expected
 from memguard.record.event_log import EventLog
 from memguard.sense.container import Sensor
-from memguard.sentinel.reflex import FILL_LEAST_BYTES_S, LOOK_LEAST_S, LOOK_MOST_S
+from memguard.sentinel.pace import FILL_LEAST_BYTES_S, LOOK_LEAST_S, LOOK_MOST_S
 from memguard.server.guard import Guard
 from memguard.units import GIB
 from memguard_cli.simulation.engine import Engine, Outcome, Run

@@ -24,9 +24,19 @@ from memguard.model import BuildUse, TaskUse
 from memguard.typed_json import as_json, from_json, values_of
 
 VERSION = 2
-# A state older than this says nothing of now: the sentinel writes several times a second.
-STATE_AGE_S = 3.0
+# The sentinel writes the state whenever something changes, three times a second as a rule, and although nothing changes
+# whenever it gets this old, while tasks run and while none does.
 FRESHEN_S = 1.0
+IDLE_FRESHEN_S = 5.0
+# An older state says nothing of now. Three times what it gets by itself: among several compilers on each CPU a sentinel
+# without a nice value of its own comes that late. Who sees the file only, as from another container, does not know
+# whether tasks run.
+STATE_AGE_S = 3 * FRESHEN_S
+FILE_AGE_S = 3 * IDLE_FRESHEN_S
+# A build that ended without a word while it used this share of its limit was killed for memory.
+# evidence: chosen, not measured. The last state or reading is up to FRESHEN_S old when a build dies, and a few
+# compilers take a tenth of a usual limit in that time.
+KILLED_SHARE = 0.85
 _MOST_BYTES = 64 << 20
 
 

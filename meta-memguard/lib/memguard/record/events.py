@@ -251,7 +251,8 @@ class TaskMeasured(TaskLine):
 JobEvent = Union[Stopped, Woken, Killed]
 Deed = Union[Withdrawn, Stopped, Woken, Killed, Retried]
 TaskEvent = Union[Held, Released, Granted, Extended, Started, Ended]
-Event = Union[BuildStarted, BuildEnded, TaskEvent, ReadingTaken, Deed, TaskMeasured]
+ReadingsEvent = Union[ReadingTaken, Deed, TaskMeasured]
+Event = Union[BuildStarted, BuildEnded, TaskEvent, ReadingsEvent]
 
 _KINDS: dict[str, type[Any]] = {
     kind.event: kind
@@ -272,6 +273,8 @@ def as_object(event: Event) -> dict[str, Any]:
     told = {"event": event.event, **as_json(event)}
     if isinstance(event, ReadingTaken):
         told["tasks"] = [list(row) for row in event.tasks]
+    elif isinstance(event, _JobLine) and event.pid is None:
+        del told["pid"]
     return told
 
 
