@@ -3,7 +3,7 @@
 
 Runs in: outside BitBake, beside a build or in a container of its own that sees the build directory.
 Covers: reading the build's state anew for every scrape; /metrics and /healthz.
-Does not cover: names and meaning of the metrics (memguard.metrics), counts out of logs (build_counts).
+Does not cover: names and meaning of the metrics (memguard.record.metrics), counts out of logs (builds/counts).
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ import click
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from memguard.record.metrics import COUNTER, METRICS, Value, measure
+from memguard.channels.build_directory import BuildDirectory
+from memguard.channels.state import FILE_AGE_S, State, parse
+from memguard.record.metrics import COUNTER, METRICS, Value, measure, measure_end
 from memguard_cli.builds.counts import BuildCounts
 from memguard_cli.builds.directory import DIRECTORY_NAME, find_directory, is_written
-from memguard_cli.builds.state import STATE_NAME, BadState, NoState, load_state
+from memguard_cli.builds.state import BadState, NoState, load_state
 from memguard_cli.screens.text import printable
 
 LISTEN = "127.0.0.1:9723"
-# The sentinel writes several times a second; one that has been stopped for so long is no longer there.
-STATE_AGE_S = 15.0
 # Whoever connects and asks nothing is let go.
 _ASKING_S = 10.0
 
@@ -131,21 +131,19 @@ class StateSource:
         directory = self._find()
         if self._counts is None or directory != self._directory:
             self._directory, self._counts = directory, BuildCounts(directory)
-        counts: dict[str, Any] = dict(self._counts.look())
+        counts = self._counts.look()
         try:
-            age_s = time.time() - (directory / STATE_NAME).stat().st_mtime
+            age_s = time.time() - BuildDirectory(directory).state.stat().st_mtime
         except OSError:
-            age_s = STATE_AGE_S
-        is_fresh = abs(age_s) < STATE_AGE_S
+            age_s = FILE_AGE_S
+        is_fresh = abs(age_s) < FILE_AGE_S
         try:
-            state = load_state(directory)
+            state = _read(directory)
         except NoState:
             waits = "" if directory.is_dir() else f"{directory} is not there yet: no build has run with it"
-            return Look(tuple(measure({"counts": counts}, is_running=False)), waits)
+            return Look(tuple(measure_end(None, counts)), waits)
         except BadState as error:
             return Look((Value("memguard_build_running", int(is_fresh)),), str(error))
-        told = state.get("counts")
-        state["counts"] = {**counts, **(told if isinstance(told, dict) else {})}
         return Look(tuple(measure(state, is_running=is_fresh, was_killed=not is_fresh)))
 
     def _find(self) -> Path:
@@ -156,6 +154,20 @@ class StateSource:
             return find_directory(self._top, is_awaited=True)
         except click.UsageError:
             return self._top / DIRECTORY_NAME
+
+
+def _read(directory: Path) -> State:
+    """The state in a MEMGUARD_DIR. Raises NoState where there is none, BadState where it cannot be used."""
+    load_state(directory)
+    path = BuildDirectory(directory).state
+    try:
+        return parse(path.read_bytes())
+    except FileNotFoundError:
+        raise NoState(str(path)) from None
+    except (OSError, ValueError) as fault:
+        raise BadState(
+            f"{path} is half-written or damaged ({fault}), which no build leaves; remove it when no build runs here"
+        ) from None
 
 
 class _Collector:

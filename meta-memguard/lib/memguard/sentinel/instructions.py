@@ -122,7 +122,7 @@ class RenewWard:
 
 @dataclass(frozen=True)
 class EndWard:
-    """A task has ended. has_lives: what its jobs took is remembered."""
+    """A task has ended, and needs no notes of kills any more. has_lives: what its jobs took is remembered."""
 
     note: TaskNote
     has_lives: bool
@@ -142,13 +142,6 @@ class GiveKillNote:
 
     mark: str
     kill: Kill
-
-
-@dataclass(frozen=True)
-class ForgetKills:
-    """Remove the notes of kills for the task of this mark."""
-
-    mark: str
 
 
 @dataclass(frozen=True)
@@ -189,7 +182,6 @@ Instruction = Union[
     EndWard,
     OfferToKernel,
     GiveKillNote,
-    ForgetKills,
     RunCommand,
     Remember,
     WriteLine,

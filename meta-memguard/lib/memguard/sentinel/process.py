@@ -23,12 +23,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from memguard.act.cpu_first import precedence
 from memguard.act.half_written import written_by
 from memguard.act.signals import offer_to_kernel, send
-from memguard.act.user_command import PressureCommand
 from memguard.channels.fifo import Listener, Notes
 from memguard.channels.kills import Kills
 from memguard.channels.notes import FAREWELL, Orders
@@ -36,7 +35,6 @@ from memguard.channels.state import StateFile
 from memguard.decide.moment import Job
 from memguard.model import Policy
 from memguard.predict.remembered_lives import Lives
-from memguard.record.metrics import MetricsFile
 from memguard.record.readings_log import Readings
 from memguard.sense.container import Sensor
 from memguard.sense.proc_files import ProcessId, find_process, read_file, split_stat
@@ -46,7 +44,6 @@ from memguard.sentinel.instructions import (
     ChangeWard,
     Closed,
     EndWard,
-    ForgetKills,
     Found,
     GiveKillNote,
     Heard,
@@ -67,6 +64,10 @@ from memguard.sentinel.reflex import Reflex
 from memguard.sentinel.remember import Memory
 from memguard.sentinel.sentinel import Sentinel
 from memguard.sentinel.watched import Instant, KernelCounts, Report
+
+if TYPE_CHECKING:
+    from memguard.act.user_command import PressureCommand
+    from memguard.record.metrics import MetricsFile
 
 # Looks until the next one at each task's own process.
 THOROUGH_EVERY = 3
@@ -90,10 +91,17 @@ class Shell:
         self._listener = listener
         self._state, self._kills = StateFile(directory), Kills(directory)
         self._readings = Readings(orders.log)
-        self._metrics = MetricsFile(orders.metrics, self._warnings.append)
         self._memory = Memory(orders.history, orders.history_max_bytes, self._warnings.append)
+        self._metrics: MetricsFile | None = None
         self._command: PressureCommand | None = None
+        # What a build does without costs no memory.
+        if orders.metrics:
+            from memguard.record.metrics import MetricsFile
+
+            self._metrics = MetricsFile(orders.metrics, self._warnings.append)
         if orders.pressure_command:
+            from memguard.act.user_command import PressureCommand
+
             self._command = PressureCommand(orders.pressure_command, before_exec=before_exec)
         self._sensor = sensor or Sensor(limit_bytes=orders.limit_bytes)
         table = ProcessTable()
@@ -110,7 +118,6 @@ class Shell:
             EndWard: self._end_ward,
             OfferToKernel: lambda given: offer_to_kernel(given.pid, given.share),
             GiveKillNote: lambda given: self._kills.note(given.mark, given.kill),
-            ForgetKills: lambda given: self._kills.forget(given.mark),
             RunCommand: self._run_command,
             Remember: lambda given: self._memory.add(given.records),
             WriteLine: lambda given: self._readings.write(given.event),
@@ -162,6 +169,7 @@ class Shell:
         self._kills.clear()
         if is_farewell:
             self._state.clear()
+        if is_farewell and self._metrics is not None:
             self._metrics.finish(time.time(), self._sentinel.counts)
 
     def close(self) -> None:
@@ -207,6 +215,7 @@ class Shell:
 
     def _end_ward(self, given: EndWard) -> None:
         self._reflex.end(given.note.tid, time.monotonic())
+        self._kills.forget(ProcessId(given.note.pid, given.note.start_ticks).mark)
         lives = self._lives.pop(given.note.tid, None)
         if lives is not None and given.has_lives:
             self._memory.add_lives(given.note, lives)
@@ -227,7 +236,8 @@ class Shell:
     def _publish(self, given: Publish) -> None:
         with contextlib.suppress(OSError):
             self._state.publish(given.state)
-        self._metrics.tell(given.state, given.state.time_s)
+        if self._metrics is not None:
+            self._metrics.tell(given.state, given.state.time_s)
 
 
 def run(orders: Orders, notes: int, server: int, before_exec: Callable[[], None] | None = None) -> Report:

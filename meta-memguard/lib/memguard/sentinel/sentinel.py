@@ -36,7 +36,6 @@ from memguard.sentinel.instructions import (
     ChangeWard,
     Closed,
     EndWard,
-    ForgetKills,
     Found,
     GiveKillNote,
     Heard,
@@ -255,7 +254,6 @@ class Sentinel:
             self._grants.pop(note.tid, None)
             yield WriteLine(_measured(run, record, self._at.time))
             yield EndWard(note, has_lives=record.outcome in (Outcome.OK, Outcome.THROTTLED))
-            yield ForgetKills(run.leader.mark)
         yield from self._remember(records)
 
     def _record(self, run: Watched, outcome: Outcome) -> Record:
