@@ -21,7 +21,8 @@ from test_build import ON, build
 from memguard.channels.state import Counts, as_object, parse
 from memguard.record.metrics import COUNTER, INTERVAL_S, METRICS, MetricsFile, format_text, measure, measure_end
 from testbed.bitbake import BitBake
-from testbed.scraped import STATE, parsed
+from testbed.scraped import parsed
+from testbed.states import STATE
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ALERTS = REPOSITORY / "conf" / "prometheus" / "memguard-alerts.yml"

@@ -23,7 +23,8 @@ from memguard.record.metrics import METRICS
 from memguard_cli.builds.counts import BuildCounts
 from memguard_cli.commands.export import StateSource, parse_listen
 from testbed.command import COMMAND, environment, memguard, refused
-from testbed.scraped import STATE, parsed
+from testbed.scraped import parsed
+from testbed.states import STATE
 
 ENDING = {metric.name for metric in METRICS if metric.is_ending}
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import psutil
 import pytest
@@ -27,6 +28,7 @@ from memguard.predict.remembered_lives import Lives
 from memguard.record.history.store import History
 from memguard.sense.container import Sensor
 from memguard.sense.proc_files import find_process
+from memguard.sentinel.instructions import Instruction
 from memguard.sentinel.process import Shell
 from memguard.server.sentinel_process import Watch
 from memguard.units import GIB, MIB
@@ -267,6 +269,14 @@ def test_a_history_that_cannot_be_is_one_warning(
         report = watch.end()
     assert len(report["warnings"]) == 1
     assert "history.db" in report["warnings"][0]
+
+
+def test_the_shell_can_do_all_that_the_sentinel_says(orders: Orders, listener: Listener) -> None:
+    """Each kind of instruction has somebody who performs it."""
+    shell = Shell(orders, listener)
+    assert set(shell._perform_one) == set(get_args(Instruction))
+    shell.finish()
+    shell.close()
 
 
 class Box(Sensor):
