@@ -108,10 +108,10 @@ def test_the_file_is_written_every_few_seconds(tmp_path: Path) -> None:
     """The first state is written at once, the next when it is due; the end is written in any case."""
     path = tmp_path / "memguard.prom"
     file = MetricsFile(str(path), warn=pytest.fail)
-    file.tell(STATE, 100.0)
-    file.tell(replace(STATE, used_bytes=1), 100.0 + INTERVAL_S / 2)
+    file.update(STATE, 100.0)
+    file.update(replace(STATE, used_bytes=1), 100.0 + INTERVAL_S / 2)
     assert parsed(path.read_text())["memguard_used_bytes"] == {"": 5 << 30}
-    file.tell(replace(STATE, used_bytes=1), 100.0 + INTERVAL_S)
+    file.update(replace(STATE, used_bytes=1), 100.0 + INTERVAL_S)
     assert parsed(path.read_text())["memguard_used_bytes"] == {"": 1}
     file.finish(1764000200.0, replace(STATE.counts, killed=7))
     ended = parsed(path.read_text())
@@ -133,7 +133,7 @@ def test_a_file_that_cannot_be_written_is_said_once(tmp_path: Path) -> None:
     said: list[str] = []
     file = MetricsFile(str(tmp_path / "gone" / "memguard.prom"), warn=said.append)
     for now_s in (0.0, 10.0, 20.0):
-        file.tell(STATE, now_s)
+        file.update(STATE, now_s)
     file.finish(1.0, Counts())
     assert said == [
         f"{tmp_path}/gone/memguard.prom cannot be written (No such file or directory): no metrics of this build"
@@ -144,7 +144,7 @@ def test_a_failing_rename_leaves_no_draft(tmp_path: Path) -> None:
     """Where the name is taken by a directory, the draft is gone again."""
     (tmp_path / "memguard.prom").mkdir()
     said: list[str] = []
-    MetricsFile(str(tmp_path / "memguard.prom"), warn=said.append).tell(STATE, 0.0)
+    MetricsFile(str(tmp_path / "memguard.prom"), warn=said.append).update(STATE, 0.0)
     assert len(said) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["memguard.prom"]
 
@@ -153,7 +153,7 @@ def test_no_name_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """Without MEMGUARD_METRICS nothing happens at all."""
     monkeypatch.chdir(tmp_path)
     file = MetricsFile("", warn=pytest.fail)
-    file.tell(STATE, 0.0)
+    file.update(STATE, 0.0)
     file.finish(0.0, Counts())
     assert list(tmp_path.iterdir()) == []
 

@@ -64,7 +64,7 @@ def export(listen: str, directory: Path | None) -> int:
     except OSError as error:
         why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be served: {error.strerror or error}"
         raise click.UsageError(f"--listen {listen} {why}; a good one is {LISTEN}") from None
-    # One that is told to end, as containers are, has done its work.
+    # Who is asked to end, as containers are, has done its work.
     signal.signal(signal.SIGTERM, lambda number, frame: threading.Thread(target=server.shutdown).start())
     with server:
         print(f"memguard: metrics of {printable(str(top))} on {_url(server)}", flush=True)
@@ -110,11 +110,11 @@ class StateSource:
         self._counts: BuildCounts | None = None
         self._lock = threading.Lock()
         self._said: str | None = None
-        self._tell: Callable[[str], Any] = lambda text: None
+        self._say: Callable[[str], Any] = lambda text: None
 
-    def say(self, tell: Callable[[str], Any]) -> None:
-        """Tell `tell` from now on, once for each change, what is wrong with the state."""
-        self._tell = tell
+    def say(self, say: Callable[[str], Any]) -> None:
+        """Call `say` from now on, once for each change, with what is wrong with the state."""
+        self._say = say
         self.look()
 
     def look(self) -> Look:
@@ -123,7 +123,7 @@ class StateSource:
             look = self._look()
             if look.problem != self._said:
                 if look.problem or self._said:
-                    self._tell(f"memguard: {printable(look.problem or 'the state can be read again')}\n")
+                    self._say(f"memguard: {printable(look.problem or 'the state can be read again')}\n")
                 self._said = look.problem
         return look
 

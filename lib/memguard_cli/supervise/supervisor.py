@@ -271,8 +271,8 @@ def client_words(
 ) -> dict[str, str]:
     """The environment by which make, ninja and cargo find the pool.
 
-    GNU make before 4.4 knows inherited descriptors only and aborts where it is told of a FIFO, ninja knows FIFOs only;
-    so where the make that would be met is old, the FIFO is told to cargo, and to a ninja that is the command itself.
+    GNU make before 4.4 knows inherited descriptors only and aborts where it is given a FIFO, ninja knows FIFOs only;
+    so where the make that would be met is old, the FIFO is for cargo, and for a ninja that is the command itself.
     """
     is_ninja = PROGRAMS.get(Path(command[0]).name) == "ninja"
     form = Form.FIFO

@@ -3,7 +3,7 @@
 
 Runs in: the sentinel and `memguard run` (Pool, certainly_lost), task children (make_pool); standard library only.
 Covers: putting tokens in, taking idle ones out at once and held ones as jobs end, and what clients lose by dying.
-Does not cover: who gets how many tokens (regulate); which tools may have a pool (clients); telling them (pooling).
+Does not cover: who gets how many tokens (regulate); which tools may have a pool (pool_form), and how.
 
 How a token is won from a busy client: a job that ends gives its token back, and its make or ninja takes one again some
 microseconds later. Who looks at the FIFO now and then finds it empty. A thread that blocks in read(2), on an open file

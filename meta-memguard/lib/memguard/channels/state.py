@@ -74,7 +74,7 @@ class TaskState(TaskNote):
 
     @property
     def note(self) -> TaskNote:
-        """What the task told as it began."""
+        """What the task said as it began."""
         return from_json(TaskNote, vars(self))
 
     @property
@@ -232,12 +232,12 @@ class StateFile:
         os.replace(draft, self._path)
 
     def read(self, now_s: float) -> State | None:
-        """The state; None where nobody has told lately, or what was told is no state."""
+        """The state; None where nobody has written it lately, or what was written is no state."""
         state = self.left()
         return state if state is not None and 0 <= now_s - state.time_s <= STATE_AGE_S else None
 
     def has_turn(self, mark: str, attempt: int, now_s: float) -> bool | None:
-        """Whether the task of this mark may make its `attempt` to run again; None where nobody has told lately."""
+        """Whether the task of this mark may make its `attempt` to run again; None where no state is fresh."""
         state = self.read(now_s)
         return None if state is None else state.turns.get(mark, 0) == attempt
 

@@ -2,7 +2,8 @@
 """What happens to the sentinel, and what it answers: stimuli in, instructions out.
 
 Runs in: the sentinel; pure.
-Covers: each as a small dataclass; process.py makes the stimuli and performs the instructions, sentinel.py decides.
+Covers: each as a small dataclass.
+Does not cover: making stimuli and performing instructions (process), answering the ones with the others (sentinel).
 """
 
 from __future__ import annotations

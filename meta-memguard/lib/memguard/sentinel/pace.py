@@ -2,6 +2,8 @@
 """How fast memory fills from look to look, and by how much looks come too late.
 
 Runs in: the sentinel and `memguard run`; pure.
+Covers: what is used, corrected by what processes say sooner than the kernel's sums; the numbers that a look rests on.
+Does not cover: when the next look comes (reflex), and waiting for it (look).
 """
 
 from __future__ import annotations

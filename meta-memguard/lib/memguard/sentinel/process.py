@@ -131,7 +131,7 @@ class Shell:
         return self._sentinel.report(self._warnings)
 
     def step(self) -> None:
-        """Look at every task once: measure those that run, act, record those that have ended, tell the server."""
+        """Look at every task once: measure those that run, act, record those that have ended, let the server know."""
         self._lookout.sense()
         notes = self._listener.read()
         if notes:
@@ -237,7 +237,7 @@ class Shell:
         with contextlib.suppress(OSError):
             self._state.publish(given.state)
         if self._metrics is not None:
-            self._metrics.tell(given.state, given.state.time_s)
+            self._metrics.update(given.state, given.state.time_s)
 
 
 def run(orders: Orders, notes: int, server: int, before_exec: Callable[[], None] | None = None) -> Report:

@@ -190,7 +190,7 @@ class Sentinel:
     # -- one look ----------------------------------------------------------------------------------------------------
 
     def _take_look(self, looked: Looked) -> Iterator[Instruction]:
-        """Measure those that run, say what was done, record those that have ended, give a turn, tell others."""
+        """Measure those that run, say what was done, record those that have ended, give a turn, let others know."""
         self._sight, self._uses = looked.sight, looked.uses
         self._reading = looked.sight.reading
         jobs = _jobs_now(looked.sight)
@@ -198,7 +198,7 @@ class Sentinel:
             run = self._watched[leader]
             run.take(usage, jobs.get(run.note.tid))
         for acted in looked.sight.acted:
-            yield from self._tell(acted)
+            yield from self._note_deed(acted)
         ended = [run for leader, run in self._watched.items() if run.end or leader in looked.gone]
         yield from self._take_notes(looked.notes)
         # Who did not end well may have been ended along with its server, which is known a moment later.
@@ -211,7 +211,7 @@ class Sentinel:
         if reading is not None:
             yield WriteLine(reading)
 
-    def _tell(self, acted: Acted) -> Iterator[Instruction]:
+    def _note_deed(self, acted: Acted) -> Iterator[Instruction]:
         self._counts["stopped"] += acted.action.act is Act.STOP
         self._counts["killed"] += acted.action.act is Act.KILL
         event = _deed(acted, self._run(acted.action.tid), self._at.time, self._used_bytes)
@@ -308,7 +308,7 @@ class Sentinel:
         return Whole(self._at, self._sight, runs, self._uses, held, self.counts, tuple(self._events), gone)
 
     def _publish(self, is_last: bool = False) -> Iterator[Instruction]:
-        """Tell others when something has changed, and once in a while that nothing has; at last in any case."""
+        """Let others know when something has changed, and now and then that nothing has; at last in any case."""
         now_s = self._at.now_s
         gone = {tid: state for gone_s, tid, state in self._gone if now_s - gone_s < GONE_S} if is_last else {}
         state = self._publisher.state(self._whole(gone))

@@ -2,6 +2,8 @@
 """The words of the reflex: one task that it regulates, what it knows of it, what it did, and what one look saw.
 
 Runs in: the sentinel and `memguard run`; pure.
+Covers: what passes between the reflex, the loop, and those that use them.
+Does not cover: moments and actions (decide/moment).
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 """What the sentinel knows of one task, and what it reports of a whole build.
 
 Runs in: the sentinel; pure.
+Covers: what is kept of a task from its note to its end.
+Does not cover: its jobs (job_memory), and what is remembered when it has ended (remember).
 """
 
 from __future__ import annotations
