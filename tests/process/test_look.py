@@ -37,7 +37,7 @@ def lookout(box: Box, end: int | None = None, **more: object) -> Lookout:
     table = ProcessTable()
     reflex = Reflex(4, table.members)
     reflex.begin("self", Ward(own(), 1, 4))
-    return Lookout(box, table, reflex, Policy(), end, is_told=False, **more)  # type: ignore[arg-type]
+    return Lookout(box, table, reflex, Policy(), end, has_trigger=False, **more)  # type: ignore[arg-type]
 
 
 def own() -> ProcessId:

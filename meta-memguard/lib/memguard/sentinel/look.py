@@ -34,9 +34,9 @@ PRESSED_S = 1.0
 class Lookout:
     """Looks at a container and the tasks in it, again and again. It closes `table`, not the others.
 
-    end:     a file that can be read, or has ended, when there is no need to look any more.
-    is_told: whether to wait for the kernel's word of pressure, too.
-    bound:   the reading that counts, where the limit is not the container's.
+    end:         a file that can be read, or has ended, when there is no need to look any more.
+    has_trigger: whether to wait for the kernel's word of pressure, too.
+    bound:       the reading that counts, where the limit is not the container's.
     """
 
     def __init__(
@@ -46,13 +46,13 @@ class Lookout:
         reflex: Reflex,
         policy: Policy,
         end: int | None = None,
-        is_told: bool = True,
+        has_trigger: bool = True,
         bound: Callable[[Reading, Mapping[ProcessId, Usage]], Reading] = lambda reading, usages: reading,
     ) -> None:
         self.reading: Reading | None = None
         self._sensor, self._table, self._reflex, self._policy, self._bound = sensor, table, reflex, policy, bound
         self._now_s, self._pressed_s = time.monotonic(), float("-inf")
-        self._trigger = PressureTrigger(sensor.pressure_source() if is_told else None)
+        self._trigger = PressureTrigger(sensor.pressure_source() if has_trigger else None)
         self._poller = select.poll()
         self._end = end
         if end is not None:

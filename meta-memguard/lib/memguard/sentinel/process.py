@@ -107,7 +107,7 @@ class Shell:
         table = ProcessTable()
         slots = orders.slots or ceil(self._sensor.cpus().count)
         self._reflex = Reflex(slots, table.members, orders.acts, self._before_kill)
-        self._lookout = Lookout(self._sensor, table, self._reflex, policy, end, is_told=orders.acts)
+        self._lookout = Lookout(self._sensor, table, self._reflex, policy, end, has_trigger=orders.acts)
         self._sentinel = Sentinel(orders.build, policy, orders.acts, os.getpid(), self._kernel_counts())
         self._lives: dict[str, Lives] = {}
         self._looks = 0
@@ -169,8 +169,8 @@ class Shell:
         self._kills.clear()
         if is_farewell:
             self._state.clear()
-        if is_farewell and self._metrics is not None:
-            self._metrics.finish(time.time(), self._sentinel.counts)
+            if self._metrics is not None:
+                self._metrics.finish(time.time(), self._sentinel.counts)
 
     def close(self) -> None:
         """See that nothing stays stopped, after a fault, too, and that the user's command has ended."""
