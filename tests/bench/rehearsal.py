@@ -22,9 +22,10 @@ from memguard.predict.remembered_lives import Lives
 from memguard.sense.compilers import unit_of
 from memguard.sense.proc_files import ProcessId
 from memguard.sense.process_tree import Compiler, Usage
-from memguard.sentinel.reflex import Reflex, Ward
+from memguard.sentinel.look import MEASURE_S
+from memguard.sentinel.reflex import Reflex
+from memguard.sentinel.ward import Ward
 from memguard.units import MIB
-from memguard_cli.supervise.supervisor import MEASURE_S
 
 from .schedules import Make, Unit, Workload
 

@@ -25,7 +25,7 @@ from memguard.channels.fifo import Notes
 from memguard.channels.notes import Orders, TaskNote
 from memguard.model import Mode, Policy
 from memguard.sense.proc_files import ProcessId
-from memguard.sentinel.sentinel import INTERVAL_S
+from memguard.sentinel.look import MEASURE_S
 from memguard.server.sentinel_process import Watch
 from testbed import memory
 
@@ -114,7 +114,7 @@ def sentinel(leaders: list[ProcessId], directory: Path) -> Iterator[int]:
 @contextlib.contextmanager
 def psutil_loop(leaders: list[ProcessId], directory: Path) -> Iterator[int]:
     """A process that reads the same with psutil."""
-    command = [sys.executable, "-c", PSUTIL + LOOP, json.dumps(leaders), str(INTERVAL_S)]
+    command = [sys.executable, "-c", PSUTIL + LOOP, json.dumps(leaders), str(MEASURE_S)]
     process = subprocess.Popen(command)
     try:
         yield process.pid
@@ -131,7 +131,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each, in turn")
     parser.add_argument("--seconds", type=float, default=10, help="length of one measurement")
     options = parser.parse_args(arguments)
-    print(f"{TASKS} tasks, one look every {INTERVAL_S:.2f} s; ", end="")
+    print(f"{TASKS} tasks, one look every {MEASURE_S:.2f} s; ", end="")
     print(f"median (range) of {options.repeats} times {options.seconds:g} s")
     print(f"{'processes':>9} {'kind':>9} {'':>8}  {'of a core':24} {'resident':>9} {'pss':>9}")
     with tempfile.TemporaryDirectory(prefix="memguard-bench-") as directory:

@@ -8,6 +8,7 @@ import re
 import shutil
 import stat
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_build import ON, build
 
-from memguard.record.metrics import COUNTER, INTERVAL_S, METRICS, MetricsFile, format_text, measure
+from memguard.channels.state import Counts, as_object, parse
+from memguard.record.metrics import COUNTER, INTERVAL_S, METRICS, MetricsFile, format_text, measure, measure_end
 from testbed.bitbake import BitBake
-from testbed.scraped import STATE, parsed
+from testbed.scraped import parsed
+from testbed.states import STATE
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ALERTS = REPOSITORY / "conf" / "prometheus" / "memguard-alerts.yml"
@@ -45,17 +48,17 @@ def test_a_running_build_tells_every_metric() -> None:
 
 def test_a_build_that_has_ended_keeps_its_counts() -> None:
     """Nothing is in use any more, and the last counts are not lost between two scrapes."""
-    told = parsed(format_text(measure({"time": 5, "counts": STATE["counts"]}, is_running=False)))
+    told = parsed(format_text(measure_end(5.0, STATE.counts)))
     assert set(told) == {metric.name for metric in METRICS if metric.is_ending}
     assert told["memguard_build_running"] == {"": 0}
     assert told["memguard_tasks_granted_total"] == {"": 10}
 
 
 def test_what_is_not_known_is_not_told() -> None:
-    """No limit, no tokens, no count by the kernel: the metric is missing rather than 0."""
-    state = {**STATE, "limit_bytes": None, "tasks": {}, "counts": {"oom_kills": None}}
-    told = parsed(format_text(measure(state)))
-    assert not {"memguard_limit_bytes", "memguard_tokens", "memguard_oom_kills_total"} & set(told)
+    """No tokens, no count by the kernel, no state: the metric is missing rather than 0."""
+    told = parsed(format_text(measure(replace(STATE, tasks={}, counts=Counts(oom_kills=None)))))
+    assert not {"memguard_tokens", "memguard_oom_kills_total"} & set(told)
+    assert "memguard_state_timestamp_seconds" not in parsed(format_text(measure_end(None, Counts())))
 
 
 JSON = st.recursive(
@@ -63,12 +66,17 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
+TOLD = as_object(STATE)
 
 
-@given(st.dictionaries(st.sampled_from(sorted(STATE)), JSON))
+@given(st.dictionaries(st.sampled_from(sorted(TOLD)), JSON))
 def test_no_state_breaks_the_text(odd: dict[str, Any]) -> None:
-    """Whatever a state holds, the text is one that Prometheus reads."""
-    assert parsed(format_text(measure({**STATE, **odd})))["memguard_build_running"] == {"": 1}
+    """Whatever a file holds, it is no state, or one whose text Prometheus reads."""
+    try:
+        state = parse(json.dumps({**TOLD, **odd}).encode())
+    except ValueError:
+        return
+    assert parsed(format_text(measure(state)))["memguard_build_running"] == {"": 1}
 
 
 def test_names_follow_the_conventions() -> None:
@@ -100,12 +108,12 @@ def test_the_file_is_written_every_few_seconds(tmp_path: Path) -> None:
     """The first state is written at once, the next when it is due; the end is written in any case."""
     path = tmp_path / "memguard.prom"
     file = MetricsFile(str(path), warn=pytest.fail)
-    file.tell(STATE, 100.0)
-    file.tell({**STATE, "used_bytes": 1}, 100.0 + INTERVAL_S / 2)
+    file.update(STATE, 100.0)
+    file.update(replace(STATE, used_bytes=1), 100.0 + INTERVAL_S / 2)
     assert parsed(path.read_text())["memguard_used_bytes"] == {"": 5 << 30}
-    file.tell({**STATE, "used_bytes": 1}, 100.0 + INTERVAL_S)
+    file.update(replace(STATE, used_bytes=1), 100.0 + INTERVAL_S)
     assert parsed(path.read_text())["memguard_used_bytes"] == {"": 1}
-    file.finish(1764000200.0, {**STATE["counts"], "killed": 7})
+    file.finish(1764000200.0, replace(STATE.counts, killed=7))
     ended = parsed(path.read_text())
     assert (ended["memguard_build_running"], ended["memguard_compilers_killed_total"]) == ({"": 0}, {"": 7})
     assert list(tmp_path.iterdir()) == [path]
@@ -125,8 +133,8 @@ def test_a_file_that_cannot_be_written_is_said_once(tmp_path: Path) -> None:
     said: list[str] = []
     file = MetricsFile(str(tmp_path / "gone" / "memguard.prom"), warn=said.append)
     for now_s in (0.0, 10.0, 20.0):
-        file.tell(STATE, now_s)
-    file.finish(1.0, {})
+        file.update(STATE, now_s)
+    file.finish(1.0, Counts())
     assert said == [
         f"{tmp_path}/gone/memguard.prom cannot be written (No such file or directory): no metrics of this build"
     ]
@@ -136,7 +144,7 @@ def test_a_failing_rename_leaves_no_draft(tmp_path: Path) -> None:
     """Where the name is taken by a directory, the draft is gone again."""
     (tmp_path / "memguard.prom").mkdir()
     said: list[str] = []
-    MetricsFile(str(tmp_path / "memguard.prom"), warn=said.append).tell(STATE, 0.0)
+    MetricsFile(str(tmp_path / "memguard.prom"), warn=said.append).update(STATE, 0.0)
     assert len(said) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["memguard.prom"]
 
@@ -145,8 +153,8 @@ def test_no_name_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """Without MEMGUARD_METRICS nothing happens at all."""
     monkeypatch.chdir(tmp_path)
     file = MetricsFile("", warn=pytest.fail)
-    file.tell(STATE, 0.0)
-    file.finish(0.0, {})
+    file.update(STATE, 0.0)
+    file.finish(0.0, Counts())
     assert list(tmp_path.iterdir()) == []
 
 

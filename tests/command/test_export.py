@@ -12,17 +12,19 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from memguard.channels.state import Counts, as_object
 from memguard.record.metrics import METRICS
 from memguard_cli.builds.counts import BuildCounts
 from memguard_cli.commands.export import StateSource, parse_listen
 from testbed.command import COMMAND, environment, memguard, refused
-from testbed.scraped import STATE, parsed
+from testbed.scraped import parsed
+from testbed.states import STATE
 
 ENDING = {metric.name for metric in METRICS if metric.is_ending}
 
@@ -69,17 +71,18 @@ def put_state(build: Path, age_s: float = 0.0, **changes: Any) -> Path:
     """Write a state as the sentinel does."""
     path = build / "memguard" / "state.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**STATE, "time": time.time() - age_s, **changes}), encoding="utf-8")
+    path.write_text(json.dumps(as_object(replace(STATE, time=time.time() - age_s, **changes))), encoding="utf-8")
     os.utime(path, (time.time() - age_s,) * 2)
     return path
 
 
 def put_log(build: Path, kind: str, *events: dict[str, Any], stamp: str = "20261124031247") -> Path:
-    """Add events to a log as a build does."""
+    """Add events to a log as a build does, most of them of one task."""
     path = build / "memguard" / kind / f"{stamp}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", encoding="utf-8") as file:
-        file.writelines(json.dumps(event) + "\n" for event in events)
+        whole = {"time": 1764000000.0, "recipe": "a", "task": "do_compile"}
+        file.writelines(json.dumps({**whole, **event}) + "\n" for event in events)
     return path
 
 
@@ -156,6 +159,7 @@ def test_a_state_that_was_left_behind_is_a_killed_build(tmp_path: Path) -> None:
         ("[" * 100_000, "is half-written or damaged"),
         ("[]", "is half-written or damaged"),
         ('{"version": true}', "is half-written or damaged"),
+        ('{"version": 2, "time": 5.0}', "is half-written or damaged"),
         ('{"version": 3, "used_bytes": 5}', "is of version 3, and this memguard reads version 2"),
         ('{"version": 1}', "is of version 1, and this memguard reads version 2"),
     ],
@@ -185,24 +189,28 @@ def test_logs_are_read_on_from_where_they_ended(tmp_path: Path) -> None:
     with open(log, "a", encoding="utf-8") as file:
         file.write('{"event": "gra')
     first = counts.look()
-    assert (first["held"], first["granted"], first["shrunk"], first["stopped"]) == (1, 1, 1, 1)
+    assert (first.held, first.granted, first.shrunk, first.stopped) == (1, 1, 1, 1)
     with open(log, "a", encoding="utf-8") as file:
-        file.write('nt", "jobs": 4, "wanted_jobs": 4}\nno JSON\n[1]\n')
-    assert counts.look()["granted"] == 2
+        file.write('nt", "time": 1, "recipe": "b", "task": "do_compile", "jobs": 4, "wanted_jobs": 4}\nno JSON\n[1]\n')
+    assert counts.look().granted == 2
     os.utime(log, (1, 1))
     put_log(tmp_path, "events", {"event": "build_end", "granted": 0, "oom_kills": None}, stamp="20261124031300")
     second = counts.look()
-    assert (second["granted"], second["held"], second["stopped"]) == (0, 0, 0)
-    assert "oom_kills" not in second
+    assert (second.granted, second.held, second.stopped) == (0, 0, 0)
+    assert second.oom_kills is None
 
 
 def test_a_counter_the_kernel_does_not_tell_stays_away(tmp_path: Path) -> None:
-    """The state's counts come before those of the logs; what it does not know is taken from them."""
+    """The state's counts come before those of the logs; what nobody knows at the end is missing."""
     put_log(tmp_path, "readings", {"event": "task", "outcome": "memory-kill"}, {"event": "kill"})
-    put_log(tmp_path, "events", {"event": "build_start"})
-    put_state(tmp_path, counts={"killed": 5})
+    put_log(tmp_path, "events", {"event": "build_start"}, {"event": "build_end", "oom_kills": None})
+    state = put_state(tmp_path, counts=Counts(killed=5))
     values, _ = look(tmp_path)
-    assert (values["memguard_compilers_killed_total"], values["memguard_tasks_lost_total"]) == (5, 1)
+    assert (values["memguard_compilers_killed_total"], values["memguard_tasks_lost_total"]) == (5, 0)
+    state.unlink()
+    values, _ = look(tmp_path)
+    assert (values["memguard_compilers_killed_total"], values["memguard_tasks_lost_total"]) == (1, 1)
+    assert "memguard_oom_kills_total" not in values
 
 
 def test_memguard_dir_of_the_configuration_is_found(tmp_path: Path) -> None:

@@ -60,6 +60,12 @@ PURE = {
     "sense.tally",
     "act.job_variables",
     "channels.notes",
+    "sentinel.instructions",
+    "sentinel.job_memory",
+    "sentinel.pace",
+    "sentinel.publish",
+    "sentinel.sentinel",
+    "sentinel.ward",
     "sentinel.watched",
 }
 # footprints reads the table that lies beside it, when it is asked to.

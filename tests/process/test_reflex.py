@@ -22,7 +22,9 @@ from memguard.predict.remembered_lives import Lives
 from memguard.sense.proc_files import ProcessId, find_process
 from memguard.sense.process_table import ProcessTable
 from memguard.sense.process_tree import Compiler, Usage
-from memguard.sentinel.reflex import LOOK_LEAST_S, LOOK_MOST_S, Acted, Reflex, Ward
+from memguard.sentinel.pace import LOOK_LEAST_S, LOOK_MOST_S
+from memguard.sentinel.reflex import Reflex
+from memguard.sentinel.ward import Acted, Ward
 from memguard.units import GIB, MIB
 from testbed import compilers
 
@@ -138,8 +140,8 @@ def test_the_youngest_are_stopped_and_the_oldest_goes_on(start: Start) -> None:
     assert done(acted, Act.STOP) == task.pids[:0:-1]
     wait_until(lambda: task.states()[1:] == "TT")
     assert task.states()[0] != "T"
-    assert task.reflex.stopped("task") == 2
-    assert task.reflex.interventions("task") == (2, 0)
+    assert task.reflex.use_of("task").stopped == 2
+    assert (task.reflex.use_of("task").stops, task.reflex.use_of("task").kills) == (2, 0)
 
 
 def test_what_was_stopped_is_woken_the_oldest_first(start: Start) -> None:
@@ -150,7 +152,7 @@ def test_what_was_stopped_is_woken_the_oldest_first(start: Start) -> None:
     acted = task.look(100_000)
     assert done(acted, Act.WAKE) == task.pids[1:]
     wait_until(lambda: "T" not in task.states())
-    assert task.reflex.stopped("task") == 0
+    assert task.reflex.use_of("task").stopped == 0
 
 
 def test_time_that_a_job_was_stopped_is_no_age(start: Start) -> None:
@@ -188,7 +190,7 @@ def test_the_kill_is_for_one_and_not_for_the_oldest(start: Start) -> None:
     assert [job.pid for job in task.killed] == [task.pids[1]]
     wait_until(lambda: task.states() in ("ST", "RT", "DT", "SZT", "RZT"))
     assert done(task.look(4, now_s=task.moment_s + KILL_PAUSE_S / 2), Act.KILL) == []
-    assert task.reflex.interventions("task")[1] == 1
+    assert task.reflex.use_of("task").kills == 1
     # What was killed says nothing of what a job takes.
     assert task.reflex.moment
     assert task.reflex.moment.tasks[0].next_job.ended == 0
@@ -236,7 +238,7 @@ def test_jobs_that_ended_with_their_task_teach_as_well(start: Start) -> None:
     wait_until(lambda: task.jobs()[0].bytes > 39 * MIB)
     task.look(100_000)
     assert not lives.has_news
-    task.reflex.settle("task", task.moment_s + 1)
+    task.reflex.end("task", task.moment_s + 1)
     assert lives.has_news
 
 
@@ -246,7 +248,7 @@ def test_a_task_that_ends_leaves_nothing_stopped(start: Start) -> None:
     task.settle()
     task.look(RESERVE / MIB / 2)
     wait_until(lambda: "T" in task.states())
-    task.reflex.end("task")
+    task.reflex.end("task", task.moment_s + 1)
     wait_until(lambda: "T" not in task.states())
 
 
@@ -279,18 +281,18 @@ def test_tokens_follow_memory(start: Start, tmp_path: Path) -> None:
     client = os.open(path, os.O_RDWR | os.O_NONBLOCK)
     try:
         task.look(100_000)
-        assert task.reflex.tokens("task") == 1
+        assert task.reflex.use_of("task").tokens == 1
         task.look(100_000)
-        assert task.reflex.tokens("task") == 1  # nobody took it
+        assert task.reflex.use_of("task").tokens == 1  # nobody took it
         taken = b""
         for _ in range(3):  # in a fourth look, tokens that no process works with would be thought lost
             with contextlib.suppress(BlockingIOError):
                 taken += os.read(client, 64)
             task.look(100_000)
-        assert len(taken) == task.reflex.tokens("task") == 7
+        assert len(taken) == task.reflex.use_of("task").tokens == 7
         os.write(client, taken)
         task.look(1)
-        assert task.reflex.tokens("task") == 0
+        assert task.reflex.use_of("task").tokens == 0
         with pytest.raises(BlockingIOError):
             os.read(client, 1)
     finally:
@@ -303,7 +305,7 @@ def test_a_pool_that_is_not_there_is_none(start: Start, tmp_path: Path) -> None:
     """A FIFO that cannot be opened, or vanishes, costs the pool and nothing else."""
     task = start(GROWING, pool=str(tmp_path / "nowhere"))
     assert not task.has_pool
-    assert task.reflex.tokens("task") is None
+    assert task.reflex.use_of("task").tokens is None
     task.look(100)
     path = tmp_path / "pool"
     make_pool(str(path))
@@ -322,7 +324,8 @@ def test_processes_that_the_cgroup_does_not_count_yet_count(start: Start) -> Non
     assert not done(before, Act.STOP)
     wait_until(lambda: any(job.bytes > 190 * MIB for job in task.jobs()))  # type: ignore[attr-defined]
     task.look(1000, used_bytes=20 * MIB)
-    assert task.reflex.left_bytes < 850 * MIB
+    assert task.reflex.moment is not None
+    assert task.reflex.moment.left_bytes < 850 * MIB
 
 
 def test_late_looks_are_remembered_for_a_while(start: Start) -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import psutil
 import pytest
@@ -27,7 +28,8 @@ from memguard.predict.remembered_lives import Lives
 from memguard.record.history.store import History
 from memguard.sense.container import Sensor
 from memguard.sense.proc_files import find_process
-from memguard.sentinel.sentinel import Sentinel
+from memguard.sentinel.instructions import Instruction
+from memguard.sentinel.process import Shell
 from memguard.server.sentinel_process import Watch
 from memguard.units import GIB, MIB
 from testbed import compilers, memory
@@ -40,12 +42,12 @@ HOLD = "import sys, time; held = b'x' * (int(sys.argv[1]) << 20); print(flush=Tr
 def orders(tmp_path: Path) -> Orders:
     """Orders for a sentinel of its own."""
     directory, history = str(tmp_path / "memguard"), str(tmp_path / "history.db")
-    return Orders("b1", Policy(Mode.OBSERVE, directory=directory, history=history))
+    return Orders("b1", Policy(mode=Mode.OBSERVE, directory=directory, history=history))
 
 
-def ordered(orders: Orders, **settings: object) -> Orders:
-    """The same orders with other settings of the build."""
-    return replace(orders, policy=replace(orders.policy, **settings))
+def acting(orders: Orders, pressure_command: str = "") -> Orders:
+    """The same orders, by which running tasks may be touched."""
+    return replace(orders, policy=replace(orders.policy, mode=Mode.ENFORCE, pressure_command=pressure_command))
 
 
 @pytest.fixture
@@ -83,7 +85,15 @@ def note_of(process: subprocess.Popen[bytes], recipe: str = "heavy", jobs: int =
 
 def state_of(orders: Orders) -> State:
     """What the sentinel tells now."""
-    return StateFile(Path(orders.directory)).read(time.monotonic()) or State({})
+    state = StateFile(Path(orders.directory)).read(time.monotonic())
+    assert state is not None, "it has said nothing"
+    return state
+
+
+def watches(orders: Orders, note: TaskNote) -> bool:
+    """Whether the sentinel says that it watches a task."""
+    state = StateFile(Path(orders.directory)).read(time.monotonic())
+    return state is not None and note.tid in state.tasks
 
 
 def recorded(orders: Orders) -> list[Record]:
@@ -109,11 +119,11 @@ def test_a_task_is_measured_told_and_remembered(orders: Orders, task: Callable[[
     watch = Watch(orders)
     try:
         assert notes.send(note)
-        eventually(lambda: note.tid in state_of(orders).tasks)
+        eventually(lambda: watches(orders, note))
         state = state_of(orders).tasks[note.tid]
         assert 64 * MIB <= state.current_bytes <= state.peak_bytes < 80 * MIB
         notes.send(TaskEnd(note.pid, note.start_ticks, Outcome.OK, 12.5, 3.5, 100 * MIB))
-        eventually(lambda: note.tid not in state_of(orders).tasks)
+        eventually(lambda: not watches(orders, note))
     finally:
         report = watch.end()
     (record,) = recorded(orders)
@@ -133,7 +143,7 @@ def test_a_task_that_was_killed_has_failed(
 ) -> None:
     """Who is gone without a word has failed; what was seen of it is remembered."""
     notes, process = Notes(Path(orders.directory)), task(32)
-    sentinel = Sentinel(orders, listener)
+    sentinel = Shell(orders, listener)
     notes.send(note_of(process))
     sentinel.step()
     process.kill()
@@ -176,7 +186,7 @@ def test_kernel_counters_tell_kills_and_throttling(
 
     sensor = Counting()
     notes, note = Notes(Path(orders.directory)), note_of(task(1))
-    sentinel = Sentinel(orders, listener, sensor=sensor)
+    sentinel = Shell(orders, listener, sensor=sensor)
     notes.send(note)
     sentinel.step()
     sensor.told = counts
@@ -194,7 +204,7 @@ def test_a_task_too_short_to_be_seen_has_an_upper_bound(orders: Orders, listener
     notes = Notes(Path(orders.directory))
     notes.send(note)
     notes.send(TaskEnd(note.pid, note.start_ticks, Outcome.OK, 0.1, 0.1, 10 * MIB))
-    sentinel = Sentinel(orders, listener)
+    sentinel = Shell(orders, listener)
     sentinel.step()
     (record,) = recorded(orders)
     assert (record.peak_bytes, record.largest_process_bytes, record.outcome) == (30 * MIB, 10 * MIB, Outcome.OK)
@@ -205,7 +215,7 @@ def test_it_ends_with_a_server_that_is_killed(orders: Orders, task: Callable[[in
     """kill -9 of the server ends its sentinel, which records what it has seen; what it told last stays to be found."""
     notes, note = Notes(Path(orders.directory)), note_of(task(16))
     code = """
-import sys, time
+import json, sys, time
 from memguard.channels.notes import parse_orders
 from memguard.server.sentinel_process import Watch
 print(Watch(parse_orders(sys.argv[1])).pid, flush=True)
@@ -220,7 +230,7 @@ time.sleep(600)
         assert server.stdout
         pid = int(server.stdout.readline())
         assert notes.send(note)
-        eventually(lambda: state_of(orders).tasks)
+        eventually(lambda: watches(orders, note))
     finally:
         server.kill()
         server.communicate()
@@ -229,7 +239,7 @@ time.sleep(600)
     assert [path.name for path in Path(orders.directory).iterdir()] == ["state.json"]
     left = StateFile(Path(orders.directory)).left()
     assert left is not None
-    assert [task["recipe"] for task in left["tasks"].values()] == ["heavy"]
+    assert [task.recipe for task in left.tasks.values()] == ["heavy"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
@@ -260,11 +270,19 @@ def test_a_history_that_cannot_be_is_one_warning(
     watch = Watch(orders)
     try:
         assert notes.send(note)
-        eventually(lambda: note.tid in state_of(orders).tasks)
+        eventually(lambda: watches(orders, note))
     finally:
         report = watch.end()
     assert len(report["warnings"]) == 1
     assert "history.db" in report["warnings"][0]
+
+
+def test_the_shell_can_do_all_that_the_sentinel_says(orders: Orders, listener: Listener) -> None:
+    """Each kind of instruction has somebody who performs it."""
+    shell = Shell(orders, listener)
+    assert set(shell._perform_one) == set(get_args(Instruction))
+    shell.finish()
+    shell.close()
 
 
 class Box(Sensor):
@@ -313,9 +331,8 @@ def test_the_newest_compiler_is_stopped_and_woken(
     orders: Orders, listener: Listener, box: Box, compiler: Callable[[int], memory.MemoryTask]
 ) -> None:
     """Where memory is short the newest task's compiler stops, the oldest's never; both go on once there is room."""
-    acting = ordered(orders, mode=Mode.ENFORCE)
     old, new = compiler(32), compiler(32)
-    sentinel, notes = Sentinel(acting, listener, sensor=box), Notes(Path(orders.directory))
+    sentinel, notes = Shell(acting(orders), listener, sensor=box), Notes(Path(orders.directory))
     for place, (task, recipe) in enumerate(((old, "heavy"), (new, "light")), 1):
         notes.send(TaskGrant(f"/{recipe}.bb:do_compile", place, 4, 1 * GIB, 512 * MIB))
         notes.send(noted(task, recipe, may_kill=False))
@@ -351,8 +368,7 @@ def test_a_compiler_is_killed_noted_and_its_task_gets_a_turn(
     mark = task.leader.mark
     command = f"echo $MEMGUARD_RECIPE > {orders.directory}/asked"
     log = f"{orders.directory}/readings/1.jsonl"
-    acting = ordered(orders, mode=Mode.ENFORCE, pressure_command=command)
-    sentinel = Sentinel(replace(acting, log=log), listener, sensor=box)
+    sentinel = Shell(replace(acting(orders, command), log=log), listener, sensor=box)
     notes, victim = Notes(Path(orders.directory)), compiler_of(task)
     notes.send(note)
     sentinel.step()
@@ -361,7 +377,7 @@ def test_a_compiler_is_killed_noted_and_its_task_gets_a_turn(
     eventually(lambda: victim.status() == psutil.STATUS_ZOMBIE)
     (line,) = (Path(orders.directory) / "kills" / f"{mark}.jsonl").read_text().splitlines()
     kill = json.loads(line)
-    assert (kill["pid"], kill["program"], kill["limit_bytes"]) == (victim.pid, "cc1plus", 8 * GIB)
+    assert (kill["program"], kill["limit_bytes"]) == ("cc1plus", 8 * GIB)
     assert kill["used_bytes"] >= 8 * GIB - 20 * MIB
     wait = TaskWait(*task.leader, 2, True, 1, "cc1plus", "was killed", 1 * GIB, 1.0, 1.0, 48 * MIB)
     for _ in range(2):
@@ -392,7 +408,7 @@ def test_the_lives_of_a_tasks_jobs_are_kept_and_known_again(
         make_pool(str(tmp_path / "pool"))
         words = ["sh", "-c", f"{programs}/cc1plus -o one.o -p 1:40,3:40; exec sleep 600"]
         process = subprocess.Popen(words, start_new_session=True, cwd=tmp_path)
-        sentinel = Sentinel(replace(orders, build=build), listener, sensor=box)
+        sentinel = Shell(replace(orders, build=build), listener, sensor=box)
         note = replace(note_of(process), pool=str(tmp_path / "pool"), most_jobs=2)
         try:
             assert notes.send(note)
@@ -420,7 +436,7 @@ def test_who_must_not_be_killed_is_not(
 ) -> None:
     """A task that cannot run again keeps its compiler, whatever is left."""
     task = compiler(16)
-    sentinel = Sentinel(ordered(orders, mode=Mode.ENFORCE), listener, sensor=box)
+    sentinel = Shell(acting(orders), listener, sensor=box)
     Notes(Path(orders.directory)).send(noted(task, "heavy", may_kill=False))
     box.left_bytes = 1 * MIB
     for _ in range(3):
@@ -436,13 +452,13 @@ def test_another_sentinel_goes_on_where_one_was_killed(
     task = compiler(32)
     notes = Notes(Path(orders.directory))
     file = notes.listen()
-    first = Sentinel(orders, Listener(file), sensor=box)
+    first = Shell(orders, Listener(file), sensor=box)
     notes.send(noted(task, "heavy"))
     first.step()
     before = state_of(orders).tasks
     os.close(file)
     file = notes.listen()
-    second = Sentinel(orders, Listener(file), sensor=box)
+    second = Shell(orders, Listener(file), sensor=box)
     second.step()
     after = state_of(orders).tasks
     assert after.keys() == before.keys()
@@ -465,30 +481,31 @@ def test_a_build_that_was_killed_is_learned_from(
 ) -> None:
     """What was left near the limit by a build that died remembers its heaviest task as killed; far from it, none."""
     notes = Notes(Path(orders.directory))
-    first = Sentinel(ordered(orders, history=""), listener, sensor=box)
+    first = Shell(replace(orders, history=""), listener, sensor=box)
     for task, recipe in ((compiler(64), "heavy"), (compiler(8), "light")):
         notes.send(noted(task, recipe))
     box.left_bytes = left_mib * MIB
     first.step()
-    second = Sentinel(replace(orders, build="b2"), listener, sensor=box)
+    second = Shell(replace(orders, build="b2"), listener, sensor=box)
     assert [(record.recipe, record.outcome) for record in recorded(orders)] == [("heavy", kill) for kill in expected]
+    second.step()
     assert state_of(orders).tasks == {}
     second.finish()
 
 
 def test_who_is_held_is_told(orders: Orders, listener: Listener, box: Box) -> None:
     """The state names tasks that wait for memory, and why, until they wait no longer."""
-    notes, sentinel = Notes(Path(orders.directory)), Sentinel(orders, listener, sensor=box)
+    notes, sentinel = Notes(Path(orders.directory)), Shell(orders, listener, sensor=box)
     hold = TaskHold("/heavy.bb:do_compile", "heavy", "do_compile", "needs 4.0 GiB, 1.0 GiB fit")
     notes.send(hold)
     sentinel.step()
     left = StateFile(Path(orders.directory)).left()
     assert left is not None
-    assert [(held["recipe"], held["reason"]) for held in left["held"]] == [("heavy", hold.reason)]
-    assert (left["limit_bytes"], left["counts"]["held"]) == (8 * GIB, 1)
+    assert [(held.recipe, held.reason) for held in left.held] == [("heavy", hold.reason)]
+    assert (left.limit_bytes, left.counts.held) == (8 * GIB, 1)
     notes.send(replace(hold, reason=""))
     sentinel.step()
     left = StateFile(Path(orders.directory)).left()
     assert left is not None
-    assert left["held"] == []
+    assert left.held == ()
     sentinel.finish()

@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from memguard.channels.fifo import Listener, Notes
 from memguard.channels.notes import TaskWait
-from memguard.channels.state import StateFile
+from memguard.channels.state import StateFile, as_object
 from memguard.model import Reading
 from memguard.task.turn import Turns
+from testbed.states import STATE
 
 WAIT = TaskWait(42, 17, 4, False, 1, "cc1plus", "was killed", 3000, 1.5, 3.25, 1000)
 MARK = "42-17"
@@ -36,8 +40,8 @@ class World:
             raise OSError("no container")
         return Reading(10_000, "memory.max", 0, 0, self.left_bytes, None, None, 4)
 
-    def publish(self, turns: object) -> None:
-        self.state.publish({"time_s": self.now_s, "turns": turns})
+    def publish(self, turns: dict[str, int]) -> None:
+        self.state.publish(replace(STATE, time_s=self.now_s, turns=turns))
 
     def wait(self) -> float:
         """The seconds that a wait takes."""
@@ -88,15 +92,13 @@ def test_a_sentinel_that_dies_while_a_task_waits(tmp_path: Path) -> None:
 
 def test_a_state_that_tells_no_turns_is_none(tmp_path: Path) -> None:
     """A sentinel of another version, or a broken file, is the same as none."""
-    for content in (
-        '{"version": 2, "time_s": %s, "tasks": {}}',
-        "{",
-        "[]",
-        '{"version": 2, "time_s": %s, "turns": 3}',
-        '{"version": 3, "time_s": %s, "turns": {"42-17": 1}}',
-    ):
+    told = as_object(replace(STATE, turns={MARK: 1}))
+    for odd in ({"turns": None}, {"turns": 3}, {"turns": {MARK: "x"}}, {"version": 3}, {"time_s": "now"}, None):
         world = World(tmp_path, left_bytes=3000)
-        world.each = lambda world=world, content=content: (
-            (tmp_path / "state.json").write_text(content % world.now_s if "%" in content else content) and None
-        )
+
+        def write(world: World = world, odd: dict[str, Any] | None = odd) -> None:
+            content = "{" if odd is None else json.dumps({**told, "time_s": world.now_s, **odd})
+            (tmp_path / "state.json").write_text(content)
+
+        world.each = write
         assert 2 <= world.wait() <= 2.5

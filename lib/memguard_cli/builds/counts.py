@@ -9,45 +9,53 @@ Does not cover: what single events say.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from memguard.channels.build_directory import BuildDirectory
+from memguard.channels.state import Counts
+from memguard.model import Outcome
+from memguard.record.events import BuildEnded, Event, Granted, Held, Killed, Retried, Stopped, TaskMeasured, parse
 from memguard_cli.builds import plain_file
 
 _CHUNK_BYTES = 1 << 20
 # A longer line is none that memguard wrote.
 _LONGEST_LINE_BYTES = 1 << 16
 
-# The events of the readings' log that each add one to a count.
-_COUNTED = {"stop": "stopped", "kill": "killed", "retry": "retried"}
-# What the last event of a build says of the whole of it.
-_TOTALS = ("granted", "held", "shrunk", "oom_kills")
-
 
 class BuildCounts:
     """The counts of the newest build of one MEMGUARD_DIR; a log that cannot be read counts nothing."""
 
     def __init__(self, directory: Path) -> None:
-        self._events = directory / "events"
-        self._readings = directory / "readings"
-        self._logs = (_Log(), _Log())
+        self._directory = BuildDirectory(directory)
+        self._events, self._readings = _Log(), _Log()
 
-    def look(self) -> dict[str, int]:
-        """The counts as of now, by the names they have in the sentinel's state."""
-        # A counter that is there from the beginning shows its first step, too.
-        total: Counter[str] = Counter(dict.fromkeys((*_COUNTED.values(), *_TOTALS, "lost"), 0))
+    def look(self) -> Counts:
+        """The counts as of now."""
         # Both logs of a build have the same name.
-        name = _newest(self._events)
-        for log, directory in zip(self._logs, (self._events, self._readings)):
-            log.read_on(directory / name)
-            total.update(log.counts)
-        for name in {name for log in self._logs for name in log.unknown}:
-            del total[name]
-        return dict(total)
+        name = _newest(self._directory.events)
+        self._events.read_on(self._directory.events / name)
+        self._readings.read_on(self._directory.readings / name)
+        # A counter that is there from the beginning shows its first step, too.
+        counts = self._events.counts + self._readings.counts
+        end = self._events.end or BuildEnded(0.0, oom_kills=0)
+        return Counts(
+            granted=_total(end.granted, counts["granted"]),
+            held=_total(end.held, counts["held"]),
+            shrunk=_total(end.shrunk, counts["shrunk"]),
+            lost=counts["lost"],
+            stopped=counts["stopped"],
+            killed=counts["killed"],
+            retried=counts["retried"],
+            oom_kills=end.oom_kills,
+        )
+
+
+def _total(at_end: int | None, so_far: int) -> int:
+    """What the last event of a build says of the whole of it, else what was counted until now."""
+    return so_far if at_end is None else at_end
 
 
 def _newest(directory: Path) -> str:
@@ -62,7 +70,7 @@ def _newest(directory: Path) -> str:
 
 
 class _Log:
-    """One log, which grows while it is read."""
+    """One log, which grows while it is read. end: the build's last event, None as long as it is not there."""
 
     def __init__(self) -> None:
         self._start(None)
@@ -71,8 +79,8 @@ class _Log:
         self._identity = identity
         self._offset = 0
         self._rest = b""
-        self.counts: dict[str, int] = {}
-        self.unknown: set[str] = set()
+        self.counts: Counter[str] = Counter()
+        self.end: BuildEnded | None = None
 
     def read_on(self, path: Path) -> None:
         """Count what has been written since the last call, or all of a log that is another one."""
@@ -88,37 +96,30 @@ class _Log:
                     *lines, self._rest = (self._rest + chunk).split(b"\n")
                     self._rest = self._rest[-_LONGEST_LINE_BYTES:]
                     for line in lines:
-                        self._count(line)
+                        with contextlib.suppress(ValueError):
+                            self._count(parse(line))
         except OSError:
             self._start(None)
 
-    def _count(self, line: bytes) -> None:
-        try:
-            event = json.loads(line)
-        except (ValueError, RecursionError):
-            return
-        if not isinstance(event, dict):
-            return
-        kind = event.get("event")
-        if kind == "build_end":
-            self.counts.update({name: event[name] for name in _TOTALS if _is_count(event.get(name))})
-            self.unknown = {name for name in _TOTALS if name in event and event[name] is None}
-        for name in _names(kind, event):
-            self.counts[name] = self.counts.get(name, 0) + 1
+    def _count(self, event: Event) -> None:
+        if isinstance(event, BuildEnded):
+            self.end = event
+        for name in _names(event):
+            self.counts[name] += 1
 
 
-def _names(kind: Any, event: Mapping[str, Any]) -> list[str]:
+def _names(event: Event) -> Sequence[str]:
     """The counts that an event adds one to."""
-    if kind == "grant":
-        jobs, wanted = event.get("jobs"), event.get("wanted_jobs")
-        is_shrunk = isinstance(jobs, int) and isinstance(wanted, int) and jobs < wanted
-        return ["granted", "shrunk"] if is_shrunk else ["granted"]
-    if kind == "task":
-        return ["lost"] if event.get("outcome") == "memory-kill" else []
-    if kind == "hold":
-        return ["held"]
-    return [_COUNTED[kind]] if isinstance(kind, str) and kind in _COUNTED else []
+    if isinstance(event, Granted):
+        return ("granted", "shrunk") if event.is_shrunk else ("granted",)
+    if isinstance(event, TaskMeasured):
+        return ("lost",) if event.outcome == Outcome.MEMORY_KILL.value else ()
+    return _COUNTED.get(type(event), ())
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 0
+_COUNTED: dict[type[Event], tuple[str]] = {
+    Held: ("held",),
+    Stopped: ("stopped",),
+    Killed: ("killed",),
+    Retried: ("retried",),
+}

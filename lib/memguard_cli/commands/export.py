@@ -3,7 +3,7 @@
 
 Runs in: outside BitBake, beside a build or in a container of its own that sees the build directory.
 Covers: reading the build's state anew for every scrape; /metrics and /healthz.
-Does not cover: names and meaning of the metrics (memguard.metrics), counts out of logs (build_counts).
+Does not cover: names and meaning of the metrics (memguard.record.metrics), counts out of logs (builds/counts).
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from memguard.channels.build_directory import USUAL_NAME, BuildDirectory
-from memguard.channels.state import Counts
+from memguard.channels.state import FILE_AGE_S
 from memguard.record.metrics import COUNTER, METRICS, Value, measure, measure_end
-from memguard.typed_json import from_json
 from memguard_cli.builds.counts import BuildCounts
 from memguard_cli.builds.directory import find_directory
 from memguard_cli.builds.state import BadState, NoState, read_state
@@ -38,8 +37,6 @@ from memguard_cli.errors import UserError
 from memguard_cli.screens.text import printable
 
 LISTEN = "127.0.0.1:9723"
-# The sentinel writes several times a second; one that has been stopped for so long is no longer there.
-STATE_AGE_S = 15.0
 # Whoever connects and asks nothing is let go.
 _ASKING_S = 10.0
 
@@ -68,7 +65,7 @@ def export(listen: str, directory: Path | None) -> int:
     except OSError as error:
         why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be served: {error.strerror or error}"
         raise click.UsageError(f"--listen {listen} {why}; a good one is {LISTEN}") from None
-    # One that is told to end, as containers are, has done its work.
+    # Who is asked to end, as containers are, has done its work.
     signal.signal(signal.SIGTERM, lambda number, frame: threading.Thread(target=server.shutdown).start())
     with server:
         print(f"memguard: metrics of {printable(str(top))} on {_url(server)}", flush=True)
@@ -114,11 +111,11 @@ class StateSource:
         self._counts: BuildCounts | None = None
         self._lock = threading.Lock()
         self._said: str | None = None
-        self._tell: Callable[[str], Any] = lambda text: None
+        self._say: Callable[[str], Any] = lambda text: None
 
-    def say(self, tell: Callable[[str], Any]) -> None:
-        """Tell `tell` from now on, once for each change, what is wrong with the state."""
-        self._tell = tell
+    def say(self, say: Callable[[str], Any]) -> None:
+        """Call `say` from now on, once for each change, with what is wrong with the state."""
+        self._say = say
         self.look()
 
     def look(self) -> Look:
@@ -127,7 +124,7 @@ class StateSource:
             look = self._look()
             if look.problem != self._said:
                 if look.problem or self._said:
-                    self._tell(f"memguard: {printable(look.problem or 'the state can be read again')}\n")
+                    self._say(f"memguard: {printable(look.problem or 'the state can be read again')}\n")
                 self._said = look.problem
         return look
 
@@ -135,17 +132,17 @@ class StateSource:
         directory = self._find()
         if self._counts is None or directory != self._directory:
             self._directory, self._counts = directory, BuildCounts(directory)
-        counts: dict[str, Any] = dict(self._counts.look())
+        counts = self._counts.look()
         try:
             age_s = time.time() - BuildDirectory(directory).state.stat().st_mtime
         except OSError:
-            age_s = STATE_AGE_S
-        is_fresh = abs(age_s) < STATE_AGE_S
+            age_s = FILE_AGE_S
+        is_fresh = abs(age_s) < FILE_AGE_S
         try:
             state = read_state(directory)
         except NoState:
             waits = "" if directory.is_dir() else f"{directory} is not there yet: no build has run with it"
-            return Look(tuple(measure_end(None, from_json(Counts, counts, is_lenient=True))), waits)
+            return Look(tuple(measure_end(None, counts)), waits)
         except BadState as error:
             return Look((Value("memguard_build_running", int(is_fresh)),), str(error))
         return Look(tuple(measure(state, is_running=is_fresh, was_killed=not is_fresh)))

@@ -16,7 +16,7 @@ from memguard.decide.moment import STOP_SHARE, Act, Action, Job, Moment, Running
 from memguard.decide.regulate import regulate
 from memguard.model import Task
 from memguard.predict.job_lives import Expected
-from memguard.sentinel.reflex import FILL_LEAST_BYTES_S, LOOK_LEAST_S, LOOK_MOST_S
+from memguard.sentinel.pace import FILL_LEAST_BYTES_S, LOOK_LEAST_S, LOOK_MOST_S
 from memguard_cli.simulation.engine import Engine, SimulatedTask
 from memguard_cli.simulation.profiles import UNIT_S
 

@@ -3,14 +3,13 @@
 
 Runs in: outside BitBake.
 Covers: the loop, signals that are passed on, a second run of a build tool that lost a job; what it all took.
-Does not cover: arguments and what is printed (run), cgroups (enclosure), deciding (memguard.regulate).
+Does not cover: arguments and what is printed (run), cgroups (enclosure), one look (look), deciding (regulate).
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import select
 import shutil
 import signal
 import subprocess
@@ -31,18 +30,15 @@ from memguard.decide.pool_form import MAKE_FIFO, MAKE_PIPE, PROGRAMS, Choice, Fo
 from memguard.model import Policy, Reading, Version
 from memguard.predict.remembered_lives import Lives
 from memguard.sense.container import Sensor
-from memguard.sense.pressure_trigger import PressureTrigger
 from memguard.sense.proc_files import ProcessId, find_process
 from memguard.sense.process_table import ProcessTable
 from memguard.sense.process_tree import Usage
 from memguard.sense.tool_versions import Tools
-from memguard.sentinel.reflex import Acted, Reflex, Ward
+from memguard.sentinel.look import Lookout
+from memguard.sentinel.reflex import Reflex
+from memguard.sentinel.ward import Sight, Ward
 from memguard_cli.supervise.enclosure import Enclosure, Janitor
 
-# So often processes are looked at even where memory is far from its limit: jobs are measured meanwhile.
-MEASURE_S = 1 / 3
-# Pressure that was told counts for so long.
-PRESSED_S = 1.0
 # What may be passed on to the command.
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 # Signals by which somebody wants the command to end.
@@ -177,75 +173,63 @@ class Supervisor:
         sensor = Sensor(process=str(process.pid))
         table = ProcessTable()
         reflex = self._reflex = Reflex(jobs, table.members)
-        trigger = PressureTrigger(sensor.pressure_source())
         ended = _PidFile(process.pid)
-        kills_before, pressed_s = sensor.oom_kills() or 0, float("-inf")
+        lookout = Lookout(sensor, table, reflex, self._wish.policy, ended.file, bound=self._bound(leader))
+        kills_before = sensor.oom_kills() or 0
         try:
             reflex.begin(_COMMAND, Ward(leader, 1, jobs, self._wish.job_bytes, pool=pool), self._lives)
-            poller = select.poll()
-            poller.register(ended.file, select.POLLIN)
-            if trigger.file is not None:
-                poller.register(trigger.file, select.POLLPRI)
-            self._note_limit(self._read(sensor, Usage()))
+            self._note_limit(self._bound(leader)(sensor.read(), {}))
             while process.poll() is None:
-                now_s = time.monotonic()
-                usage = table.scan({_COMMAND: leader})[_COMMAND]
-                reading = self._read(sensor, usage)
-                reserve = self._wish.policy.reserve_of(reading.bound_bytes)
-                acted = reflex.look(now_s, reading, reserve, {_COMMAND: usage}, now_s - pressed_s < PRESSED_S)
-                self._note(reading, reflex, acted)
-                wait_s = max(0.0, now_s + min(reflex.next_look_s, MEASURE_S) - time.monotonic())
-                for file, events in poller.poll(wait_s * 1000):
-                    if file != ended.file and trigger.took_place(events):
-                        pressed_s = time.monotonic()
-                    if file != ended.file and trigger.file is None:
-                        poller.unregister(file)
-            reflex.settle(_COMMAND, time.monotonic())
+                lookout.sense()
+                self._note(lookout.look({leader: _COMMAND}), reflex.use_of(_COMMAND).tokens)
+                lookout.wait()
+            reflex.end(_COMMAND, time.monotonic())
             if self._is_ending:
                 for member in table.members(leader):
                     send(ProcessId(*member), signal.SIGKILL)
         finally:
             self.account.oom_kills += max(0, (sensor.oom_kills() or 0) - kills_before)
             reflex.close()
-            trigger.close()
+            lookout.close()
             ended.close()
-            table.close()
             sensor.close()
             if process.poll() is None:
                 process.kill()
                 process.wait()
         return _status(process.returncode)
 
-    def _read(self, sensor: Sensor, usage: Usage) -> Reading:
-        """The container, or what the command takes under a limit that nobody enforces."""
-        reading = sensor.read()
+    def _bound(self, leader: ProcessId) -> Callable[[Reading, Mapping[ProcessId, Usage]], Reading]:
+        """What makes a reading one of what the command takes, under a limit that nobody enforces."""
         limit = self._wish.limit_bytes
         if limit is None or self._enclosure is not None:
-            return reading
-        room = min(limit - usage.current_bytes, reading.left_bytes)
-        return replace(
-            reading,
-            limit_bytes=min(limit, reading.bound_bytes),
-            limit_source="--limit, which is watched but not enforced",
-            used_bytes=usage.current_bytes,
-            shmem_bytes=0,
-            room_bytes=room,
-            charged_bytes=None,
-        )
+            return lambda reading, usages: reading
+
+        def bound(reading: Reading, usages: Mapping[ProcessId, Usage]) -> Reading:
+            used_bytes = usages[leader].current_bytes if leader in usages else 0
+            return replace(
+                reading,
+                limit_bytes=min(limit, reading.bound_bytes),
+                limit_source="--limit, which is watched but not enforced",
+                used_bytes=used_bytes,
+                shmem_bytes=0,
+                room_bytes=min(limit - used_bytes, reading.left_bytes),
+                charged_bytes=None,
+            )
+
+        return bound
 
     def _note_limit(self, reading: Reading) -> None:
         self.account.limit_bytes, self.account.limit_source = reading.bound_bytes, reading.limit_source
 
-    def _note(self, reading: Reading, reflex: Reflex, acted: Sequence[Acted]) -> None:
+    def _note(self, sight: Sight, tokens: int | None) -> None:
         account = self.account
-        self._note_limit(reading)
-        used = reading.used_bytes + reading.left_bytes - reflex.left_bytes
-        account.peak_bytes = max(account.peak_bytes, used)
-        for done in acted:
+        if sight.reading is not None:
+            self._note_limit(sight.reading)
+        account.peak_bytes = max(account.peak_bytes, sight.used_bytes)
+        for done in sight.acted:
             account.stopped += done.action.act is Act.STOP
             account.woken += done.action.act is Act.WAKE
             account.killed += done.action.act is Act.KILL
-        tokens = reflex.tokens(_COMMAND)
         if tokens is not None:
             account.tokens_max = max(account.tokens_max, tokens)
             account.tokens_min = tokens if account.tokens_min is None else min(account.tokens_min, tokens)
@@ -288,8 +272,8 @@ def client_words(
 ) -> dict[str, str]:
     """The environment by which make, ninja and cargo find the pool.
 
-    GNU make before 4.4 knows inherited descriptors only and aborts where it is told of a FIFO, ninja knows FIFOs only;
-    so where the make that would be met is old, the FIFO is told to cargo, and to a ninja that is the command itself.
+    GNU make before 4.4 knows inherited descriptors only and aborts where it is given a FIFO, ninja knows FIFOs only;
+    so where the make that would be met is old, the FIFO is for cargo, and for a ninja that is the command itself.
     """
     is_ninja = PROGRAMS.get(Path(command[0]).name) == "ninja"
     form = Form.FIFO

@@ -3,7 +3,7 @@
 
 Runs in: the sentinel and `memguard run` (Pool, certainly_lost), task children (make_pool); standard library only.
 Covers: putting tokens in, taking idle ones out at once and held ones as jobs end, and what clients lose by dying.
-Does not cover: who gets how many tokens (regulate); which tools may have a pool (clients); telling them (pooling).
+Does not cover: who gets how many tokens (regulate); which tools may have a pool (pool_form), and how.
 
 How a token is won from a busy client: a job that ends gives its token back, and its make or ninja takes one again some
 microseconds later. Who looks at the FIFO now and then finds it empty. A thread that blocks in read(2), on an open file
@@ -18,7 +18,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import platform
 import stat
 import struct
 import termios
@@ -202,7 +201,7 @@ def _be_woken_first() -> None:
 
     Anybody may ask. With busy CPUs it wins twice to three times as many of ninja's tokens.
     """
-    number = _SYS_SCHED_SETATTR.get(platform.machine())
+    number = _SYS_SCHED_SETATTR.get(os.uname().machine)
     if number is None:
         return
     with contextlib.suppress(Exception):

@@ -58,7 +58,7 @@ class PressureCommand:
         if not self._command or self._process is not None or is_early:
             return False
         self._started_s = now_s
-        told = {
+        facts = {
             "MEMGUARD_LIMIT_BYTES": "" if limit_bytes is None else str(limit_bytes),
             "MEMGUARD_USED_BYTES": str(used_bytes),
             "MEMGUARD_RECIPE": recipe,
@@ -73,7 +73,7 @@ class PressureCommand:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 cwd="/",
-                env={"PATH": os.defpath, **os.environ, **told},
+                env={"PATH": os.defpath, **os.environ, **facts},
                 start_new_session=True,
                 preexec_fn=self._before_exec,
             )

@@ -48,7 +48,7 @@ class Kills:
 
 
 def read_kills(lines: Iterable[bytes], since_s: float) -> tuple[Kill, ...]:
-    """What the sentinel has killed since then; lines that tell no kill are passed over."""
+    """What the sentinel has killed since then; other lines are passed over."""
     kills = []
     for line in lines:
         try:

@@ -24,9 +24,19 @@ from memguard.model import BuildUse, TaskUse
 from memguard.typed_json import as_json, from_json, values_of
 
 VERSION = 2
-# A state older than this says nothing of now: the sentinel writes several times a second.
-STATE_AGE_S = 3.0
+# The sentinel writes the state whenever something changes, three times a second as a rule, and although nothing changes
+# whenever it gets this old, while tasks run and while none does.
 FRESHEN_S = 1.0
+IDLE_FRESHEN_S = 5.0
+# An older state says nothing of now. Three times what it gets by itself: among several compilers on each CPU a sentinel
+# without a nice value of its own comes that late. Who sees the file only, as from another container, does not know
+# whether tasks run.
+STATE_AGE_S = 3 * FRESHEN_S
+FILE_AGE_S = 3 * IDLE_FRESHEN_S
+# A build that ended without a word while it used this share of its limit was killed for memory.
+# evidence: chosen, not measured. The last state or reading is up to FRESHEN_S old when a build dies, and a few
+# compilers take a tenth of a usual limit in that time.
+KILLED_SHARE = 0.85
 _MOST_BYTES = 64 << 20
 
 
@@ -64,7 +74,7 @@ class TaskState(TaskNote):
 
     @property
     def note(self) -> TaskNote:
-        """What the task told as it began."""
+        """What the task said as it began."""
         return from_json(TaskNote, vars(self))
 
     @property
@@ -222,12 +232,12 @@ class StateFile:
         os.replace(draft, self._path)
 
     def read(self, now_s: float) -> State | None:
-        """The state; None where nobody has told lately, or what was told is no state."""
+        """The state; None where nobody has written it lately, or what was written is no state."""
         state = self.left()
         return state if state is not None and 0 <= now_s - state.time_s <= STATE_AGE_S else None
 
     def has_turn(self, mark: str, attempt: int, now_s: float) -> bool | None:
-        """Whether the task of this mark may make its `attempt` to run again; None where nobody has told lately."""
+        """Whether the task of this mark may make its `attempt` to run again; None where no state is fresh."""
         state = self.read(now_s)
         return None if state is None else state.turns.get(mark, 0) == attempt
 

@@ -18,7 +18,7 @@ from memguard.predict.job_lives import Life
 # The forecast's moments, as shares of the longest time a job still has to run, and how far it looks at most.
 MOMENTS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 FORECAST_MOST_S = 60.0
-# So many standard deviations of the sum of all jobs must fit above the kill mark.
+# Standard deviations of the sum of all jobs that must fit above the kill mark.
 DEVIATIONS = 1.0
 
 
@@ -30,13 +30,13 @@ class _Sizes(NamedTuple):
 
     @classmethod
     def of(cls, possible: Sequence[Sequence[float]]) -> _Sizes:
-        """From equally likely ways, each told by moment."""
+        """From equally likely ways, each as sizes by moment."""
         means = [sum(sizes) / len(possible) for sizes in zip(*possible)]
         squares = [sum([size * size for size in sizes]) / len(possible) for sizes in zip(*possible)]
         return cls(means, [max(0.0, square - mean * mean) for square, mean in zip(squares, means)])
 
 
-class Increase:
+class Budget:
     """What is used beyond what is used now, at each moment of a forecast."""
 
     def __init__(self, whole: float, moments: int, doubt_bytes: int) -> None:
@@ -57,6 +57,10 @@ class Increase:
     def most_bytes(self) -> float:
         """The largest of all moments, with what its doubt goes beyond what is kept free for that."""
         return max(self._at(place) for place in range(len(self._means)))
+
+    def fits(self, room_bytes: float) -> bool:
+        """Whether that much room is enough at every moment."""
+        return self.most_bytes <= room_bytes
 
     def is_largest_with(self, sizes: _Sizes) -> bool:
         """Whether `sizes` add to it where it is largest."""
@@ -106,9 +110,9 @@ class Forecast:
         self._moments = [share * most_s for share in MOMENTS]
         self._jobs = {(task.tid, job.pid): Outlook(job, task, self._moments) for task in tasks for job in task.jobs}
 
-    def begin(self, doubt_bytes: int, whole_bytes: int = 0) -> Increase:
-        """The increase without any job; `doubt_bytes` are kept free for what is not known."""
-        return Increase(float(whole_bytes), len(self._moments), doubt_bytes)
+    def budget(self, doubt_bytes: int, whole_bytes: int = 0) -> Budget:
+        """A budget without any job; `doubt_bytes` are kept free for what is not known."""
+        return Budget(float(whole_bytes), len(self._moments), doubt_bytes)
 
     def of(self, task: Running, job: Job) -> Outlook:
         """That of one job."""

@@ -21,7 +21,7 @@ PRESSED_FACTOR = 1.5
 # What is left is judged as it will be after this much more time at the present rate: a look and its effect. For stops,
 # what looks came late by of late is added; nothing is killed for that.
 REACTION_S = 0.12
-# A job that should have ended runs on for so long, for all that is known.
+# A job that should have ended by now is expected to run on for this time.
 LEAST_LEFT_S = 0.02
 
 
@@ -63,7 +63,7 @@ class Job:
         return max(LEAST_LEFT_S, self.expected.wall_s - self.age_s)
 
     def soon_bytes(self, seconds: float) -> float:
-        """What it takes in so long at its present pace, up to the largest peak known of its kind."""
+        """What it takes in this time at its present pace, up to the largest peak known of its kind."""
         pace_bytes = max(0.0, self.growth_bytes_s) * seconds
         if not self.expected.ended:
             return pace_bytes
@@ -144,10 +144,17 @@ class Moment:
 
 @dataclass(frozen=True)
 class Action:
-    """One thing to do; a `job` of None is the whole task, `tokens` what its pool shall have, held ones included."""
+    """One thing to do.
+
+    reason:   in words, why a job is stopped, woken or killed.
+    job:      to which job, None for the whole task.
+    tokens:   what its pool shall have, held ones included.
+    is_short: tokens are withdrawn since memory is short, not since others have the slots.
+    """
 
     act: Act
     tid: str
-    reason: str
+    reason: str = ""
     job: Job | None = None
     tokens: int = 0
+    is_short: bool = False

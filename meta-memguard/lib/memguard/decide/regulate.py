@@ -3,7 +3,7 @@
 
 Runs in: the sentinel, `memguard run` and every simulation; pure, no clock, no file.
 Covers: who gets how many tokens; which job or task is stopped, woken or killed, and when.
-Does not cover: which task starts (decide); what jobs will take (jobsizes); signals and token pools (reflex).
+Does not cover: which task starts (admit); what jobs will take (job_lives); signals and token pools (reflex).
 
 All of it rests on one forecast: what running jobs, those that follow them, and any that are added are expected to hold
 beyond what is used now, at several moments until the longest job ends. In order of severity:
@@ -16,19 +16,19 @@ beyond what is used now, at several moments until the longest job ends. In order
 - Where the kill mark is passed and nothing can be stopped, one job is killed: the youngest that holds what is missing.
 - What was stopped is woken, the oldest first and before new jobs begin, once what it will take fits again.
 
-Something always goes on: the oldest job of the oldest task is never stopped, its room is kept, and it is woken first.
-With all others stopped it finishes and frees what it held, so the next one can (the banker's algorithm).
+Something always goes on: one job is protected, the oldest of the oldest task. It is never stopped, its room is kept,
+and it is woken first. With all others stopped it finishes and frees what it held; then the next one is protected.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from memguard.decide.forecast import Forecast, Increase, Outlook
+from memguard.decide.forecast import Budget, Forecast, Outlook
 from memguard.decide.moment import REACTION_S, Act, Action, Job, Moment, Running
 from memguard.units import MIB
 
-# From one wake to the next of a single job, whose memory the forecast knows; no more than so many at one look.
+# From one wake to the next of a single job, whose memory the forecast knows; and the most of them at one look.
 WAKE_PAUSE_S = 0.02
 WAKES_MOST = 8
 # From one wake, or kill, to the next where nobody knows what comes of it: memory must be seen to move.
@@ -39,18 +39,15 @@ GROWN_BYTES = 4 * MIB
 
 
 def regulate(moment: Moment) -> list[Action]:
-    """What to do now, in this order. Each stop, wake and kill is a change; tokens are told for every pool."""
+    """What to do now, in this order. Each stop, wake and kill is a change; every pool is given its tokens anew."""
     oldest_first = sorted(moment.tasks, key=lambda task: task.place)
     forecast = Forecast(moment)
     stops = _stops(moment, oldest_first, forecast)
     going = _going(oldest_first, stops)
-    # Where all jobs are stopped none makes memory shorter; the first one may.
+    # Where all jobs are stopped none makes memory shorter; the protected one may.
     kills = _kills(moment, oldest_first, going) if going and not stops else []
     wakes = _wakes(moment, oldest_first, forecast, going, not stops) if not kills else []
     return [*stops, *kills, *wakes, *_tokens(moment, oldest_first, forecast)]
-
-
-# -- what memory will be -----------------------------------------------------------------------------------------------
 
 
 # -- tokens ------------------------------------------------------------------------------------------------------------
@@ -62,43 +59,43 @@ def _tokens(moment: Moment, oldest_first: Sequence[Running], forecast: Forecast)
     if not pools:
         return []
     room = moment.left_bytes - moment.reserve_bytes
-    # The growth of a task without a pool is told as a whole, that of its jobs is in there.
+    # The growth of a task without a pool is known as a whole only, that of its jobs is in there.
     whole_bytes = sum(task.growth_bytes for task in oldest_first)
-    increase = forecast.begin(moment.reserve_bytes - moment.kill_bytes, whole_bytes)
+    budget = forecast.budget(moment.reserve_bytes - moment.kill_bytes, whole_bytes)
     following: dict[str, list[Outlook]] = {}
     for task in oldest_first:
         if task.growth_bytes:
             continue
         if task.held_tokens is not None and not task.jobs:
-            increase.add(forecast.new(task))  # its implicit job may begin any time
+            budget.add(forecast.new(task))  # its implicit job may begin any time
         # What is stopped counts as if it went on: it does so before others begin.
         outlooks = [forecast.of(task, job) for job in sorted(task.jobs, key=lambda job: -job.left_s)]
         for outlook in outlooks:
-            increase.add(outlook.own)
+            budget.add(outlook.own)
             if task.held_tokens is not None:
-                increase.add(outlook.following)
+                budget.add(outlook.following)
         # The implicit job is followed by another whatever happens; it is taken to be the one that ends last.
         following[task.tid] = outlooks[1:]
     tokens = {task.tid: min(task.held_tokens or 0, task.most_jobs - 1) for task in pools}
     slots = moment.slots - sum(1 + tokens[task.tid] if task.tid in tokens else len(task.jobs) for task in oldest_first)
-    is_short = increase.most_bytes > room
+    is_short = not budget.fits(room)
     for task in reversed(pools):
         last = following.get(task.tid, [])
-        while tokens[task.tid] > 0 and (slots < 0 or increase.most_bytes > room):
-            if slots >= 0 and not (last and increase.is_largest_with(last[-1].following)):
+        while tokens[task.tid] > 0 and (slots < 0 or not budget.fits(room)):
+            if slots >= 0 and not (last and budget.is_largest_with(last[-1].following)):
                 break  # to end this job's line now would not help
             if last:
-                increase.take(last.pop().following)
+                budget.take(last.pop().following)
             tokens[task.tid] -= 1
             slots += 1
     if not is_short and not moment.is_pressed:
-        _give(moment, increase, forecast, pools, tokens, slots)
-    return [Action(Act.TOKENS, task.tid, "short" if is_short else "fits", tokens=tokens[task.tid]) for task in pools]
+        _give(moment, budget, forecast, pools, tokens, slots)
+    return [Action(Act.TOKENS, task.tid, tokens=tokens[task.tid], is_short=is_short) for task in pools]
 
 
 def _give(
     moment: Moment,
-    increase: Increase,
+    budget: Budget,
     forecast: Forecast,
     pools: Sequence[Running],
     tokens: dict[str, int],
@@ -120,10 +117,10 @@ def _give(
             more = max(1 + (task.held_tokens or 0), task.next_job.ended) if has_used_up else task.idle_tokens
             new = forecast.new(task)
             for _ in range(min(more, task.most_jobs - 1 - tokens[task.tid], slots)):
-                increase.add(new)
+                budget.add(new)
                 at_once -= task.next_job.peak_bytes
-                if increase.most_bytes > room or at_once < 0:
-                    increase.take(new)
+                if not budget.fits(room) or at_once < 0:
+                    budget.take(new)
                     break
                 tokens[task.tid] += 1
                 slots -= 1
@@ -132,13 +129,13 @@ def _give(
 # -- stop, wake, kill --------------------------------------------------------------------------------------------------
 
 
-def _first(oldest_first: Sequence[Running]) -> tuple[Running, Job] | None:
-    """The oldest job of the oldest task that has one: the one that always goes on."""
+def _protected(oldest_first: Sequence[Running]) -> tuple[Running, Job] | None:
+    """The one job that always goes on: the oldest of the oldest task that has one."""
     return next(((task, task.jobs[-1]) for task in oldest_first if task.jobs and not task.is_stopped), None)
 
 
 def _soon_bytes(jobs: Iterable[Job], seconds: float) -> float:
-    """What `jobs` take in so long at their present pace, if none of them ends."""
+    """What `jobs` take in this time at their present pace, if none of them ends."""
     return sum(job.soon_bytes(seconds) for job in jobs)
 
 
@@ -159,13 +156,13 @@ def _stops(moment: Moment, oldest_first: Sequence[Running], forecast: Forecast) 
 
     It must fit by the forecast, and until the next look also if no job ends and all grow on at their pace.
     """
-    first = _first(oldest_first)
-    increase = forecast.begin(moment.stop_bytes - moment.kill_bytes)
+    protected = _protected(oldest_first)
+    budget = forecast.budget(moment.stop_bytes - moment.kill_bytes)
     for task in oldest_first:
         for job in task.jobs:
-            # The first one's room is kept also where it is stopped still.
-            if not job.is_stopped or (first and job is first[1]):
-                increase.add(forecast.of(task, job).own)
+            # The protected one's room is kept also where it is stopped still.
+            if not job.is_stopped or (protected and job is protected[1]):
+                budget.add(forecast.of(task, job).own)
     room, reaction_s = moment.left_bytes - moment.stop_bytes, moment.reaction_s
     soon_bytes = _soon_bytes([job for task in oldest_first for job in task.jobs if not job.is_stopped], reaction_s)
     soon_bytes = max(soon_bytes, moment.fill_bytes_s * reaction_s)
@@ -174,14 +171,14 @@ def _stops(moment: Moment, oldest_first: Sequence[Running], forecast: Forecast) 
         if not task.may_stop or task.is_stopped:
             continue
         for job in task.jobs:
-            if increase.most_bytes <= room and soon_bytes <= room:
+            if budget.fits(room) and soon_bytes <= room:
                 return found
-            if job.is_stopped or (first and job is first[1]):
+            if job.is_stopped or (protected and job is protected[1]):
                 continue
             if job.need_bytes < GROWN_BYTES and job.growth_bytes_s <= 0:
                 continue
             found.append(Action(Act.STOP, task.tid, "memory is short", job))
-            increase.take(forecast.of(task, job).own)
+            budget.take(forecast.of(task, job).own)
             soon_bytes = max(0.0, soon_bytes - job.soon_bytes(reaction_s))
     if found or soon_bytes <= room:
         return found
@@ -203,9 +200,9 @@ def _kills(moment: Moment, oldest_first: Sequence[Running], going: Sequence[tupl
         return []
     until_next_s = REACTION_S + KILL_PAUSE_S
     missing = short + max(_soon_bytes([job for _, job in going], until_next_s), moment.fill_bytes_s * until_next_s)
-    first = _first(oldest_first)
+    protected = _protected(oldest_first)
     youngest_first = [(task, job) for task in reversed(oldest_first) if task.may_kill for job in task.jobs]
-    found = [(task, job) for task, job in youngest_first if not first or job is not first[1]] or youngest_first
+    found = [(task, job) for task, job in youngest_first if not protected or job is not protected[1]] or youngest_first
     enough = next((pair for pair in found if pair[1].bytes >= missing), None)
     for task, job in [enough] if enough else sorted(found, key=lambda pair: -pair[1].bytes)[:1]:
         return [Action(Act.KILL, task.tid, "the limit is near, and nothing can be stopped", job)]
@@ -221,35 +218,35 @@ def _wakes(
 ) -> list[Action]:
     """The jobs to wake, the oldest first, while what they are expected to take beside the others fits.
 
-    What they held is in use all the time. The first job may have what is kept free for it, and is woken in any case
+    What they held is in use all the time. The protected job may have what is kept free for it, and is woken in any case
     where no other goes on. They grow on at once as they did when they were stopped: until the next look that must fit
     above the stop mark, whatever the forecast says of others that will end. Whole tasks wake one at a time, with a
     longer pause, where as much fits again as they hold: nobody knows what they will take.
     """
-    first = _first(oldest_first)
-    if first and not going and first[1].is_stopped:
-        return [Action(Act.WAKE, first[0].tid, "nothing else goes on", first[1])]
+    protected = _protected(oldest_first)
+    if protected and not going and protected[1].is_stopped:
+        return [Action(Act.WAKE, protected[0].tid, "nothing else goes on", protected[1])]
     is_stuck = not going and not any(task.current_bytes for task in oldest_first if not task.is_stopped)
     if not is_stuck and (moment.is_pressed or not is_calm):
         return []
-    increase = forecast.begin(moment.reserve_bytes - moment.kill_bytes)
+    budget = forecast.budget(moment.reserve_bytes - moment.kill_bytes)
     for task, job in going:
-        increase.add(forecast.of(task, job).own)
+        budget.add(forecast.of(task, job).own)
     soon_bytes = _soon_bytes([job for _, job in going], moment.reaction_s)
     most = int(min(WAKES_MOST, moment.since_wake_s / WAKE_PAUSE_S))
     found: list[Action] = []
     for task in oldest_first:
         if task.is_stopped:
-            fits = moment.left_bytes - moment.reserve_bytes >= increase.most_bytes + task.current_bytes
+            fits = moment.left_bytes - moment.reserve_bytes >= budget.most_bytes + task.current_bytes
             if not found and (is_stuck or (fits and moment.since_wake_s >= TASK_PAUSE_S)):
                 found.append(Action(Act.WAKE, task.tid, "it fits again"))
             return found
         for job in [job for job in reversed(task.jobs) if job.is_stopped]:
-            increase.add(forecast.of(task, job).own)
-            free = moment.stop_bytes if first and job is first[1] else moment.reserve_bytes
+            budget.add(forecast.of(task, job).own)
+            free = moment.stop_bytes if protected and job is protected[1] else moment.reserve_bytes
             soon_bytes += job.soon_bytes(moment.reaction_s)
             fits_soon = soon_bytes <= moment.left_bytes - moment.stop_bytes
-            if len(found) >= most or not fits_soon or increase.most_bytes > moment.left_bytes - free:
+            if len(found) >= most or not fits_soon or not budget.fits(moment.left_bytes - free):
                 return found
             found.append(Action(Act.WAKE, task.tid, "it fits again", job))
     return found

@@ -5,7 +5,7 @@ Runs in: the BitBake server and the sentinel (as_line), the command and tests (p
 Covers: names, fields and meaning of all lines; docs/events.md says the same to people.
 Does not cover: files (event_log, readings_log), and what follows from the lines.
 
-Field names are the keys of the JSON objects. `time` is seconds since 1970. None is what a line does not tell. Every
+Field names are the keys of the JSON objects. `time` is seconds since 1970. None is what a line does not say. Every
 task event has `recipe`, `task`, and in a multiconfig `mc`.
 """
 
@@ -251,7 +251,8 @@ class TaskMeasured(TaskLine):
 JobEvent = Union[Stopped, Woken, Killed]
 Deed = Union[Withdrawn, Stopped, Woken, Killed, Retried]
 TaskEvent = Union[Held, Released, Granted, Extended, Started, Ended]
-Event = Union[BuildStarted, BuildEnded, TaskEvent, ReadingTaken, Deed, TaskMeasured]
+ReadingsEvent = Union[ReadingTaken, Deed, TaskMeasured]
+Event = Union[BuildStarted, BuildEnded, TaskEvent, ReadingsEvent]
 
 _KINDS: dict[str, type[Any]] = {
     kind.event: kind
@@ -272,6 +273,8 @@ def as_object(event: Event) -> dict[str, Any]:
     told = {"event": event.event, **as_json(event)}
     if isinstance(event, ReadingTaken):
         told["tasks"] = [list(row) for row in event.tasks]
+    elif isinstance(event, _JobLine) and event.pid is None:
+        del told["pid"]
     return told
 
 
@@ -283,7 +286,7 @@ def as_line(event: Event) -> str:
 def parse(line: bytes | str) -> Event:
     """The event in a line of JSON. Raises UnknownEvent for one of another version, ValueError where there is none.
 
-    A value of another type than its field's counts as not told; `time`, the recipe of a task and what a reading read
+    A value of another type than its field's counts as missing; `time`, the recipe of a task and what a reading read
     must be there.
     """
     try:
@@ -312,7 +315,7 @@ def from_object(told: object) -> Event:
 
 
 def _row(told: object) -> TaskRow | None:
-    """One task of a reading, None where the list does not tell it."""
+    """One task of a reading, None where the list is none."""
     if not isinstance(told, list) or len(told) < 3 or not told[0]:
         return None
     texts, numbers = told[:2], told[2:6]

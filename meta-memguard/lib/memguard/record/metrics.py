@@ -33,7 +33,7 @@ class Metric:
     """One row of the table.
 
     label:     the name of its only label, "" where it has none.
-    is_ending: whether it is told when no build runs, too.
+    is_ending: whether it has a value when no build runs, too.
     """
 
     name: str
@@ -193,12 +193,12 @@ class MetricsFile:
         self._path = path
         self._warn = warn
         self._is_off = not path
-        self._told_at_s = -math.inf
+        self._written_at_s = -math.inf
 
-    def tell(self, state: State, now_s: float) -> None:
+    def update(self, state: State, now_s: float) -> None:
         """Write a running build's state when the last one is INTERVAL_S old; `now_s` is the monotonic clock."""
-        if not self._is_off and now_s - self._told_at_s >= INTERVAL_S:
-            self._told_at_s = now_s
+        if not self._is_off and now_s - self._written_at_s >= INTERVAL_S:
+            self._written_at_s = now_s
             self._write(measure(state))
 
     def finish(self, time_s: float, counts: Counts) -> None:

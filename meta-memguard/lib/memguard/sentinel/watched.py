@@ -1,33 +1,54 @@
 # SPDX-License-Identifier: MIT
-"""What the sentinel knows of one task.
+"""What the sentinel knows of one task, and what it reports of a whole build.
 
 Runs in: the sentinel; pure.
+Covers: what is kept of a task from its note to its end.
+Does not cover: its jobs (job_memory), and what is remembered when it has ended (remember).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from memguard.channels.notes import TaskEnd, TaskNote, TaskWait
+from memguard.channels.notes import TaskEnd, TaskGrant, TaskNote, TaskWait
+from memguard.decide.turn import Waiting
 from memguard.model import Outcome
-from memguard.predict.remembered_lives import Lives
 from memguard.sense.proc_files import ProcessId
 from memguard.sense.process_tree import Usage
 from memguard.sense.tally import Tally
+from memguard.sentinel.ward import Ward
+
+# A fetch has a server that waits, so it is not stopped.
+NEVER_STOPPED = ("do_fetch",)
+# A task that holds less than this and compiles nothing does not count as working beside one that wants to be alone.
+LIGHT_BYTES = 128 << 20
+
+
+class Instant(NamedTuple):
+    """Now, by two clocks: the monotonic one, and seconds since 1970 to the millisecond."""
+
+    now_s: float
+    time: float
+
+
+class KernelCounts(NamedTuple):
+    """How often the kernel has killed for memory in this container, and slowed it down at memory.high."""
+
+    kills: int = 0
+    throttles: int = 0
 
 
 @dataclass
 class Watched:
-    """A task that runs: what it told, what it took so far, and the container's counters when it began."""
+    """A task that runs: what it said, what it took so far, and the kernel's counts when it began."""
 
     note: TaskNote
     since_s: float
     began: float
     place: int
-    kills_before: int
-    throttles_before: int
+    before: KernelCounts
     granted_bytes: int = 0
-    lives: Lives = field(default_factory=Lives)
     tally: Tally = field(default_factory=Tally)
     usage: Usage = field(default_factory=Usage)
     jobs_at_peak: int | None = None
@@ -37,7 +58,13 @@ class Watched:
     has_turn: bool = False
 
     @property
+    def leader(self) -> ProcessId:
+        """The process that is the task."""
+        return ProcessId(self.note.pid, self.note.start_ticks)
+
+    @property
     def waits(self) -> bool:
+        """Whether it waits for its turn to run again."""
         return self.wait is not None and not self.has_turn
 
     @property
@@ -46,24 +73,63 @@ class Watched:
         return self.wait is not None and self.wait.alone and self.has_turn
 
     @property
-    def mark(self) -> str:
-        return ProcessId(self.note.pid, self.note.start_ticks).mark
+    def ended_well(self) -> bool:
+        """Whether it has said that it ended, and well."""
+        return self.end is not None and self.end.outcome is Outcome.OK
+
+    @property
+    def works(self) -> bool:
+        """Whether it compiles or holds memory that counts."""
+        return bool(self.usage.compilers) or self.usage.current_bytes > LIGHT_BYTES
 
     def __str__(self) -> str:
         return f"{self.note.recipe} {self.note.task}"
 
+    def ward(self, grant: TaskGrant | None) -> Ward:
+        """What the reflex needs to know of it."""
+        note = self.note
+        return Ward(
+            leader=self.leader,
+            place=self.place,
+            most_jobs=min(grant.jobs, note.most_jobs) if grant and note.pool else note.jobs,
+            job_bytes=grant.job_bytes if grant and grant.job_bytes else None,
+            granted_bytes=self.granted_bytes,
+            pool=note.pool,
+            may_stop=not note.task.startswith(NEVER_STOPPED),
+            may_kill=note.may_kill,
+        )
 
-@dataclass
+    def take(self, usage: Usage, jobs_now: int | None) -> None:
+        """Take in what it uses now. At its peak it ran as many jobs as are remembered with that.
+
+        jobs_now: the jobs that its pool lets it run at this moment, None where it has none.
+        """
+        before = self.tally.peak_bytes
+        self.usage = usage
+        self.tally.add(usage)
+        if self.tally.peak_bytes > before:
+            self.jobs_at_peak = jobs_now
+
+    def waiting(self, now_s: float) -> Waiting | None:
+        """What it waits for, None where it does not."""
+        if self.wait is None or self.has_turn:
+            return None
+        waits_s = now_s - self.waits_since_s
+        return Waiting(self.note.tid, self.place, self.wait.need_bytes, self.wait.alone, waits_s)
+
+    def wait_for_turn(self, wait: TaskWait, now_s: float, counts: KernelCounts) -> None:
+        """It lost a job, and begins anew once it has its turn."""
+        self.tally, self.since_s, self.before = Tally(), now_s, counts
+        self.wait, self.waits_since_s, self.has_turn = wait, now_s, False
+
+
+@dataclass(frozen=True)
 class Report:
     """What the sentinel says when it ends: tasks recorded, the heaviest of them, what was done, and what went wrong."""
 
     recorded: int = 0
-    heaviest: list[tuple[str, int]] = field(default_factory=list)
+    heaviest: tuple[tuple[str, int], ...] = ()
     stopped: int = 0
     killed: int = 0
     retried: int = 0
-    warnings: list[str] = field(default_factory=list)
-
-
-def ended_well(run: Watched) -> bool:
-    return run.end is not None and run.end.outcome is Outcome.OK
+    warnings: tuple[str, ...] = ()

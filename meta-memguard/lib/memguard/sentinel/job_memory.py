@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: MIT
+"""What is learned of one task's jobs as they live: how each has grown so far, and what those that ended took.
+
+Runs in: the sentinel and `memguard run`; pure.
+Covers: age without the time a job was stopped, growth, peak and rise; a life for each job that has ended.
+Does not cover: what follows for jobs that run (predict/job_lives), and acting on them (reflex).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+from memguard.decide.moment import Job
+from memguard.predict.job_lives import BEGUN_SHARE, KEPT, Expected, JobSizes, Life
+from memguard.predict.remembered_lives import Lives
+from memguard.sense.proc_files import ProcessId
+from memguard.sense.process_tree import Compiler
+from memguard.sentinel.pace import LOOK_LEAST_S
+
+# A job has risen once it holds this share of its peak.
+RISEN_SHARE = 0.9
+
+
+@dataclass
+class _Known:
+    """A job as it was at the last look."""
+
+    program: str
+    bytes: int
+    at_s: float
+    unit: int = 0
+    growth_bytes_s: float = 0.0
+    peak_bytes: int = 0
+    # Age and size whenever it had grown by a tenth.
+    steps: list[tuple[float, int]] = field(default_factory=lambda: [(0.0, 0)])
+    age_s: float = 0.0
+    stopped_s: float = 0.0
+    was_killed: bool = False
+
+    @property
+    def still_s(self) -> float:
+        """How long it has not grown by a tenth."""
+        return self.age_s - self.steps[-1][0]
+
+    def take(self, compiler: Compiler, now_s: float, is_stopped: bool) -> None:
+        """Bring it up to date."""
+        passed_s = now_s - self.at_s
+        if is_stopped:
+            self.stopped_s += passed_s
+        elif passed_s > 0:
+            self.growth_bytes_s = (compiler.bytes - self.bytes) / passed_s
+        self.bytes, self.at_s, self.unit = compiler.bytes, now_s, compiler.unit
+        self.age_s = max(0.0, compiler.age_s - self.stopped_s)
+        self.peak_bytes = max(self.peak_bytes, compiler.bytes)
+        if compiler.bytes * RISEN_SHARE > self.steps[-1][1]:
+            self.steps.append((self.age_s, compiler.bytes))
+
+    def life(self, now_s: float) -> Life:
+        """Its life, once it has ended somewhere between the last look and now."""
+        wall_s = max(self.age_s + (now_s - self.at_s) / 2, 0.1)
+        rise_s = max(self.steps[-1][0], 0.05)
+        begun_s = next((age_s for age_s, size in self.steps if size >= BEGUN_SHARE * self.peak_bytes), 0.0)
+        return Life(self.peak_bytes, wall_s, rise_s, min(begun_s, rise_s / 2))
+
+
+class JobMemory:
+    """The jobs of one task. `lives` are those of earlier builds, to which those that end are added.
+
+    prior_bytes: what one job is thought to take beforehand, None where nothing is known.
+    """
+
+    def __init__(self, prior_bytes: int | None, lives: Lives) -> None:
+        self._lives = lives
+        self._sizes = JobSizes(prior_bytes, lives.sample(KEPT))
+        self._known: dict[ProcessId, _Known] = {}
+
+    @property
+    def living(self) -> Collection[ProcessId]:
+        """The jobs that ran at the last look."""
+        return self._known.keys()
+
+    def learn(self, compilers: Sequence[Compiler], now_s: float, stopped: Collection[ProcessId]) -> None:
+        """Bring what is known up to date; those that are there no more have ended, and teach what a job takes."""
+        seen = {ProcessId(job.pid, job.start_ticks): job for job in compilers}
+        for target in self._known.keys() - seen.keys():
+            ended = self._known.pop(target)
+            if not ended.was_killed and ended.peak_bytes > 0:
+                life = ended.life(now_s)
+                self._sizes.add(life, ended.program)
+                self._lives.add(ended.unit, life)
+        for target, compiler in seen.items():
+            known = self._known.get(target)
+            if known is None:
+                # What a program maps as it starts is no pace at which it goes on.
+                known = self._known[target] = _Known(compiler.name, 0, now_s - max(compiler.age_s, LOOK_LEAST_S))
+            known.take(compiler, now_s, target in stopped)
+
+    def note_kill(self, target: ProcessId) -> None:
+        """A job was killed: what it took says nothing of what jobs take."""
+        if target in self._known:
+            self._known[target].was_killed = True
+
+    def job(self, compiler: Compiler, stopped: Collection[ProcessId]) -> Job:
+        """One of the jobs of the last look, as regulate() sees it."""
+        target = ProcessId(compiler.pid, compiler.start_ticks)
+        known = self._known[target]
+        return Job(
+            pid=compiler.pid,
+            start_ticks=compiler.start_ticks,
+            program=compiler.name,
+            bytes=compiler.bytes,
+            age_s=known.age_s,
+            growth_bytes_s=known.growth_bytes_s,
+            expected=self._sizes.expect(
+                compiler.bytes, known.age_s, compiler.name, known.still_s, self._lives.of(compiler.unit)
+            ),
+            is_stopped=target in stopped,
+        )
+
+    def expect_new(self, running: Sequence[Life] = ()) -> Expected:
+        """What one more job is expected to take."""
+        return self._sizes.expect_new(running)

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: MIT
+"""How fast memory fills from look to look, and by how much looks come too late.
+
+Runs in: the sentinel and `memguard run`; pure.
+Covers: what is used, corrected by what processes say sooner than the kernel's sums; the numbers that a look rests on.
+Does not cover: when the next look comes (reflex), and waiting for it (look).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from memguard.model import Reading
+from memguard.units import GIB
+
+# The time to the next look is what is left over the fastest fill rate seen (earlyoom's rule), within these.
+LOOK_LEAST_S = 0.1
+LOOK_MOST_S = 1.0
+# Memory is taken to fill at least this fast, though it was never seen to; what was seen is half forgotten in a minute.
+FILL_LEAST_BYTES_S = 1.0 * GIB
+FILL_HALF_LIFE_S = 60.0
+# What is used outside of all tasks is the median over this time: the kernel may bring a cgroup's sums two seconds late.
+OUTSIDE_S = 3.0
+# How long a late look is remembered, and how late it counts at the most: a machine that slept says nothing.
+LATE_S = 5.0
+LATE_MOST_S = 0.5
+
+
+class Fill:
+    """Memory in use, look by look. bytes_s: how fast it grows now; fastest_bytes_s: the fastest of late."""
+
+    def __init__(self) -> None:
+        self.used_bytes = 0
+        self.bytes_s = 0.0
+        self.fastest_bytes_s = FILL_LEAST_BYTES_S
+        self._outside: deque[tuple[float, int]] = deque()
+        self._before: tuple[float, int] | None = None
+
+    def take(self, now_s: float, reading: Reading, tasks_bytes: int) -> None:
+        """Take in a reading, and what the processes of all tasks take together at that moment."""
+        self.used_bytes = self._use(now_s, reading, tasks_bytes)
+        before, self._before = self._before, (now_s, self.used_bytes)
+        if before is None or now_s <= before[0]:
+            return
+        passed_s = now_s - before[0]
+        self.bytes_s = (self.used_bytes - before[1]) / passed_s
+        faded = self.fastest_bytes_s * 0.5 ** (passed_s / FILL_HALF_LIFE_S)
+        self.fastest_bytes_s = max(FILL_LEAST_BYTES_S, faded, self.bytes_s)
+
+    def _use(self, now_s: float, reading: Reading, tasks_bytes: int) -> int:
+        """What is used now: as the cgroup says, or more where the processes have grown since it was counted.
+
+        The kernel may bring memory.stat up to date late; processes say it at once, and what is charged bounds both.
+        """
+        self._outside.append((now_s, reading.used_bytes - tasks_bytes))
+        while self._outside[0][0] < now_s - OUTSIDE_S:
+            self._outside.popleft()
+        outside = max(0, sorted([size for _, size in self._outside])[len(self._outside) // 2])
+        used = max(reading.used_bytes, outside + tasks_bytes)
+        return used if reading.charged_bytes is None else min(used, max(reading.charged_bytes, tasks_bytes))
+
+
+class Lateness:
+    """By how much looks come too late: compilers that are ready to run are there besides."""
+
+    def __init__(self) -> None:
+        self._due_s: float | None = None
+        self._late: deque[tuple[float, float]] = deque()
+
+    def take(self, now_s: float) -> float:
+        """A look is taken now; by how much the latest of the last ones came too late, in seconds."""
+        if self._due_s is not None:
+            self._late.append((now_s, min(LATE_MOST_S, now_s - self._due_s)))
+        while self._late and self._late[0][0] < now_s - LATE_S:
+            self._late.popleft()
+        return max([0.0, *(late_s for _, late_s in self._late)])
+
+    def expect(self, due_s: float) -> None:
+        """The next look is due then."""
+        self._due_s = due_s

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: MIT
+"""What is learned of a task's jobs as they live, from one look to the next."""
+
+from __future__ import annotations
+
+import pytest
+
+from memguard.predict.remembered_lives import Lives
+from memguard.sense.proc_files import ProcessId
+from memguard.sense.process_tree import Compiler
+from memguard.sentinel.job_memory import JobMemory
+from memguard.sentinel.pace import LOOK_LEAST_S
+from memguard.units import MIB
+
+JOB = ProcessId(7, 70)
+
+
+def compiler(mib: int, age_s: float, unit: int = 5) -> Compiler:
+    """The job as a look finds it."""
+    return Compiler(*JOB, "cc1plus", mib * MIB, age_s, unit)
+
+
+def test_a_job_that_has_ended_teaches_what_jobs_take() -> None:
+    """Its peak, how it rose, and that it ended between two looks; the next build knows its unit."""
+    lives = Lives()
+    jobs = JobMemory(None, lives)
+    for age_s, mib in ((0.5, 50), (1.0, 100), (2.0, 200), (3.0, 150)):
+        jobs.learn([compiler(mib, age_s)], 100 + age_s, ())
+    assert set(jobs.living) == {JOB}
+    assert jobs.expect_new().ended == 0
+    jobs.learn([], 104.0, ())
+    assert not jobs.living
+    (life,) = [life for life in jobs.expect_new().lives if life.peak_bytes == 200 * MIB]
+    assert (life.wall_s, life.rise_s) == (3.5, 2.0)
+    known = Lives(lives.packed()).of(5)
+    assert known is not None
+    assert known.peak_bytes == 200 * MIB
+
+
+def test_a_job_that_was_killed_teaches_nothing() -> None:
+    """What it held is less than what it would have taken."""
+    lives = Lives()
+    jobs = JobMemory(None, lives)
+    jobs.learn([compiler(50, 0.5)], 100.5, ())
+    jobs.note_kill(JOB)
+    jobs.note_kill(ProcessId(1, 1))  # it was never met
+    jobs.learn([], 101.0, ())
+    assert jobs.expect_new().ended == 0
+    assert not lives.has_news
+
+
+def test_time_that_a_job_is_stopped_is_no_age() -> None:
+    """It keeps the pace at which it grew."""
+    jobs = JobMemory(None, Lives())
+    jobs.learn([compiler(50, 0.5)], 100.5, ())
+    jobs.learn([compiler(100, 1.0)], 101.0, ())
+    jobs.learn([compiler(100, 61.0)], 161.0, {JOB})
+    job = jobs.job(compiler(100, 61.0), {JOB})
+    assert (job.age_s, job.growth_bytes_s, job.is_stopped) == (1.0, 100 * MIB, True)
+
+
+def test_what_a_newborn_has_mapped_is_no_pace() -> None:
+    """It is taken to have lived as long as a look apart at least."""
+    jobs = JobMemory(None, Lives())
+    jobs.learn([compiler(5, 0.001)], 100.0, ())
+    assert jobs.job(compiler(5, 0.001), ()).growth_bytes_s == pytest.approx(5 * MIB / LOOK_LEAST_S)

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: MIT
+"""How fast memory fills, and how late looks come, look by look."""
+
+from __future__ import annotations
+
+import pytest
+
+from memguard.model import Reading
+from memguard.sentinel.pace import FILL_HALF_LIFE_S, FILL_LEAST_BYTES_S, LATE_MOST_S, LATE_S, Fill, Lateness
+from memguard.units import GIB
+
+
+def reading(used_gib: float, charged_gib: float | None = None) -> Reading:
+    """A container of 16 GiB."""
+    used = int(used_gib * GIB)
+    charged = None if charged_gib is None else int(charged_gib * GIB)
+    return Reading(16 * GIB, "test", used, 0, 16 * GIB - used, None, None, 4.0, charged_bytes=charged)
+
+
+def test_the_fastest_fill_is_half_forgotten_in_a_minute() -> None:
+    """It is never taken to be slower than what was never seen."""
+    fill = Fill()
+    for now_s, used_gib in ((0.0, 1), (1.0, 5), (2.0, 4)):
+        fill.take(now_s, reading(used_gib), 0)
+    assert fill.bytes_s == -GIB
+    assert fill.fastest_bytes_s == pytest.approx(4 * GIB, rel=0.02)
+    fill.take(2.0 + FILL_HALF_LIFE_S, reading(4), 0)
+    assert fill.fastest_bytes_s == pytest.approx(2 * GIB, rel=0.02)
+    fill.take(1000.0, reading(4), 0)
+    assert fill.fastest_bytes_s == FILL_LEAST_BYTES_S
+
+
+def test_processes_say_sooner_than_the_kernels_sums_what_is_used() -> None:
+    """What they have grown by counts on top of what is used outside of them, but never beyond what is charged."""
+    fill = Fill()
+    for now_s in (0.0, 0.5, 1.0):
+        fill.take(now_s, reading(3), GIB)
+    fill.take(1.5, reading(3), 4 * GIB)
+    assert fill.used_bytes == 6 * GIB
+    fill.take(2.0, reading(3, charged_gib=5), 4 * GIB)
+    assert fill.used_bytes == 5 * GIB
+
+
+def test_the_latest_look_of_late_counts() -> None:
+    """For a while, and up to what no machine that is awake is late by; a look before its time is not late."""
+    lateness = Lateness()
+    assert lateness.take(0.0) == 0.0
+    lateness.expect(1.0)
+    assert lateness.take(1.2) == pytest.approx(0.2)
+    lateness.expect(2.0)
+    assert lateness.take(1.5) == pytest.approx(0.2)
+    lateness.expect(2.0)
+    assert lateness.take(2.0 + LATE_S) == LATE_MOST_S
