@@ -481,7 +481,7 @@ def test_a_build_that_was_killed_is_learned_from(
 ) -> None:
     """What was left near the limit by a build that died remembers its heaviest task as killed; far from it, none."""
     notes = Notes(Path(orders.directory))
-    first = Shell(replace(orders, history=""), listener, sensor=box)
+    first = Shell(replace(orders, policy=replace(orders.policy, history="")), listener, sensor=box)
     for task, recipe in ((compiler(64), "heavy"), (compiler(8), "light")):
         notes.send(noted(task, recipe))
     box.left_bytes = left_mib * MIB

@@ -39,9 +39,6 @@ POLICIES = st.builds(
     history=TEXT,
     history_max_bytes=st.integers(0, 1 << 62),
     metrics=TEXT,
-    retries=st.integers(0, 9),
-    retry_tasks=st.lists(TEXT).map(tuple),
-    no_kill=st.lists(TEXT).map(tuple),
     pressure_command=st.just("x" * 5000) | TEXT,
 )
 
