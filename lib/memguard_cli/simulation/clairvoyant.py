@@ -41,8 +41,8 @@ class Draw:
     """How one list schedule is made.
 
     order:   tasks, the most urgent first.
-    crowd:   no task starts while running jobs want more than so many times the CPUs.
-    depth:   so many ready tasks are looked at for one that fits.
+    crowd:   no task starts while running jobs want more CPUs than this many times those there are.
+    depth:   how many ready tasks are looked at for one that fits.
     jobs:    the share of the wanted jobs that a task gets at most; fewest the share below which it rather waits.
     """
 

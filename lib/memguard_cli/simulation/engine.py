@@ -25,7 +25,7 @@ from memguard_cli.simulation.profiles import UNIT_S, Phase, Profile
 # CPU seconds that a stopped job still has to do.
 STOPPED_JOB_S = UNIT_S / 2
 
-# Within so many seconds two events are one.
+# Two events that are closer than this, in seconds, are one.
 AT_ONCE_S = 1e-9
 
 

@@ -18,7 +18,7 @@ from memguard.units import MIB
 
 # A compiler of 600 MB reaches half of its peak in two to three seconds; 32 of them together then grow by 5 GB/s, near
 # the most that the authors of earlyoom have seen. What is lighter in all has no slope worth an event. A slope is a
-# stair with steps of this height, as far as so many of them go.
+# stair with steps of this height, as far as that is not too many steps.
 RISE_BYTES_S = 150 * MIB
 SLOPING_BYTES = 512 * MIB
 STEP_BYTES = 256 * MIB
@@ -164,7 +164,7 @@ def misjudge(footprint: Footprint, error: Error, dice: random.Random) -> Footpri
 
 
 def scale_footprint(footprint: Footprint, factor: float) -> Footprint:
-    """A footprint so many times as large."""
+    """A footprint, `factor` times as large."""
     return replace(
         footprint,
         base_bytes=int(footprint.base_bytes * factor),

@@ -301,7 +301,7 @@ def _tell_report(report: dict[str, Any], d: DataSmart) -> None:
 
 
 def _clear_rest(directory: Path) -> None:
-    """Remove what tasks and sentinel keep while a build runs: versions of tools, pools, and tellings of kills."""
+    """Remove what tasks and sentinel keep while a build runs: versions of tools, pools, and notes of kills."""
     place = BuildDirectory(directory)
     for rest in (place.tools, place.pools, place.kills):
         shutil.rmtree(rest, ignore_errors=True)

@@ -37,7 +37,7 @@ class BuildDirectory:
 
     @property
     def notes(self) -> Path:
-        """The FIFO in which the sentinel is told."""
+        """The FIFO in which notes reach the sentinel."""
         return self.path / "tasks"
 
     @property

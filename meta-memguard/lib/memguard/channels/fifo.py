@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""What server and tasks tell the sentinel: its orders at the start, then notes as things happen.
+"""The FIFO in which server and tasks leave notes for the sentinel.
 
 Runs in: task children (begin, end, wait), the BitBake server (listen, grant, hold), the sentinel (Listener); standard
 library only.
 Covers: a FIFO below MEMGUARD_DIR, one line of JSON for each note.
-Does not cover: what the sentinel tells (state, readings); grants on their way to the tasks (handover).
+Does not cover: what a note says (notes); what the sentinel says (state, record/readings_log); grants on their way to
+the tasks (grants).
 
 Notes are lines in a FIFO rather than files, since every task of a build writes two: a line costs 20 us, making a file
 may cost a hundred times as much.

@@ -40,7 +40,7 @@ class Watch:
 
     def __init__(self, orders: Orders) -> None:
         library = str(Path(__file__).resolve().parents[2])
-        # Opened here and now: what the first tasks tell waits in it until the sentinel is up.
+        # Opened here and now: notes of the first tasks wait in it until the sentinel is up.
         notes = Notes(Path(orders.directory)).listen()
         self._pid = os.getpid()
         try:
@@ -68,7 +68,7 @@ class Watch:
         return os.getpid() == self._pid and self._process.poll() is not None
 
     def end(self) -> dict[str, Any]:
-        """End it and return what it says (see sentinel.Report); "fault" tells in words why it says nothing else."""
+        """End it and return what it says (see sentinel/watched.Report); "fault" is why it says nothing else, in words."""
         if os.getpid() != self._pid:
             return {}  # a forked child: the sentinel is its parent's
         try:
