@@ -443,3 +443,28 @@ def test_the_most_is_above_nearly_all_runs_by_weight(seed: int, builds: int, nam
         for s in well
     ]
     assert sum(weight for weight, is_above in weights if is_above) <= 0.05 * sum(weight for weight, _ in weights) + 1e-9
+
+
+def test_a_run_that_did_nothing_says_nothing_of_peaks() -> None:
+    """A compile that is forced where all is built already takes no CPU time, and moves no prediction."""
+    idle = run(47, jobs=8, cpu_s=0.2)
+    for jobs in JOBS:
+        built = [replace(sample, age_builds=1) for sample in (run(1600, 8, job_mib=190), run(420, 2, job_mib=190))]
+        known = peak_mib(built, jobs)
+        assert known == pytest.approx(peak_mib([idle, *built], jobs), rel=0.05)
+
+
+def test_a_recipe_whose_work_shrank_in_a_new_release_is_believed() -> None:
+    """Only runs of the version that is asked for say what work there is."""
+    before, now = run(1600, age=1, version="1.0", cpu_s=600.0), run(100, version="2.0", cpu_s=6.0)
+    assert learn([before, now], PRIOR, "2.0").samples == 2
+
+
+def test_an_install_that_was_missed_by_all_looks_is_not_its_largest_process_many_times() -> None:
+    """Older versions kept BitBake's own child times the number of jobs."""
+    missed = run(8 * 47)
+    record = replace(missed.record, task="do_install", largest_process_bytes=47 * MIB, wall_s=0.1, cpu_s=0.1)
+    light = Footprint(64 * MIB, 0, 0, "a light task")
+    assert learn([replace(missed, record=record)], light, "1.0").footprint.peak_bytes(8) < 80 * MIB
+    seen = replace(record, wall_s=10.0)
+    assert learn([replace(missed, record=seen)], light, "1.0").footprint.peak_bytes(8) > 8 * 47 * MIB

@@ -217,6 +217,14 @@ def test_a_task_that_has_said_so_has_ended() -> None:
     assert world.sentinel.report(["odd"]) == Report(recorded=1, warnings=("odd",))
 
 
+def test_an_install_too_short_to_be_seen_is_not_multiplied() -> None:
+    """Its largest process is BitBake's own child, and there is one of that however many jobs it may run."""
+    world = World()
+    world.hear(replace(NOTE, task="do_install"), END)
+    (remembered,) = [found for found in world.look() if isinstance(found, Remember)]
+    assert [record.peak_bytes for record in remembered.records] == [500 * MIB]
+
+
 @pytest.mark.parametrize(
     ("kills", "use", "notes", "outcome"),
     [
@@ -224,13 +232,17 @@ def test_a_task_that_has_said_so_has_ended() -> None:
         (4, WardUse(), (), Outcome.MEMORY_KILL),
         (3, WardUse(kills=1), (), Outcome.MEMORY_KILL),
         (3, WardUse(), (END,), Outcome.OK),
-        (4, WardUse(stops=2), (END,), Outcome.THROTTLED),
+        (3, WardUse(stopped_s=1.3), (END,), Outcome.THROTTLED),
+        (3, WardUse(stopped_s=1.2), (END,), Outcome.OK),
     ],
 )
 def test_a_task_whose_process_is_gone_has_ended(
     kills: int, use: WardUse, notes: tuple[Note, ...], outcome: Outcome
 ) -> None:
-    """With what it says last, or failed; for memory, if the kernel or the reflex has killed since it began."""
+    """With what it says last, or failed; for memory, if the kernel or the reflex has killed since it began.
+
+    It was throttled if jobs of it were stopped for more than a tenth of its 12.5 seconds.
+    """
     world = World()
     world.hear(GRANT, NOTE)
     world.counts = KernelCounts(kills)

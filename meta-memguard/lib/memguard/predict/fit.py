@@ -33,13 +33,11 @@ LEAST_EVIDENCE = 0.5
 # What peaks of one task spread by before any spread is seen, and how many runs that belief is worth.
 # evidence: scripts/bench predict; docs/prediction.md, "Noisy", has what 0.12 would change
 USUAL_SPREAD = 0.08
-# evidence: scripts/bench predict
 USUAL_SPREAD_RUNS = 3.0
 # What joins the spread where no run of this major version, or none of this very version, is there.
 # evidence: scripts/bench predict; largest processes of one task in two releases differ by a spread of 0.26, half of
 # them by less than 0.07
 NEW_MAJOR_SPREAD = 0.2
-# evidence: scripts/bench predict
 NEW_VERSION_SPREAD = 0.02
 # The spreads that lie between the fit and the prediction: beyond 2.7 lie 0.4 % of a normal distribution.
 # evidence: scripts/bench predict
@@ -50,7 +48,6 @@ QUANTILE = 0.95
 # How far the size of a job may be off: seen in processes, or taken from the prior and moved to the peaks seen.
 # evidence: scripts/bench predict
 SEEN_JOB_SPREAD = 0.2
-# evidence: scripts/bench predict
 PRIOR_JOB_SPREAD = 0.4
 # At the peak a job takes more than the median process that was recorded.
 # evidence: scripts/bench predict
@@ -59,7 +56,6 @@ PEAK_TO_MEDIAN = 1.05
 # share of what each has of it.
 # evidence: scripts/bench predict
 BASE_SHARE = 0.2
-# evidence: scripts/bench predict
 JOB_SHARE = 0.5
 # A run whose serial part took this share of its peak says of its jobs only that they took no more.
 # evidence: scripts/bench predict
@@ -70,15 +66,15 @@ SERIAL_SHARE = 0.9
 # time, which varies by a quarter with what else the machine does.
 # evidence: scripts/bench predict
 KNEE_STEP = 1.5
-# evidence: scripts/bench predict
 KNEE_LEAST_GROWTH = 0.35
-# evidence: scripts/bench predict
 KNEE_GROWN_SHARE = 0.25
-# evidence: scripts/bench predict
 KNEE_WORK_SHARE = 0.7
 # Runs that count less than this share of the one that counts most say nothing of it.
 # evidence: scripts/bench predict
 KNEE_LEAST_WEIGHT = 0.25
+# A run with less than this share of the CPU time of others shows nothing of peaks: what it should do was done already.
+# evidence: a forced compile of a built recipe takes 0.2 s; CPU time of the same work varies by a quarter
+IDLE_WORK_SHARE = 0.25
 # What a run that was killed for memory would have taken, at least.
 # evidence: the Kubernetes vertical autoscaler's OOMBumpUpRatio and OOMMinBumpUp (its recommender)
 KILL_RATIO = 1.2
@@ -89,6 +85,8 @@ BOUND_BUILDS = 2 * HALF_LIFE_BUILDS
 # What the Python process of a task takes, which a run too short to be seen does not show.
 # evidence: 7 to 15 MiB were measured
 LEAST_BYTES = 16 * MIB
+# No run that is longer than this was missed by all looks, which come three times a second or more.
+MISSED_S = 1.0
 # Numbers beyond any machine are cut to these, so that no arithmetic on them fails.
 MOST_BYTES = 1 << 60
 MOST_JOBS = 1 << 16
@@ -159,7 +157,7 @@ def learn(samples: Sequence[Sample], prior: Footprint, version: str) -> Learned:
 
     The order of the samples does not matter, their ages do.
     """
-    well = [sample for sample in samples if _is_whole(sample.record)]
+    well = _without_idle([sample for sample in samples if _is_whole(sample.record)], version)
     ill = [sample for sample in samples if not _is_whole(sample.record)]
     learned = _learn_from(well, prior, version) if well else Learned(prior)
     return _raise(learned, ill, well) if ill else learned
@@ -168,6 +166,14 @@ def learn(samples: Sequence[Sample], prior: Footprint, version: str) -> Learned:
 def _is_whole(record: Record) -> bool:
     """Whether a run shows what the task takes: it ended well, and its whole tree was measured at a known job count."""
     return record.outcome is Outcome.OK and record.peak_bytes is not None and record.jobs is not None
+
+
+def _without_idle(samples: list[Sample], version: str) -> list[Sample]:
+    """`samples` without those that had next to nothing to do, beside others of this major version that had."""
+    shares = _shares({sample.record.version for sample in samples}, version)
+    works = [sample.record.cpu_s for sample in samples if shares[sample.record.version] == 1]
+    least_s = IDLE_WORK_SHARE * max(works, default=0.0)
+    return [sample for sample in samples if not 0 < sample.record.cpu_s < least_s]
 
 
 def _learn_from(samples: Sequence[Sample], prior: Footprint, version: str) -> Learned:
@@ -220,11 +226,20 @@ def _weigh(sample: Sample, share: float) -> _Point:
         serial = record.largest_process_bytes
     if not 0 < peak <= MOST_BYTES:
         peak = _cut(peak) or 1
+    if _is_multiplied(record):
+        peak = serial
     if not 0 <= serial <= peak:
         serial = peak if serial > 0 else 0
     weight = WEIGHTS[min(max(0, sample.age_builds), len(WEIGHTS) - 1)] * share
     is_serial = serial >= SERIAL_SHARE * peak
     return _Point(_jobs(record.jobs), peak, serial, _cut(job) if job else 0, weight, is_serial, share < 1, record.cpu_s)
+
+
+def _is_multiplied(record: Record) -> bool:
+    """Whether the peak of an install is its largest process times its jobs, as older versions kept what they missed."""
+    is_missed = record.serial_bytes is None and record.per_job_bytes is None and record.wall_s < MISSED_S
+    is_product = record.peak_bytes == record.largest_process_bytes * (record.jobs or 1)
+    return record.task.startswith("do_install") and is_missed and is_product
 
 
 def _fit_knee(runs: Sequence[_Point], prior: Footprint) -> _Fit:

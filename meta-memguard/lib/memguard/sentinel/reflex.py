@@ -44,7 +44,7 @@ class _Charge:
     usage: Usage = field(default_factory=Usage)
     looks: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=LOST_LOOKS))
     stopped: tuple[ProcessId, ...] = ()
-    stops: int = 0
+    stopped_s: float = 0.0
     kills: int = 0
 
     def settle(self, now_s: float) -> None:
@@ -115,7 +115,7 @@ class Reflex:
         self._fill, self._lateness = Fill(), Lateness()
         # Jobs are stopped, or more begin or fewer than may be: what comes of it is seen soon.
         self._is_changing = False
-        self._woke_s = self._killed_s = float("-inf")
+        self._looked_s = self._woke_s = self._killed_s = float("-inf")
 
     # -- tasks come and go ------------------------------------------------------------------------------------------
 
@@ -194,7 +194,7 @@ class Reflex:
             tokens=charge.pool.target if charge.pool is not None else None,
             job_bytes=charge.jobs.expect_new().peak_bytes,
             stopped=len(self._stopped_of(charge)),
-            stops=charge.stops,
+            stopped_s=charge.stopped_s,
             kills=charge.kills,
         )
 
@@ -223,8 +223,10 @@ class Reflex:
     ) -> list[Acted]:
         """Take in what tasks use now and act; what was done, changes of tokens included."""
         self._fill.take(now_s, reading, sum(usage.current_bytes for usage in usages.values()))
+        passed_s, self._looked_s = now_s - self._looked_s, now_s
         living: set[ProcessId] = set()
         for tid, charge in self._charges.items():
+            charge.stopped_s += passed_s if self._stopped_of(charge) else 0.0
             charge.usage = usages.get(tid, Usage())
             charge.jobs.learn(charge.usage.compilers, now_s, self._signals.stopped)
             living.update(charge.jobs.living, charge.stopped)
@@ -269,7 +271,6 @@ class Reflex:
             charge.stopped = tuple(ProcessId(*member) for member in self._members(charge.ward.leader))
             # The youngest first, so that none is left that could start others.
             is_done = any([self._signals.stop(target) for target in sorted(charge.stopped, reverse=True)])
-        charge.stops += is_done
         return Acted(action) if is_done else None
 
     def _set_tokens(self, charge: _Charge, action: Action) -> Acted | None:

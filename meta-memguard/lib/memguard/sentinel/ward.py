@@ -46,13 +46,14 @@ class WardUse:
     tokens:       those of its pool, None where it has none.
     job_bytes:    what one more job of it is expected to take.
     stopped:      how many of its processes are stopped now.
-    stops, kills: how often jobs of it were stopped, and killed.
+    stopped_s:    how long any of its processes was stopped so far.
+    kills:        how often jobs of it were killed.
     """
 
     tokens: int | None = None
     job_bytes: int = 0
     stopped: int = 0
-    stops: int = 0
+    stopped_s: float = 0.0
     kills: int = 0
 
 
