@@ -470,6 +470,29 @@ def test_another_sentinel_goes_on_where_one_was_killed(
     os.close(file)
 
 
+@pytest.mark.parametrize("build", ["b1", "b2"])
+def test_what_a_killed_sentinel_and_its_watchman_stopped_is_woken(
+    orders: Orders, listener: Listener, box: Box, compiler: Callable[[int], memory.MemoryTask], build: str
+) -> None:
+    """Whoever takes over, in the same build or the next, lets the compilers go on that nobody else would wake."""
+    old, new = compiler(32), compiler(32)
+    first, notes = Shell(acting(orders), listener, sensor=box), Notes(Path(orders.directory))
+    for task, recipe in ((old, "heavy"), (new, "light")):
+        notes.send(noted(task, recipe, may_kill=False))
+    first.step()
+    box.left_bytes = 100 * MIB
+    first.step()
+    eventually(lambda: compiler_of(new).status() == psutil.STATUS_STOPPED)
+    watchman = first._reflex._signals._watchman
+    assert watchman is not None
+    watchman.kill()
+    watchman.wait()
+    box.left_bytes = 6 * GIB
+    second = Shell(replace(acting(orders), build=build), listener, sensor=box)
+    eventually(lambda: compiler_of(new).status() == psutil.STATUS_SLEEPING)
+    second.finish()
+
+
 @pytest.mark.parametrize(("left_mib", "expected"), [(64, [Outcome.MEMORY_KILL]), (4096, [])])
 def test_a_build_that_was_killed_is_learned_from(
     orders: Orders,

@@ -17,7 +17,7 @@ import signal
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from memguard.sense.proc_files import ProcessId, find_process
+from memguard.sense.proc_files import ProcessId, find_process, read_stat
 
 if TYPE_CHECKING:
     import subprocess
@@ -133,6 +133,14 @@ def offer_to_kernel(pid: int, share: float) -> None:
         if int(file.read()) < wanted:
             file.seek(0)
             file.write(str(wanted))
+
+
+def wake_all(targets: Iterable[ProcessId]) -> None:
+    """Let go on what somebody has stopped who is gone; who is not stopped gets no signal."""
+    for target in targets:
+        stat = read_stat(target.pid)
+        if stat is not None and stat.state == b"T":
+            send(target, signal.SIGCONT)
 
 
 def send(target: ProcessId, number: signal.Signals) -> bool:

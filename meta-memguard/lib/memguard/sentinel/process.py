@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from memguard.act.cpu_first import precedence
 from memguard.act.half_written import written_by
-from memguard.act.signals import offer_to_kernel, send
+from memguard.act.signals import offer_to_kernel, send, wake_all
 from memguard.channels.fifo import Listener, Notes
 from memguard.channels.kills import Kills
 from memguard.channels.notes import FAREWELL, Orders, parse_orders
@@ -122,7 +122,7 @@ class Shell:
             WriteLine: lambda given: self._readings.write(given.event),
             Publish: self._publish,
         }
-        self._take_over()
+        self._take_over(table)
 
     @property
     def report(self) -> Report:
@@ -180,12 +180,15 @@ class Shell:
             if self._command.failure is not None:
                 self._warnings.append(self._command.failure)
 
-    def _take_over(self) -> None:
-        """Learn from what a sentinel before this one has left."""
+    def _take_over(self, table: ProcessTable) -> None:
+        """Learn from what a sentinel before this one has left, and wake what it has stopped, of whatever build."""
         left = self._state.left()
         if left is None:
             return
         leaders = [ProcessId(task.pid, task.start_ticks) for task in left.tasks.values()]
+        # Its watchman may have been killed with it. What has outlived its leader is found, too.
+        table.scan({leader: leader for leader in leaders})
+        wake_all(member for leader in leaders for member in table.members(leader))
         living = [leader for leader in leaders if find_process(leader.pid) == leader]
         self._handle(Found(_now(), self._kernel_counts(), left, living))
         self._state.clear()
