@@ -23,7 +23,7 @@ from memguard.predict.remembered_lives import Lives
 from memguard.sense.proc_files import ProcessId
 from memguard.sense.process_tree import Usage
 from memguard.sentinel.job_memory import JobMemory
-from memguard.sentinel.pace import LOOK_LEAST_S, LOOK_MOST_S, Fill, Lateness
+from memguard.sentinel.pace import LOOK_LEAST_S, LOOK_MOST_S, Fill, Lateness, Standstill
 from memguard.sentinel.ward import Acted, Ward, WardUse
 
 # A job like none that has ended may take this many times what is guessed.
@@ -44,6 +44,7 @@ class _Charge:
     usage: Usage = field(default_factory=Usage)
     looks: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=LOST_LOOKS))
     stopped: tuple[ProcessId, ...] = ()
+    is_woken_for_good: bool = False
     stops: int = 0
     kills: int = 0
 
@@ -83,7 +84,7 @@ class _Charge:
             growth_bytes=growth,
             current_bytes=usage.current_bytes,
             is_stopped=not stopped.isdisjoint(self.stopped),
-            may_stop=ward.may_stop,
+            may_stop=ward.may_stop and not self.is_woken_for_good,
             may_kill=ward.may_kill,
         )
 
@@ -112,7 +113,7 @@ class Reflex:
         self._charges: dict[str, _Charge] = {}
         self._signals = Signals() if signals is None else signals
         self._open_pool = open_pool
-        self._fill, self._lateness = Fill(), Lateness()
+        self._fill, self._lateness, self._standstill = Fill(), Lateness(), Standstill()
         # Jobs are stopped, or more begin or fewer than may be: what comes of it is seen soon.
         self._is_changing = False
         self._woke_s = self._killed_s = float("-inf")
@@ -241,8 +242,11 @@ class Reflex:
             late_s=self._lateness.take(now_s),
             since_wake_s=now_s - self._woke_s,
             since_kill_s=now_s - self._killed_s,
+            stalled_s=self._standstill.take(now_s, usages) if self._signals.stopped else 0.0,
         )
         done = [acted for action in regulate(self.moment) if (acted := self._carry_out(action, now_s))]
+        if any(acted.action.act is not Act.TOKENS for acted in done):
+            self._standstill.begin()
         self._is_changing = bool(self._signals.stopped or done)
         self._lateness.expect(now_s + self.next_look_s)
         return done
@@ -260,9 +264,7 @@ class Reflex:
             return self._kill(charge, action, now_s)
         if action.act is Act.WAKE:
             self._woke_s = now_s
-            targets = [_target(action.job)] if action.job else list(charge.stopped)
-            charge.stopped = () if action.job is None else charge.stopped
-            return Acted(action) if any([self._signals.wake(target) for target in targets]) else None
+            return Acted(action) if self._wake(charge, action) else None
         if action.job is not None:
             is_done = self._signals.stop(_target(action.job))
         else:
@@ -271,6 +273,16 @@ class Reflex:
             is_done = any([self._signals.stop(target) for target in sorted(charge.stopped, reverse=True)])
         charge.stops += is_done
         return Acted(action) if is_done else None
+
+    def _wake(self, charge: _Charge, action: Action) -> bool:
+        if action.job is not None:
+            target = _target(action.job)
+            if action.is_final:
+                charge.jobs.note_final_wake(target)
+            return self._signals.wake(target)
+        targets, charge.stopped = charge.stopped, ()
+        charge.is_woken_for_good = charge.is_woken_for_good or action.is_final
+        return any([self._signals.wake(target) for target in targets])
 
     def _set_tokens(self, charge: _Charge, action: Action) -> Acted | None:
         if charge.pool is None:

@@ -68,7 +68,7 @@ class Watch:
         return os.getpid() == self._pid and self._process.poll() is not None
 
     def end(self) -> dict[str, Any]:
-        """End it and return what it says (see sentinel/watched.Report); "fault" is why it says nothing else, in words."""
+        """End it and return what it says (see sentinel/watched.Report); "fault" is why it says nothing else."""
         if os.getpid() != self._pid:
             return {}  # a forked child: the sentinel is its parent's
         try:
