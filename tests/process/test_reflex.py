@@ -377,7 +377,7 @@ def test_a_task_that_waits_for_a_stopped_one_does_not_wait_for_ever(
 ) -> None:
     """A whole task is stopped while it has a lock that the oldest wants: it is woken, goes on, and both end."""
     monkeypatch.setattr("memguard.decide.regulate.STALLED_S", 5.0)
-    limit, lock = 320 * MIB, str(tmp_path / "lock")
+    limit, lock = 290 * MIB, str(tmp_path / "lock")
 
     def start(code: str, mib: int) -> subprocess.Popen[bytes]:
         words = [sys.executable, "-I", "-S", "-c", code, lock, str(mib)]
