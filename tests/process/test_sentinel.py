@@ -30,7 +30,7 @@ from memguard.sense.container import Sensor
 from memguard.sense.proc_files import find_process
 from memguard.sentinel.instructions import Instruction
 from memguard.sentinel.process import Shell
-from memguard.server.sentinel_process import Watch
+from memguard.server.sentinel_process import SentinelKeeper, Watch
 from memguard.units import GIB, MIB
 from testbed import compilers, memory
 
@@ -217,7 +217,7 @@ def test_it_ends_with_a_server_that_is_killed(orders: Orders, task: Callable[[in
     code = """
 import json, sys, time
 from memguard.channels.notes import parse_orders
-from memguard.server.sentinel_process import Watch
+from memguard.server.sentinel_process import SentinelKeeper, Watch
 print(Watch(parse_orders(sys.argv[1])).pid, flush=True)
 time.sleep(600)
 """
@@ -532,3 +532,62 @@ def test_who_is_held_is_told(orders: Orders, listener: Listener, box: Box) -> No
     assert left is not None
     assert left.held == ()
     sentinel.finish()
+
+
+@pytest.fixture
+def keeper(orders: Orders, monkeypatch: pytest.MonkeyPatch) -> Iterator[SentinelKeeper]:
+    """A server's keeper whose sentinel runs, and may be silent for no more than four seconds."""
+    monkeypatch.setattr("memguard.server.sentinel_process.HUNG_S", 4.0)
+    keeper = SentinelKeeper(pytest.fail)
+    keeper.start(orders)
+    yield keeper
+    keeper.end()
+
+
+def looked_at(keeper: SentinelKeeper, seconds: float) -> str:
+    """Look as the server does, for as long as that or until a fault is found, which is returned."""
+    deadline = time.monotonic() + seconds
+    fault = ""
+    while not fault and time.monotonic() < deadline:
+        time.sleep(0.1)
+        fault = keeper.take_fault()
+    return fault
+
+
+def test_a_sentinel_that_hangs_is_replaced(
+    orders: Orders, keeper: SentinelKeeper, task: Callable[[int], subprocess.Popen[bytes]]
+) -> None:
+    """One that was stopped is killed, said once, and another one watches on; one that works is left alone."""
+    notes, note = Notes(Path(orders.directory)), note_of(task(8))
+    assert notes.send(note)
+    assert looked_at(keeper, 6.0) == ""
+    eventually(lambda: watches(orders, note))
+    assert keeper._watch
+    pid = keeper._watch.pid
+    os.kill(pid, signal.SIGSTOP)
+    assert looked_at(keeper, 20.0) == "it showed no sign of life for 4 s, so it was killed"
+    assert not psutil.pid_exists(pid)
+    keeper.start_again()
+    assert looked_at(keeper, 1.0) == ""
+    assert keeper._watch.pid != pid
+    eventually(lambda: watches(orders, note))
+
+
+def test_a_build_that_was_stopped_as_a_whole_keeps_its_sentinel(keeper: SentinelKeeper) -> None:
+    """However long nobody looked, the sentinel has its time to show that it lives once the server looks again."""
+    assert looked_at(keeper, 1.0) == ""
+    assert keeper._watch
+    os.kill(keeper._watch.pid, signal.SIGSTOP)
+    assert looked_at(keeper, 0.3) == ""
+    time.sleep(5.0)
+    assert keeper.take_fault() == ""
+    os.kill(keeper._watch.pid, signal.SIGCONT)
+    assert looked_at(keeper, 5.0) == ""
+
+
+def test_a_sentinel_that_cannot_write_does_not_hang(orders: Orders, keeper: SentinelKeeper) -> None:
+    """Where its state cannot be written, as on a full disk, it is seen to live all the same."""
+    state = Path(orders.directory) / "state.json.draft"
+    state.mkdir()
+    assert looked_at(keeper, 7.0) == ""
+    state.rmdir()

@@ -260,6 +260,8 @@ class Supervisor:
                     os.killpg(group, signal.SIGCONT)
                 return
             # Ctrl-Z stops the command and then this process; what was stopped before stays so when both go on.
+            if self._reflex is not None:
+                self._reflex.rest()
             os.killpg(group, signal.SIGSTOP)
             os.kill(os.getpid(), signal.SIGSTOP)
             os.killpg(group, signal.SIGCONT)

@@ -126,7 +126,7 @@ class Session:
         return {task: learn_duration(run) for task, run in self._history.last_runs().items()}
 
     def sample(self, d: DataSmart) -> None:
-        """What is to be done once a second: start a sentinel that has died again, read the container."""
+        """What is to be done once a second: replace a sentinel that has died or hangs, read the container."""
         fault = self._sentinel.take_fault()
         if fault:
             _warn(f"the sentinel failed; {_write_fault(d, fault)}")

@@ -176,6 +176,10 @@ class Reflex:
             self.end(tid, now_s)
         self._signals.close()
 
+    def rest(self) -> None:
+        """No look comes for a while, since this process is to be stopped; what is stopped stays so."""
+        self._signals.rest()
+
     def stop_again(self) -> None:
         """Stop what is stopped once more: somebody let all processes go on, perhaps a shell's job control."""
         self._signals.stop_again()
@@ -245,6 +249,7 @@ class Reflex:
             stalled_s=self._standstill.take(now_s, usages) if self._signals.stopped else 0.0,
         )
         done = [acted for action in regulate(self.moment) if (acted := self._carry_out(action, now_s))]
+        self._signals.beat()
         if any(acted.action.act is not Act.TOKENS for acted in done):
             self._standstill.begin()
         self._is_changing = bool(self._signals.stopped or done)
