@@ -176,6 +176,13 @@ class Reflex:
             self.end(tid, now_s)
         self._signals.close()
 
+    def let_go(self) -> None:
+        """Guard no longer, after a fault: all go on, and may run as many jobs as they were granted. close() follows."""
+        self._signals.close()
+        for charge in self._charges.values():
+            if charge.pool is not None:
+                charge.pool.set_tokens(charge.ward.most_jobs - 1)
+
     def rest(self) -> None:
         """No look comes for a while, since this process is to be stopped; what is stopped stays so."""
         self._signals.rest()
