@@ -11,6 +11,7 @@ One server runs one build at a time, so there is one current session.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import math
 import os
 import shutil
@@ -28,6 +29,7 @@ from memguard.channels.build_directory import BuildDirectory
 from memguard.channels.fifo import Notes
 from memguard.channels.grants import Handover
 from memguard.channels.notes import Orders
+from memguard.channels.plain_file import make_private
 from memguard.channels.state import StateFile
 from memguard.model import Duration, Policy, Sample, Task
 from memguard.predict.durations import learn_duration
@@ -77,6 +79,8 @@ class Session:
         directory = Path(policy.directory) if policy.directory else None
         handover = Handover(directory) if directory else None
         if directory and handover:
+            with contextlib.suppress(OSError):
+                make_private(directory)
             handover.clear()
             _tell_of_killed_build(directory)
             _clear_rest(directory)
