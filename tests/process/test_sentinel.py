@@ -20,7 +20,7 @@ import pytest
 
 from memguard.act.token_pool import make_pool
 from memguard.channels.fifo import Listener, Notes
-from memguard.channels.notes import Orders, TaskEnd, TaskGrant, TaskHold, TaskNote, TaskWait, as_argument
+from memguard.channels.notes import Orders, TaskEnd, TaskGrant, TaskHold, TaskNote, TaskWait, order_line
 from memguard.channels.state import State, StateFile
 from memguard.decide.moment import Job
 from memguard.model import Mode, Outcome, Policy, Reading, Record
@@ -33,6 +33,7 @@ from memguard.sentinel.process import Shell
 from memguard.server.sentinel_process import SentinelKeeper, Watch
 from memguard.units import GIB, MIB
 from testbed import compilers, memory
+from testbed.sentinels import sentinels
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HOLD = "import sys, time; held = b'x' * (int(sys.argv[1]) << 20); print(flush=True); time.sleep(600)"
@@ -222,7 +223,7 @@ print(Watch(parse_orders(sys.argv[1])).pid, flush=True)
 time.sleep(600)
 """
     server = subprocess.Popen(
-        [sys.executable, "-c", code, as_argument(orders)],
+        [sys.executable, "-c", code, order_line(orders)],
         env={"PYTHONPATH": str(REPOSITORY / "meta-memguard" / "lib")},
         stdout=subprocess.PIPE,
     )
@@ -591,3 +592,28 @@ def test_a_sentinel_that_cannot_write_does_not_hang(orders: Orders, keeper: Sent
     state.mkdir()
     assert looked_at(keeper, 7.0) == ""
     state.rmdir()
+
+
+def test_nobody_else_can_read_the_orders(orders: Orders, task: Callable[[int], subprocess.Popen[bytes]]) -> None:
+    """A command with a password is in no command line and no environment; the directory is, so that people find it."""
+    secret = "curl -H 'Authorization: letmein' https://scale.example/up"
+    watch = Watch(acting(orders, secret))
+    notes, note = Notes(Path(orders.directory)), note_of(task(8))
+    try:
+        assert notes.send(note)
+        eventually(lambda: watches(orders, note))
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                assert not any("letmein" in word for word in process.cmdline()), process
+        assert "letmein" not in Path(f"/proc/{watch.pid}/environ").read_text()
+        (found,) = sentinels(Path(orders.directory))
+        assert found.pid == watch.pid
+    finally:
+        report = watch.end()
+    assert "fault" not in report
+
+
+def test_a_server_that_ends_at_once_is_heard(orders: Orders) -> None:
+    """Orders and farewell that come together are both understood: the state does not stay as of a killed server."""
+    assert "fault" not in Watch(orders).end()
+    assert list(Path(orders.directory).iterdir()) == []

@@ -21,7 +21,7 @@ from typing import Any, Callable
 
 from memguard.channels.build_directory import BuildDirectory
 from memguard.channels.fifo import Notes
-from memguard.channels.notes import FAREWELL, Note, Orders, as_argument
+from memguard.channels.notes import FAREWELL, Note, Orders, order_line
 from memguard.sense.proc_files import read_file
 
 # Pruning a full history takes some seconds.
@@ -51,13 +51,15 @@ class Watch:
 
     def __init__(self, orders: Orders) -> None:
         library = str(Path(__file__).resolve().parents[2])
+        # The directory is only there to be seen. The orders are not: users put passwords into their commands.
+        words = [sys.executable, "-I", "-S", "-c", _PROGRAM, library, orders.directory]
         # Opened here and now: notes of the first tasks wait in it until the sentinel is up.
         notes = Notes(Path(orders.directory)).listen()
         self._pid = os.getpid()
         self._state = BuildDirectory(Path(orders.directory)).state
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _PROGRAM, library, as_argument(orders), str(notes)],
+                [*words, str(notes)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -68,6 +70,10 @@ class Watch:
             )
         finally:
             os.close(notes)
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # that it has died is seen at the next look
+            self._process.stdin.write(f"{order_line(orders)}\n".encode("ascii"))
+            self._process.stdin.flush()
 
     @property
     def pid(self) -> int:
