@@ -159,6 +159,9 @@ class _Signals(Signals):
         self._build.kill(target)
         return True
 
+    def beat(self) -> None:
+        """Nobody watches."""
+
     def keep_only(self, living: Iterable[ProcessId]) -> None:
         self.stopped &= set(living)
 

@@ -480,13 +480,14 @@ def test_a_build_learns_what_single_jobs_took(bitbake: BitBake, tmp_path: Path) 
             assert 0.8 < life.wall_s < 3
 
 
-@pytest.mark.parametrize("victim", ["sentinel", "server"])
+@pytest.mark.parametrize("victim", ["sentinel", "server", "sentinel-stopped"])
 def test_a_kill_of_sentinel_or_server_leaves_nothing(bitbake: BitBake, tmp_path: Path, victim: str) -> None:
-    """Without its sentinel a build goes on with another, with one warning; without its server the sentinel ends.
+    """Without its sentinel, or with one that hangs, a build goes on with another, with one warning.
 
+    Without its server the sentinel ends.
     Both can go on; after a server that was killed the next build says so, once.
     """
-    conf = ON + 'TINY_SECONDS:pn-tiny-01 = "5"\n'
+    conf = ON + f'TINY_SECONDS:pn-tiny-01 = "{40 if victim == "sentinel-stopped" else 5}"\n'
     killed = threading.Event()
 
     def kill() -> None:
@@ -494,7 +495,10 @@ def test_a_kill_of_sentinel_or_server_leaves_nothing(bitbake: BitBake, tmp_path:
         while time.monotonic() < deadline:
             if read_lines(tmp_path / "tmp" / "tiny.log", "tiny-01 compile"):
                 for process in sentinels(tmp_path):
-                    (process if victim == "sentinel" else process.parent() or process).kill()
+                    if victim == "sentinel-stopped":
+                        process.suspend()
+                    else:
+                        (process if victim == "sentinel" else process.parent() or process).kill()
                     killed.set()
                 return
             time.sleep(0.1)
@@ -507,7 +511,7 @@ def test_a_kill_of_sentinel_or_server_leaves_nothing(bitbake: BitBake, tmp_path:
     assert killed.is_set(), ended.output
     assert sentinels(tmp_path) == []
     assert ended.leftover == ()
-    if victim == "sentinel":
+    if victim != "server":
         assert ended.returncode == 0, ended.output
         assert ended.output.count("WARNING: memguard: the sentinel failed") == 1
     again = build(bitbake, tmp_path, conf, "tiny-02")

@@ -259,3 +259,91 @@ def test_a_command_in_the_background_reads_nothing_and_ends(tmp_path: Path) -> N
     )
     assert done.returncode == 0, done.stderr
     assert "from behind" in done.stdout
+
+
+FAULTY = """
+import sys, threading
+from memguard.sense.container import Sensor
+from memguard.sense.process_table import ProcessTable
+from memguard.sentinel.look import Lookout
+from memguard_cli.supervise import supervisor
+from memguard_cli.supervise.supervisor import Janitor
+calls = 0
+def fail(*arguments, **named):
+    global calls
+    calls += 1
+    if calls > int(sys.argv[2]):
+        raise RuntimeError("no more")
+    return before(*arguments, **named)
+holder, _, name = sys.argv[1].rpartition(".")
+before = getattr(eval(holder), name)
+setattr(eval(holder), name, fail)
+from memguard_cli.main import main
+sys.exit(main(["run", *sys.argv[3:]]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "passes"),
+    [
+        ("Sensor.read", 0),
+        ("Sensor.read", 3),
+        ("Sensor.oom_kills", 0),
+        ("Sensor.oom_kills", 1),
+        ("ProcessTable.scan", 1),
+        ("Lookout.look", 1),
+        ("Lookout.wait", 0),
+        ("Lookout.close", 0),
+        ("Janitor.__init__", 0),
+        ("Janitor.close", 0),
+        ("supervisor.make_pool", 0),
+        ("supervisor.tempfile.mkdtemp", 0),
+        ("supervisor.find_process", 0),
+        ("supervisor.Reflex", 0),
+    ],
+)
+def test_a_fault_of_its_own_leaves_the_command_alone(tmp_path: Path, what: str, passes: int) -> None:
+    """Whatever fails in memguard is one sentence; the command goes on to its end, which is the answer."""
+    command = [sys.executable, "-c", FAULTY, what, str(passes), "--jobs", "2", "--", "sh", "-c", "sleep 1; cat; exit 7"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=ENVIRONMENT, input="read", text=True, capture_output=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (7, "read"), done.stderr
+    (said,) = [line for line in done.stderr.splitlines() if "unguarded" in line]
+    assert "no more" in said
+    assert len(done.stderr.splitlines()) == 4
+    eventually(lambda: what == "Janitor.close" or traces() == [])
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "--json /dev/full",
+        "--json /proc/no.json",
+        "--json /proc/self/mem",
+        "--json fifo",
+        "2>/dev/full",
+        "2>&-",
+        ">&-",
+        "<&-",
+        "<&- >&- 2>&-",
+        "--json /dev/full 2>/dev/full",
+        "--history /dev/full",
+        "--limit 512M 2>/dev/full",
+    ],
+)
+def test_nothing_that_cannot_be_written_changes_the_status(tmp_path: Path, how: str) -> None:
+    """Full, closed and odd places for what memguard says: the answer is the command's exit status all the same."""
+    os.mkfifo(tmp_path / "fifo")
+    options, redirections = [], []
+    for word in how.split():
+        (redirections if word[0] in "<>2" else options).append(word)
+    command = " ".join([*words(*options, "--"), "sh -c 'echo gone > file; sleep 0.3; exit 7'", *redirections])
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False
+    )
+    if how == "--history /dev/full" and done.returncode == 2:
+        return  # refused before the command was started
+    assert done.returncode == 7, done.stderr
+    assert (tmp_path / "file").read_text() == "gone\n"
+    assert "Traceback" not in done.stderr

@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -354,3 +355,70 @@ def test_looks_come_sooner_as_memory_gets_short(start: Start) -> None:
     assert task.reflex.next_look_s == LOOK_MOST_S
     task.look(100)
     assert task.reflex.next_look_s == LOOK_LEAST_S
+
+
+# An older task holds memory and then wants a lock that the newer one has, which takes more and more before it ends.
+WAITS = """
+import fcntl, sys
+held = b"x" * (int(sys.argv[2]) << 20)
+fcntl.flock(open(sys.argv[1], "w"), fcntl.LOCK_EX)
+"""
+GROWS = """
+import fcntl, sys, time
+lock, held = open(sys.argv[1], "w"), []
+fcntl.flock(lock, fcntl.LOCK_EX)
+print(flush=True)
+for _ in range(int(sys.argv[2]) // 16):
+    held.append(b"x" * (16 << 20))
+    time.sleep(0.3)
+"""
+
+
+def test_a_task_that_waits_for_a_stopped_one_does_not_wait_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole task is stopped while it has a lock that the oldest wants: it is woken, goes on, and both end."""
+    monkeypatch.setattr("memguard.decide.regulate.STALLED_S", 5.0)
+    limit, lock = 290 * MIB, str(tmp_path / "lock")
+
+    def start(code: str, mib: int) -> subprocess.Popen[bytes]:
+        words = [sys.executable, "-I", "-S", "-c", code, lock, str(mib)]
+        return subprocess.Popen(words, start_new_session=True, stdout=subprocess.PIPE)
+
+    grows = start(GROWS, 176)
+    assert grows.stdout
+    assert grows.stdout.readline()
+    waits = start(WAITS, 100)
+    table, acted, stalls = ProcessTable(), [], []
+    reflex = Reflex(4, table.members)
+    try:
+        leaders = {}
+        for place, (tid, process) in enumerate((("waits", waits), ("grows", grows)), 1):
+            leader = find_process(process.pid)
+            assert leader
+            leaders[tid] = leader
+            reflex.begin(tid, Ward(leader, place, 1))
+        deadline = time.monotonic() + 2 * WAIT_S
+        while waits.poll() is None:
+            assert time.monotonic() < deadline, f"neither goes on; {acted}, still for {stalls[-1]} s"
+            usages = table.scan(leaders)
+            used = sum(usage.current_bytes for usage in usages.values())
+            reading = Reading(limit, "test", used, 0, limit - used, None, None, 4.0)
+            acted += [found.action for found in reflex.look(time.monotonic(), reading, limit // 10, usages)]
+            assert reflex.moment
+            stalls.append(reflex.moment.stalled_s)
+            if grows.poll() is not None and "grows" in leaders:
+                del leaders["grows"]
+                reflex.end("grows", time.monotonic())
+            time.sleep(reflex.next_look_s)
+        assert (waits.returncode, grows.wait(WAIT_S)) == (0, 0)
+        assert [(action.act, action.tid, action.is_final) for action in acted] == [
+            (Act.STOP, "grows", False),
+            (Act.WAKE, "grows", True),
+        ]
+    finally:
+        reflex.close()
+        table.close()
+        for process in (grows, waits):
+            process.kill()
+            process.communicate()

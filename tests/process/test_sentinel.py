@@ -20,7 +20,7 @@ import pytest
 
 from memguard.act.token_pool import make_pool
 from memguard.channels.fifo import Listener, Notes
-from memguard.channels.notes import Orders, TaskEnd, TaskGrant, TaskHold, TaskNote, TaskWait, as_argument
+from memguard.channels.notes import Orders, TaskEnd, TaskGrant, TaskHold, TaskNote, TaskWait, order_line
 from memguard.channels.state import State, StateFile
 from memguard.decide.moment import Job
 from memguard.model import Mode, Outcome, Policy, Reading, Record
@@ -30,9 +30,10 @@ from memguard.sense.container import Sensor
 from memguard.sense.proc_files import find_process
 from memguard.sentinel.instructions import Instruction
 from memguard.sentinel.process import Shell
-from memguard.server.sentinel_process import Watch
+from memguard.server.sentinel_process import SentinelKeeper, Watch
 from memguard.units import GIB, MIB
 from testbed import compilers, memory
+from testbed.sentinels import sentinels
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HOLD = "import sys, time; held = b'x' * (int(sys.argv[1]) << 20); print(flush=True); time.sleep(600)"
@@ -217,12 +218,12 @@ def test_it_ends_with_a_server_that_is_killed(orders: Orders, task: Callable[[in
     code = """
 import json, sys, time
 from memguard.channels.notes import parse_orders
-from memguard.server.sentinel_process import Watch
+from memguard.server.sentinel_process import SentinelKeeper, Watch
 print(Watch(parse_orders(sys.argv[1])).pid, flush=True)
 time.sleep(600)
 """
     server = subprocess.Popen(
-        [sys.executable, "-c", code, as_argument(orders)],
+        [sys.executable, "-c", code, order_line(orders)],
         env={"PYTHONPATH": str(REPOSITORY / "meta-memguard" / "lib")},
         stdout=subprocess.PIPE,
     )
@@ -470,6 +471,29 @@ def test_another_sentinel_goes_on_where_one_was_killed(
     os.close(file)
 
 
+@pytest.mark.parametrize("build", ["b1", "b2"])
+def test_what_a_killed_sentinel_and_its_watchman_stopped_is_woken(
+    orders: Orders, listener: Listener, box: Box, compiler: Callable[[int], memory.MemoryTask], build: str
+) -> None:
+    """Whoever takes over, in the same build or the next, lets the compilers go on that nobody else would wake."""
+    old, new = compiler(32), compiler(32)
+    first, notes = Shell(acting(orders), listener, sensor=box), Notes(Path(orders.directory))
+    for task, recipe in ((old, "heavy"), (new, "light")):
+        notes.send(noted(task, recipe, may_kill=False))
+    first.step()
+    box.left_bytes = 100 * MIB
+    first.step()
+    eventually(lambda: compiler_of(new).status() == psutil.STATUS_STOPPED)
+    watchman = first._reflex._signals._watchman
+    assert watchman is not None
+    watchman.kill()
+    watchman.wait()
+    box.left_bytes = 6 * GIB
+    second = Shell(replace(acting(orders), build=build), listener, sensor=box)
+    eventually(lambda: compiler_of(new).status() == psutil.STATUS_SLEEPING)
+    second.finish()
+
+
 @pytest.mark.parametrize(("left_mib", "expected"), [(64, [Outcome.MEMORY_KILL]), (4096, [])])
 def test_a_build_that_was_killed_is_learned_from(
     orders: Orders,
@@ -509,3 +533,87 @@ def test_who_is_held_is_told(orders: Orders, listener: Listener, box: Box) -> No
     assert left is not None
     assert left.held == ()
     sentinel.finish()
+
+
+@pytest.fixture
+def keeper(orders: Orders, monkeypatch: pytest.MonkeyPatch) -> Iterator[SentinelKeeper]:
+    """A server's keeper whose sentinel runs, and may be silent for no more than four seconds."""
+    monkeypatch.setattr("memguard.server.sentinel_process.HUNG_S", 4.0)
+    keeper = SentinelKeeper(pytest.fail)
+    keeper.start(orders)
+    yield keeper
+    keeper.end()
+
+
+def looked_at(keeper: SentinelKeeper, seconds: float) -> str:
+    """Look as the server does, for as long as that or until a fault is found, which is returned."""
+    deadline = time.monotonic() + seconds
+    fault = ""
+    while not fault and time.monotonic() < deadline:
+        time.sleep(0.1)
+        fault = keeper.take_fault()
+    return fault
+
+
+def test_a_sentinel_that_hangs_is_replaced(
+    orders: Orders, keeper: SentinelKeeper, task: Callable[[int], subprocess.Popen[bytes]]
+) -> None:
+    """One that was stopped is killed, said once, and another one watches on; one that works is left alone."""
+    notes, note = Notes(Path(orders.directory)), note_of(task(8))
+    assert notes.send(note)
+    assert looked_at(keeper, 6.0) == ""
+    eventually(lambda: watches(orders, note))
+    assert keeper._watch
+    pid = keeper._watch.pid
+    os.kill(pid, signal.SIGSTOP)
+    assert looked_at(keeper, 20.0) == "it showed no sign of life for 4 s, so it was killed"
+    assert not psutil.pid_exists(pid)
+    keeper.start_again()
+    assert looked_at(keeper, 1.0) == ""
+    assert keeper._watch.pid != pid
+    eventually(lambda: watches(orders, note))
+
+
+def test_a_build_that_was_stopped_as_a_whole_keeps_its_sentinel(keeper: SentinelKeeper) -> None:
+    """However long nobody looked, the sentinel has its time to show that it lives once the server looks again."""
+    assert looked_at(keeper, 1.0) == ""
+    assert keeper._watch
+    os.kill(keeper._watch.pid, signal.SIGSTOP)
+    assert looked_at(keeper, 0.3) == ""
+    time.sleep(5.0)
+    assert keeper.take_fault() == ""
+    os.kill(keeper._watch.pid, signal.SIGCONT)
+    assert looked_at(keeper, 5.0) == ""
+
+
+def test_a_sentinel_that_cannot_write_does_not_hang(orders: Orders, keeper: SentinelKeeper) -> None:
+    """Where its state cannot be written, as on a full disk, it is seen to live all the same."""
+    state = Path(orders.directory) / "state.json.draft"
+    state.mkdir()
+    assert looked_at(keeper, 7.0) == ""
+    state.rmdir()
+
+
+def test_nobody_else_can_read_the_orders(orders: Orders, task: Callable[[int], subprocess.Popen[bytes]]) -> None:
+    """A command with a password is in no command line and no environment; the directory is, so that people find it."""
+    secret = "curl -H 'Authorization: letmein' https://scale.example/up"
+    watch = Watch(acting(orders, secret))
+    notes, note = Notes(Path(orders.directory)), note_of(task(8))
+    try:
+        assert notes.send(note)
+        eventually(lambda: watches(orders, note))
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                assert not any("letmein" in word for word in process.cmdline()), process
+        assert "letmein" not in Path(f"/proc/{watch.pid}/environ").read_text()
+        (found,) = sentinels(Path(orders.directory))
+        assert found.pid == watch.pid
+    finally:
+        report = watch.end()
+    assert "fault" not in report
+
+
+def test_a_server_that_ends_at_once_is_heard(orders: Orders) -> None:
+    """Orders and farewell that come together are both understood: the state does not stay as of a killed server."""
+    assert "fault" not in Watch(orders).end()
+    assert list(Path(orders.directory).iterdir()) == []

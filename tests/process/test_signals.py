@@ -89,6 +89,7 @@ signals.stop(target)
 if sys.argv[4] == "True":
     signals.wake(target)
     signals.stop(target)
+signals.beat()
 print(signals._watchman.pid, flush=True)
 time.sleep(600)
 """
@@ -147,3 +148,75 @@ def test_a_watchman_that_was_killed_is_replaced(sleeper: subprocess.Popen[bytes]
         other.kill()
         other.wait()
         signals.close()
+
+
+HOLDER = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from memguard.act import signals as module
+from memguard.sense.proc_files import ProcessId
+module.BEAT_S, module.MISSED_S = 0.2, 1.0
+signals, target = module.Signals(), ProcessId(int(sys.argv[2]), int(sys.argv[3]))
+signals.stop(target)
+signals.beat()
+print(signals._watchman.pid, flush=True)
+deadline = time.monotonic() + float(sys.argv[4])
+while time.monotonic() < deadline:
+    signals.beat()
+    time.sleep(0.1)
+sys.stdin.readline()
+signals.beat()
+print(flush=True)
+sys.stdin.readline()
+signals.close()
+"""
+
+
+def holder(target: ProcessId, beats_s: float) -> subprocess.Popen[bytes]:
+    """Stops a process, beats for so long, and then only when it gets a line."""
+    words = [sys.executable, "-c", HOLDER, str(LIBRARY), *map(str, target), str(beats_s)]
+    return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+@pytest.mark.parametrize("hangs", ["stopped", "waiting"])
+def test_a_sentinel_that_hangs_leaves_nothing_stopped(sleeper: subprocess.Popen[bytes], hangs: str) -> None:
+    """Whoever has stopped a process and looks no more has it woken; one that looks again stops it again."""
+    target = target_of(sleeper)
+    with holder(target, beats_s=3.0) as process:
+        assert process.stdin
+        assert process.stdout
+        watchman = int(process.stdout.readline())
+        deadline = time.monotonic() + 2.0
+        while time.monotonic() < deadline:
+            assert is_stopped(sleeper)
+            time.sleep(0.05)
+        if hangs == "stopped":
+            process.send_signal(signal.SIGSTOP)
+        eventually(lambda: not is_stopped(sleeper))
+        if hangs == "stopped":
+            process.send_signal(signal.SIGCONT)
+        time.sleep(1.2)
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        eventually(lambda: is_stopped(sleeper))
+        below = psutil.Process(watchman).children(recursive=True)
+        process.communicate(b"\n")
+    assert not is_stopped(sleeper)
+    assert not psutil.pid_exists(watchman)
+    assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in below)
+
+
+def test_who_rests_misses_no_beat(sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is stopped stays so while this process is meant to be stopped, too, as by Ctrl-Z."""
+    monkeypatch.setattr("memguard.act.signals.MISSED_S", 0.3)
+    signals = Signals()
+    assert signals.stop(target_of(sleeper))
+    signals.beat()
+    signals.rest()
+    time.sleep(1.0)
+    assert is_stopped(sleeper)
+    assert signals._watchman
+    assert psutil.Process(signals._watchman.pid).children() == []
+    signals.close()
+    assert not is_stopped(sleeper)

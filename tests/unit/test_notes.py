@@ -14,7 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from memguard.channels.fifo import Listener, Notes
-from memguard.channels.notes import Orders, TaskEnd, TaskGrant, TaskHold, TaskNote, TaskWait, as_argument, parse_orders
+from memguard.channels.notes import Orders, TaskEnd, TaskGrant, TaskHold, TaskNote, TaskWait, order_line, parse_orders
 from memguard.channels.state import STATE_AGE_S, Marks, State, StateFile, TaskState
 from memguard.model import Footprint, Mode, Outcome, Policy
 
@@ -45,17 +45,17 @@ POLICIES = st.builds(
 
 @given(st.builds(Orders, build=TEXT, policy=POLICIES, slots=st.integers(0, 4096), log=TEXT))
 def test_orders_arrive_as_they_were_given(orders: Orders) -> None:
-    """All settings of a build come through the command line of its sentinel, long and odd ones included."""
-    argument = as_argument(orders)
-    assert "\0" not in argument
+    """All settings of a build come through the first line of its sentinel's input, long and odd ones included."""
+    argument = order_line(orders)
+    assert "\n" not in argument
     assert argument.isascii()
     assert parse_orders(argument) == orders
 
 
 def test_orders_hold_no_secret() -> None:
-    """What every user of a machine can read of a process has no URL of a database, nor footprints nobody asks for."""
+    """What the sentinel has no use for, as the URL of a database, does not reach it."""
     overrides = {"llvm": {"do_compile": Footprint(1, 2, 3, "MEMGUARD_FOOTPRINT")}}
-    argument = as_argument(Orders("b1", Policy(fleet="postgresql://u:letmein@h/db", overrides=overrides)))
+    argument = order_line(Orders("b1", Policy(fleet="postgresql://u:letmein@h/db", overrides=overrides)))
     assert "letmein" not in argument
     assert "postgresql" not in argument
     assert "llvm" not in argument

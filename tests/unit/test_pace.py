@@ -6,8 +6,18 @@ from __future__ import annotations
 import pytest
 
 from memguard.model import Reading
-from memguard.sentinel.pace import FILL_HALF_LIFE_S, FILL_LEAST_BYTES_S, LATE_MOST_S, LATE_S, Fill, Lateness
-from memguard.units import GIB
+from memguard.sense.process_tree import Compiler, Usage
+from memguard.sentinel.pace import (
+    FILL_HALF_LIFE_S,
+    FILL_LEAST_BYTES_S,
+    LATE_MOST_S,
+    LATE_S,
+    LOOK_MOST_S,
+    Fill,
+    Lateness,
+    Standstill,
+)
+from memguard.units import GIB, MIB
 
 
 def reading(used_gib: float, charged_gib: float | None = None) -> Reading:
@@ -51,3 +61,32 @@ def test_the_latest_look_of_late_counts() -> None:
     assert lateness.take(1.5) == pytest.approx(0.2)
     lateness.expect(2.0)
     assert lateness.take(2.0 + LATE_S) == LATE_MOST_S
+
+
+@pytest.mark.parametrize(
+    ("now", "is_still"),
+    [
+        (Usage(100 * MIB, cpu_s=5.005), True),
+        (Usage(101 * MIB, cpu_s=5.0), True),
+        (Usage(100 * MIB, cpu_s=5.5), False),
+        (Usage(110 * MIB, cpu_s=5.0), False),
+        (Usage(90 * MIB, cpu_s=5.0), False),
+        (Usage(100 * MIB, compilers=(Compiler(1, 1, "ld", 0, 0.0),), cpu_s=5.0), False),
+    ],
+)
+def test_what_only_waits_has_not_gone_on(now: Usage, is_still: bool) -> None:
+    """CPU time, memory or another job is a sign of life; what a poll for a lock takes is none."""
+    standstill, before = Standstill(), Usage(100 * MIB, cpu_s=5.0)
+    found = [standstill.take(tenth / 10, {"a": before}) for tenth in range(1000, 1020)]
+    assert found[-1] == pytest.approx(1.9)
+    assert (standstill.take(102.0, {"a": now}) > 0) is is_still
+    assert standstill.take(102.5, {"b": now}) == 0
+
+
+def test_nothing_has_gone_on_only_while_somebody_looked() -> None:
+    """A build that was stopped as a whole for an hour has not stood still that long; what was done begins anew."""
+    standstill, usages = Standstill(), {"a": Usage(100 * MIB)}
+    standstill.take(100.0, usages)
+    assert standstill.take(3700.0, usages) == LOOK_MOST_S
+    standstill.begin()
+    assert standstill.take(3701.0, usages) == 0

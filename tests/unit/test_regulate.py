@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memguard.decide.moment import Act, Action, Job, Moment, Running
-from memguard.decide.regulate import KILL_PAUSE_S, TASK_PAUSE_S, WAKES_MOST, regulate
+from memguard.decide.regulate import KILL_PAUSE_S, STALLED_S, TASK_PAUSE_S, WAKES_MOST, regulate
 from memguard.predict.job_lives import Expected
 from memguard.units import GIB, MIB
 
@@ -476,3 +476,29 @@ def test_the_order_of_tasks_does_not_matter(at: Moment) -> None:
 def test_nothing_to_do_is_nothing_done(left: int) -> None:
     """Without tasks nothing happens, whatever is left."""
     assert regulate(moment(left)) == []
+
+
+def test_where_nothing_goes_on_the_oldest_that_is_stopped_is_woken_for_good() -> None:
+    """An older task may wait for what a stopped one has: after a while that is woken, whatever is left."""
+    waits = Running("a", 1, 1, (), life(100), current_bytes=500 * MIB)
+    stopped = [
+        Running(tid, place, 1, (), life(100), current_bytes=300 * MIB, is_stopped=True)
+        for tid, place in (("c", 3), ("b", 2))
+    ]
+    short = moment(20, waits, *stopped, stalled_s=STALLED_S - 1)
+    assert acts(regulate(short), Act.WAKE) == []
+    (wake,) = [found for found in regulate(replace(short, stalled_s=STALLED_S)) if found.act is Act.WAKE]
+    assert (wake.tid, wake.job, wake.is_final) == ("b", None, True)
+
+
+def test_a_job_for_which_others_wait_is_woken_for_good_and_not_stopped_again() -> None:
+    """The same of single jobs: the oldest that is stopped, and it goes on from there."""
+    jobs = [job(3, 50, 1.0, is_stopped=True), job(2, 50, 1.0, is_stopped=True), job(1, 50, 1.0, growth_mib_s=0)]
+    (wake,) = [
+        found for found in regulate(moment(STOP // MIB - 20, task(*jobs), stalled_s=STALLED_S)) if found.act is Act.WAKE
+    ]
+    assert wake.job is not None
+    assert (wake.job.pid, wake.is_final) == (2, True)
+    woken = [jobs[0], replace(jobs[1], is_stopped=False, may_stop=False), jobs[2]]
+    assert acts(regulate(moment(STOP // MIB - 20, task(*woken))), Act.STOP) == []
+    assert acts(regulate(moment(STOP // MIB - 20, task(jobs[0], replace(woken[1], may_stop=True), jobs[2]))), Act.STOP)

@@ -9,6 +9,7 @@ Does not cover: the loop (supervise), the cgroup (enclosure).
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import click
 
@@ -99,8 +100,9 @@ def run(
     if found is None:
         is_there = os.sep in command[0] and Path(command[0]).exists()
         why = "is no program that can be run" if is_there else "no such command"
-        click.echo(f"memguard: {printable(command[0])}: {why}; a good call is: memguard run -- make", err=True)
+        _say(f"{command[0]}: {why}; a good call is: memguard run -- make")
         return _NOT_EXECUTABLE if is_there else _NOT_FOUND
+    _fill_standard_streams()
     # First all that may be refused, so that no cgroup is left behind.
     policy = _policy(reserve)
     remembered = _Remembered(history, command) if history is not None else None
@@ -109,18 +111,64 @@ def run(
         retries = _CONTINUES if Path(found).name in _CONTINUING else 0
     wish = Wish(command, limit, jobs, job_size, policy, retries)
     try:
-        account = Supervisor(wish, enclosure, os.environ, remembered.lives if remembered else None).run()
+        account = Supervisor(wish, enclosure, os.environ, remembered.lives if remembered else None, _say).run()
     except NotStarted as reason:
-        click.echo(f"memguard: {printable(str(reason))}; a good call is: memguard run -- make", err=True)
+        _say(f"{reason}; a good call is: memguard run -- make")
         return _NOT_EXECUTABLE
+    # From here on nothing that fails changes the answer.
     if remembered is not None and account.exit_status == 0:
-        remembered.keep()
-    sys.stdout.flush()
+        _try_to(remembered.keep, f"{history} remembers nothing of this run")
     for line in _summary(account):
-        click.echo(f"memguard: {line}", err=True)
+        _say(line)
     if file is not None:
-        file.write_text(json.dumps({"command": list(command), **asdict(account)}, indent=2) + "\n", encoding="utf-8")
+        text = json.dumps({"command": list(command), **asdict(account)}, indent=2) + "\n"
+        _try_to(lambda: _write(file, text), f"--json {file} cannot be written")
     return account.exit_status
+
+
+def _say(text: str) -> None:
+    """A sentence on standard error, where that takes one: the command matters more."""
+    try:
+        click.echo(f"memguard: {printable(text)}", err=True)
+    except (OSError, ValueError):
+        # What stays in Python's buffer would fail again, and change the exit status, when Python ends.
+        with contextlib.suppress(OSError, ValueError):
+            _give_nothing_for(sys.stderr.fileno())
+
+
+def _try_to(do: Callable[[], object], complaint: str) -> None:
+    """Do something after the command's end; a sentence where it fails."""
+    try:
+        do()
+    except Exception as fault:
+        why = fault.strerror if isinstance(fault, OSError) and fault.strerror else repr(fault)
+        _say(f"{complaint}: {why}")
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file, or into what stands there. Raises OSError, also for a FIFO that nobody reads."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    with open(file, "w", encoding="utf-8") as output:
+        output.write(text)
+
+
+def _fill_standard_streams() -> None:
+    """See that no other file gets the number of a standard stream that was closed; the command's stays so."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)  # the lowest number that is free
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, io.StringIO())
+
+
+def _give_nothing_for(number: int) -> None:
+    """Let what is written to a descriptor vanish."""
+    nothing = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    os.dup2(nothing, number)
+    os.close(nothing)
 
 
 class _Remembered:
@@ -131,11 +179,8 @@ class _Remembered:
         from memguard.record.history.store import History
         from memguard_cli.builds import history_file
 
-        def warn(text: str) -> None:
-            click.echo(f"memguard: {printable(text)}", err=True)
-
         self._name = (printable(Path.cwd().name), _name(command, NAME_MOST))
-        self._history = History(path, history_file.find_max_bytes(None), warn=warn)
+        self._history = History(path, history_file.find_max_bytes(None), warn=_say)
         self.lives = Lives()
         if not history_file.is_there(path):
             return
@@ -144,7 +189,7 @@ class _Remembered:
             if not history.is_usable:
                 raise click.UsageError(str(history.failure))
             if history.failure is not None:
-                warn(f"{history.failure}: what jobs took before is not known")
+                _say(f"{history.failure}: what jobs took before is not known")
 
     def keep(self) -> None:
         """Remember those of this run, too; where that is not possible, say so."""
@@ -178,7 +223,7 @@ def _enclose(limit: int | None) -> Enclosure | None:
     try:
         return Enclosure(limit)
     except NoEnclosure as reason:
-        click.echo(f"memguard: the limit is watched but not enforced ({reason})", err=True)
+        _say(f"the limit is watched but not enforced ({reason})")
         return None
 
 

@@ -2,7 +2,8 @@
 """Runs one command under the reflex: a pool of tokens, and stops and kills of single jobs as memory gets short.
 
 Runs in: outside BitBake.
-Covers: the loop, signals that are passed on, a second run of a build tool that lost a job; what it all took.
+Covers: the loop, signals that are passed on, a second run of a build tool that lost a job; what it all took. After a
+fault of its own, whatever it is, the command goes on, unguarded.
 Does not cover: arguments and what is printed (run), cgroups (enclosure), one look (look), deciding (regulate).
 """
 
@@ -88,79 +89,117 @@ class Account:
 
 
 class Supervisor:
-    """One command under supervision. `lives` are those of its jobs in earlier runs; those of this one are added."""
+    """One command under supervision. `lives` are those of its jobs in earlier runs; those of this one are added.
+
+    say: says what went wrong, in one sentence.
+    """
 
     def __init__(
-        self, wish: Wish, enclosure: Enclosure | None, environment: Mapping[str, str], lives: Lives | None = None
+        self,
+        wish: Wish,
+        enclosure: Enclosure | None,
+        environment: Mapping[str, str],
+        lives: Lives | None = None,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.account = Account()
+        self._say = say
         self._lives = lives
         self._wish = wish
         self._enclosure = enclosure
         self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
-        self._leader: ProcessId | None = None
         self._reflex: Reflex | None = None
         self._step_back: Callable[[], None] = lambda: None
         self._is_ending = False
         # Signals that came before there was somebody to pass them on to.
         self._early: list[int] = []
         self._make: Version | None = None
-        self._jobs = wish.jobs or max(1, ceil(Sensor().read().cpus))
-        self.account.jobs = self._jobs
+        self._jobs = wish.jobs or 1
+        # A fault was met: the command is left alone from here on.
+        self._is_unguarded = False
 
     def run(self) -> Account:
         """Run the command to its end. Raises NotStarted."""
         began_s = time.monotonic()
+        with self._signals_passed_on():
+            try:
+                self._guard()
+            except NotStarted:
+                raise
+            except Exception as fault:
+                self._note_fault(fault)
+            if self._process is None:
+                self._start({}, ())
+            if self._process is not None:
+                self.account.exit_status = _status(self._process.wait())
+            if self._enclosure is not None and self._is_unguarded:
+                self._enclosure.remove()
+        self.account.wall_s = round(time.monotonic() - began_s, 3)
+        return self.account
+
+    def _guard(self) -> None:
+        """Run the command under guard."""
+        self._jobs = self.account.jobs = self._wish.jobs or max(1, ceil(Sensor().read().cpus))
         with _scratch() as scratch:
             janitor = Janitor(scratch, self._enclosure)
             search = self._environment.get("PATH", os.defpath)
             self._make = Tools(scratch / "versions").oldest(("make", "gmake"), search)
             try:
-                with self._signals_passed_on(), precedence() as self._step_back:
-                    self.account.exit_status = self._attempts(scratch)
+                with precedence() as self._step_back:
+                    self._attempts(scratch)
             finally:
                 janitor.close()
-        self.account.wall_s = round(time.monotonic() - began_s, 3)
-        return self.account
 
-    def _attempts(self, scratch: Path) -> int:
-        """Run the command, and again with fewer jobs while it fails for memory; its exit status."""
+    def _note_fault(self, fault: Exception) -> None:
+        """Say once that the command goes on by itself, and why."""
+        if not self._is_unguarded:
+            self._is_unguarded = True
+            self._say(f"a fault of memguard's own, so the command goes on unguarded: {fault!r}")
+
+    def _attempts(self, scratch: Path) -> None:
+        """Run the command, and again with fewer jobs while it fails for memory."""
         for attempt in range(self._wish.retries + 1):
             lost = self.account.killed + self.account.oom_kills
             jobs = 1 if attempt and attempt == self._wish.retries else max(1, self._jobs >> attempt)
             status = self._attempt(scratch / f"pool-{attempt}", jobs)
             if status == 0 or self._is_ending or self.account.killed + self.account.oom_kills == lost:
                 break
+            if self._is_unguarded:
+                break
             if attempt < self._wish.retries:
                 self.account.retried += 1
-        return status
 
     def _attempt(self, pool: Path, jobs: int) -> int:
         make_pool(str(pool))
         sides = (os.open(pool, os.O_RDONLY | os.O_NONBLOCK), os.open(pool, os.O_WRONLY))
         os.set_blocking(sides[0], True)
         try:
+            process = self._start(client_words(str(pool), sides, jobs, self._wish.command, self._make), sides)
+        finally:
+            for side in sides:
+                os.close(side)
+        leader = find_process(process.pid)
+        if leader is not None:
+            self._watch(process, leader, str(pool), jobs)
+        return _status(process.wait())
+
+    def _start(self, words: Mapping[str, str], files: Sequence[int]) -> subprocess.Popen[bytes]:
+        """Start the command, with these variables and files besides. Raises NotStarted."""
+        try:
             self._process = subprocess.Popen(
                 self._wish.command,
-                env={**self._environment, **client_words(str(pool), sides, jobs, self._wish.command, self._make)},
-                pass_fds=sides,
+                env={**self._environment, **words},
+                pass_fds=files,
                 start_new_session=True,
                 preexec_fn=self._enter,
             )
         except (OSError, subprocess.SubprocessError) as error:
             why = error.strerror if isinstance(error, OSError) else "its cgroup cannot be entered"
             raise NotStarted(f"{self._wish.command[0]}: {why}") from None
-        finally:
-            for side in sides:
-                os.close(side)
         while self._early:
             self._pass_on(self._process.pid, self._early.pop(0))
-        leader = find_process(self._process.pid)
-        if leader is None:
-            return _status(self._process.wait())
-        self._leader = leader
-        return self._watch(self._process, leader, str(pool), jobs)
+        return self._process
 
     def _enter(self) -> None:
         """What the command's process does before it becomes the command."""
@@ -168,13 +207,31 @@ class Supervisor:
         if self._enclosure is not None:
             self._enclosure.enter()
 
-    def _watch(self, process: subprocess.Popen[bytes], leader: ProcessId, pool: str, jobs: int) -> int:
-        """Look and act until the command has ended."""
-        sensor = Sensor(process=str(process.pid))
+    def _watch(self, process: subprocess.Popen[bytes], leader: ProcessId, pool: str, jobs: int) -> None:
+        """Look and act until the command has ended; after a fault only wait for that, with all of it awake."""
+        with contextlib.ExitStack() as closing:
+            try:
+                self._look_on(process, leader, pool, jobs, closing)
+            except Exception as fault:
+                self._note_fault(fault)
+                if self._reflex is not None:
+                    with contextlib.suppress(Exception):
+                        self._reflex.let_go()
+                process.wait()
+
+    def _look_on(
+        self, process: subprocess.Popen[bytes], leader: ProcessId, pool: str, jobs: int, closing: contextlib.ExitStack
+    ) -> None:
+        """Look and act until the command has ended; `closing` gets what is to be closed then."""
         table = ProcessTable()
         reflex = self._reflex = Reflex(jobs, table.members)
+        closing.callback(self._close, reflex.close)
+        sensor = Sensor(process=str(process.pid))
+        closing.callback(self._close, sensor.close)
         ended = _PidFile(process.pid)
+        closing.callback(self._close, ended.close)
         lookout = Lookout(sensor, table, reflex, self._wish.policy, ended.file, bound=self._bound(leader))
+        closing.callback(self._close, lookout.close)
         kills_before = sensor.oom_kills() or 0
         try:
             reflex.begin(_COMMAND, Ward(leader, 1, jobs, self._wish.job_bytes, pool=pool), self._lives)
@@ -189,14 +246,13 @@ class Supervisor:
                     send(ProcessId(*member), signal.SIGKILL)
         finally:
             self.account.oom_kills += max(0, (sensor.oom_kills() or 0) - kills_before)
-            reflex.close()
-            lookout.close()
-            ended.close()
-            sensor.close()
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-        return _status(process.returncode)
+
+    def _close(self, close: Callable[[], object]) -> None:
+        """Close something; where that fails, too, the command's end counts all the same."""
+        try:
+            close()
+        except Exception as fault:
+            self._note_fault(fault)
 
     def _bound(self, leader: ProcessId) -> Callable[[Reading, Mapping[ProcessId, Usage]], Reading]:
         """What makes a reading one of what the command takes, under a limit that nobody enforces."""
@@ -260,6 +316,8 @@ class Supervisor:
                     os.killpg(group, signal.SIGCONT)
                 return
             # Ctrl-Z stops the command and then this process; what was stopped before stays so when both go on.
+            if self._reflex is not None:
+                self._reflex.rest()
             os.killpg(group, signal.SIGSTOP)
             os.kill(os.getpid(), signal.SIGSTOP)
             os.killpg(group, signal.SIGCONT)

@@ -5,8 +5,9 @@ Runs in: the sentinel and `memguard run`; standard library only.
 Covers: signals to exactly the process that was meant, though its pid may have been given anew; the watchman.
 Does not cover: whom to signal (regulate).
 
-The watchman is a shell that is started with the first stop. It is told of each stop and wake through a pipe; when that
-ends, even by SIGKILL of this process, it wakes whatever is stopped still and is gone.
+The watchman is a shell that is started with the first stop. It hears of each stop and wake through a pipe; when that
+ends, even by SIGKILL of this process, it wakes whatever is stopped still and is gone. While something is stopped it
+hears a beat now and then; where none comes for a while, since this process hangs, it wakes all as well.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from memguard.sense.proc_files import ProcessId, find_process
+from memguard.sense.proc_files import ProcessId, find_process, read_stat
 
 if TYPE_CHECKING:
     import subprocess
@@ -25,17 +27,43 @@ if TYPE_CHECKING:
 # oom_score_adj of tasks, in thousandths of the container's memory that are added to what a process holds.
 OFFERED_LEAST, OFFERED_MOST = 300, 900
 
-# At the end of its input: for each pid in the list, SIGCONT. Reused pids do not matter, who is not stopped goes on.
+# Seconds from one beat to the next while something is stopped, and until the watchman misses it. The second is longer
+# than looks come late among many compilers, and shorter than a build waits without somebody noticing.
+BEAT_S = 2.0
+MISSED_S = 10.0
+
+# At the end of its input, or of itself, or $1 seconds after the last beat: for each pid in the list, SIGCONT. Reused
+# pids do not matter, who is not stopped goes on. Shells have no timeout for `read` (dash), so a subshell waits for it.
 _WATCHMAN = """
 trap '' INT TERM HUP
-stopped=' '
+trap 'rest; wake_all' EXIT
+stopped=' ' timer=
+wake_all() { for pid in $stopped; do kill -CONT "$pid"; done; }
+rest() {
+    [ -n "$timer" ] || return 0
+    kill -USR1 "$timer"
+    wait "$timer"
+    timer=
+}
+expect() {
+    rest
+    (
+        trap - EXIT
+        sleep=
+        trap 'kill -KILL $sleep; exit' USR1
+        sleep "$1" & sleep=$!
+        wait "$sleep" && wake_all
+    ) &
+    timer=$!
+}
 while read -r what pid; do
     case $what in
         stop) stopped="$stopped$pid " ;;
         wake) stopped="${stopped%% $pid *} ${stopped#* $pid }" ;;
+        beat) expect "$1" ;;
+        rest) rest ;;
     esac
 done
-for pid in $stopped; do kill -CONT "$pid"; done
 """
 
 
@@ -45,13 +73,17 @@ class Signals:
     def __init__(self) -> None:
         self.stopped: set[ProcessId] = set()
         self._watchman: subprocess.Popen[bytes] | None = None
+        # When the last beat was; None where none is expected. The watchman does not know of all that is stopped yet.
+        self._beat_s: float | None = None
+        self._is_due = False
 
     def stop(self, target: ProcessId) -> bool:
         """Stop a process until wake(); False where it is gone, or there is no watchman to be had."""
-        if not self._tell("stop", target):
+        if not self._say(f"stop {target.pid}"):
             return False
         # Noted first: should this process die in between, the watchman wakes one that was never stopped.
         self.stopped.add(target)
+        self._is_due = True
         if send(target, signal.SIGSTOP):
             return True
         self._forget(target)
@@ -67,6 +99,25 @@ class Signals:
         """Stop once more what somebody else may have let go on."""
         for target in self.stopped:
             send(target, signal.SIGSTOP)
+
+    def beat(self) -> None:
+        """Let the watchman know that this process looks after what it has stopped. Called at every look."""
+        now_s = time.monotonic()
+        if not self.stopped:
+            self.rest()
+            return
+        is_late = self._beat_s is not None and now_s - self._beat_s >= MISSED_S
+        if self._beat_s is None or self._is_due or now_s - self._beat_s >= BEAT_S:
+            self._beat_s, self._is_due = now_s, False
+            self._say("beat")
+        if is_late:
+            self.stop_again()  # the watchman has woken them meanwhile
+
+    def rest(self) -> None:
+        """No beat comes until the next stop or look: this process, too, is to be stopped for a while."""
+        if self._beat_s is not None:
+            self._beat_s, self._is_due = None, False
+            self._say("rest")
 
     def kill(self, target: ProcessId) -> bool:
         """Kill a process, stopped or not; False where it is gone."""
@@ -88,20 +139,21 @@ class Signals:
             with contextlib.suppress(OSError):
                 watchman.stdin.close()
             watchman.wait()
+        self._beat_s, self._is_due = None, False
 
     def _forget(self, target: ProcessId) -> None:
         if target in self.stopped:
             self.stopped.discard(target)
-            self._tell("wake", target)
+            self._say(f"wake {target.pid}")
 
-    def _tell(self, what: str, target: ProcessId) -> bool:
-        """Tell the watchman; False where there is none and none can be started."""
+    def _say(self, line: str) -> bool:
+        """Say something to the watchman; False where there is none and none can be started."""
         if self._watchman is None or self._watchman.poll() is not None:
             import subprocess  # only now: most builds stop nothing
 
             with contextlib.suppress(OSError):
                 self._watchman = subprocess.Popen(
-                    ["/bin/sh", "-c", _WATCHMAN],
+                    ["/bin/sh", "-c", _WATCHMAN, "sh", f"{MISSED_S:g}"],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
@@ -109,14 +161,15 @@ class Signals:
                     start_new_session=True,
                 )
                 for known in self.stopped:
-                    self._write("stop", known)
-        return self._write(what, target)
+                    self._write(f"stop {known.pid}")
+                self._is_due = True
+        return self._write(line)
 
-    def _write(self, what: str, target: ProcessId) -> bool:
+    def _write(self, line: str) -> bool:
         if self._watchman is None or self._watchman.stdin is None:
             return False
         try:
-            os.write(self._watchman.stdin.fileno(), f"{what} {target.pid}\n".encode())
+            os.write(self._watchman.stdin.fileno(), f"{line}\n".encode())
         except OSError:
             return False
         return True
@@ -133,6 +186,14 @@ def offer_to_kernel(pid: int, share: float) -> None:
         if int(file.read()) < wanted:
             file.seek(0)
             file.write(str(wanted))
+
+
+def wake_all(targets: Iterable[ProcessId]) -> None:
+    """Let go on what somebody has stopped who is gone; who is not stopped gets no signal."""
+    for target in targets:
+        stat = read_stat(target.pid)
+        if stat is not None and stat.state == b"T":
+            send(target, signal.SIGCONT)
 
 
 def send(target: ProcessId, number: signal.Signals) -> bool:

@@ -166,7 +166,11 @@ class Pool:
             blocking = os.open(f"/proc/self/fd/{self._file}", os.O_RDONLY | os.O_CLOEXEC)
             # Daemon: a read that no job's end has answered yet must not keep the process from ending.
             self._collector = threading.Thread(target=self._take_owed, args=(blocking,), daemon=True)
-            self._collector.start()
+            try:
+                self._collector.start()
+            except RuntimeError:
+                # No more threads may be started just now: what is owed is taken where a look finds it idle.
+                os.close(blocking)
         self._owing.notify()
 
     def _take_owed(self, blocking: int) -> None:

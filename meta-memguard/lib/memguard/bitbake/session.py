@@ -11,6 +11,7 @@ One server runs one build at a time, so there is one current session.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import math
 import os
 import shutil
@@ -28,6 +29,7 @@ from memguard.channels.build_directory import BuildDirectory
 from memguard.channels.fifo import Notes
 from memguard.channels.grants import Handover
 from memguard.channels.notes import Orders
+from memguard.channels.plain_file import make_private
 from memguard.channels.state import StateFile
 from memguard.model import Duration, Policy, Sample, Task
 from memguard.predict.durations import learn_duration
@@ -77,6 +79,8 @@ class Session:
         directory = Path(policy.directory) if policy.directory else None
         handover = Handover(directory) if directory else None
         if directory and handover:
+            with contextlib.suppress(OSError):
+                make_private(directory)
             handover.clear()
             _tell_of_killed_build(directory)
             _clear_rest(directory)
@@ -126,7 +130,7 @@ class Session:
         return {task: learn_duration(run) for task, run in self._history.last_runs().items()}
 
     def sample(self, d: DataSmart) -> None:
-        """What is to be done once a second: start a sentinel that has died again, read the container."""
+        """What is to be done once a second: replace a sentinel that has died or hangs, read the container."""
         fault = self._sentinel.take_fault()
         if fault:
             _warn(f"the sentinel failed; {_write_fault(d, fault)}")

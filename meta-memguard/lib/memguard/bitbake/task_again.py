@@ -31,6 +31,7 @@ from memguard.channels.build_directory import BuildDirectory
 from memguard.channels.fifo import Notes
 from memguard.channels.kills import Kills, read_kills
 from memguard.channels.notes import TaskWait
+from memguard.channels.plain_file import read_plain
 from memguard.channels.state import StateFile
 from memguard.decide.run_again import Attempt, Cause, Evidence, find_cause, plan, statuses_of
 from memguard.diagnose.scan import classify
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 # What a log says at its end decides; of one that is longer the beginning is passed over.
 _LOG_MOST_BYTES = 16 << 20
+_NOTES_MOST_BYTES = 1 << 20
 
 
 def arm(event: Any, policy: TaskPolicy, jobs: int, turn_down: Callable[[int], object], d: DataSmart) -> None:
@@ -223,10 +225,11 @@ class TaskScene:
     def _kills(self) -> tuple[Kill, ...]:
         """What the sentinel has killed since the last run began."""
         try:
-            with (BuildDirectory(self._directory).kills / f"{self._leader.mark}.jsonl").open("rb") as file:
-                return read_kills(file, self._since_s)
+            path = BuildDirectory(self._directory).kills / f"{self._leader.mark}.jsonl"
+            notes = read_plain(str(path), _NOTES_MOST_BYTES)
         except OSError:
             return ()
+        return read_kills(notes.splitlines(), self._since_s)
 
 
 def _cpu_s() -> float:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from memguard.channels.build_directory import BuildDirectory
 from memguard.channels.notes import Note, as_line, parse_note
+from memguard.channels.plain_file import make_private
 
 
 class Notes:
@@ -76,7 +77,7 @@ class Notes:
     def listen(self) -> int:
         """Make the FIFO anew and open it for a Listener, so that no note is lost from here on. Raises OSError."""
         self.clear()
-        os.makedirs(os.path.dirname(self._fifo), exist_ok=True)
+        make_private(Path(self._fifo).parent)
         os.mkfifo(self._fifo, 0o644)
         # For writing, too: a FIFO that nobody writes to at the moment has not ended.
         return os.open(self._fifo, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)

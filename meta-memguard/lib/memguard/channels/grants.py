@@ -13,11 +13,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 
 from memguard.channels.build_directory import BuildDirectory
+from memguard.channels.plain_file import read_plain, replace_plain
+
+# A grant is a number, and the name of a task.
+_MOST_BYTES = 1 << 20
 
 
 class Handover:
@@ -29,19 +32,18 @@ class Handover:
     def put(self, tid: str, jobs: int) -> None:
         """Leave `jobs` for task `tid`. Raises OSError when it cannot be written."""
         path = self._path(tid)
-        draft = path.with_suffix(".draft")
+        draft = str(path.with_suffix(".draft"))
         # A file's name may hold bytes that are no UTF-8 (surrogates in Python): kept as they are, and one by one.
         text = json.dumps({"tid": tid, "jobs": jobs}, ensure_ascii=False)
         for is_last in (False, True):
             # A child that takes the last grant takes the directory away, perhaps just now.
             self._directory.mkdir(parents=True, exist_ok=True)
             try:
-                draft.write_text(text, encoding="utf-8", errors="surrogatepass")
+                replace_plain(str(path), draft, text.encode("utf-8", "surrogatepass"))
                 break
             except FileNotFoundError:
                 if is_last:
                     raise
-        os.replace(draft, path)
 
     def take(self, tid: str) -> int | None:
         """The jobs left for task `tid`, which are then gone; None when there are none.
@@ -50,7 +52,7 @@ class Handover:
         """
         path = self._path(tid)
         try:
-            content = path.read_bytes()
+            content = read_plain(str(path), _MOST_BYTES)
         except FileNotFoundError:
             return None
         with contextlib.suppress(OSError):

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from memguard.channels.build_directory import BuildDirectory
+from memguard.channels.plain_file import append_plain
 from memguard.model import Kill
 
 
@@ -28,8 +29,7 @@ class Kills:
         """Leave a note of a kill for the task of this mark; without a disk to write to there is none."""
         with contextlib.suppress(OSError):
             self._directory.mkdir(parents=True, exist_ok=True)
-            with self._path(mark).open("a", encoding="utf-8", errors="surrogateescape") as file:
-                file.write(json.dumps(asdict(kill)) + "\n")
+            append_plain(str(self._path(mark)), (json.dumps(asdict(kill)) + "\n").encode("ascii"))
 
     def forget(self, mark: str) -> None:
         """Remove the notes for a task."""

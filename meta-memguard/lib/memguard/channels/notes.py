@@ -2,8 +2,8 @@
 """What server and tasks tell the sentinel: its orders at the start, then a note for each thing that happens.
 
 Runs in: the BitBake server, task children, the sentinel; pure.
-Covers: orders as JSON for a command line, the notes, and each as a line of JSON.
-Does not cover: how a line reaches the sentinel (fifo.py).
+Covers: orders and notes, and each as a line of JSON.
+Does not cover: how a line reaches the sentinel (fifo.py; its standard input for the orders).
 """
 
 from __future__ import annotations
@@ -45,21 +45,20 @@ class Orders:
         return self.policy.mode is Mode.ENFORCE
 
 
-# What does not travel: a command line is seen by every user of the machine, and is no place for a database's password;
-# footprints matter to the server alone.
+# What does not travel: the sentinel has no use for a database's password; footprints matter to the server alone.
 _LEFT_OUT = ("fleet", "overrides")
 
 
-def as_argument(orders: Orders) -> str:
-    """Orders as the argument of a sentinel."""
+def order_line(orders: Orders) -> str:
+    """Orders as the first line that a sentinel reads, without its end."""
     names = [field.name for field in fields(Policy) if field.init and field.name not in _LEFT_OUT]
     policy = {name: getattr(orders.policy, name) for name in names}
     return json.dumps({**vars(orders), "policy": policy})
 
 
-def parse_orders(argument: str) -> Orders:
-    """Orders out of what as_argument() has made of them. Raises ValueError, TypeError or KeyError for anything else."""
-    told: dict[str, Any] = json.loads(argument)
+def parse_orders(line: str | bytes) -> Orders:
+    """Orders out of what order_line() has made of them. Raises ValueError, TypeError or KeyError for anything else."""
+    told: dict[str, Any] = json.loads(line)
     policy: dict[str, Any] = told["policy"]
     lists = {name: tuple(value) for name, value in policy.items() if isinstance(value, list)}
     changed: dict[str, Any] = {**policy, **lists, "mode": Mode(policy["mode"])}

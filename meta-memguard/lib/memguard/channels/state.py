@@ -20,6 +20,7 @@ from typing import Any
 
 from memguard.channels.build_directory import BuildDirectory
 from memguard.channels.notes import TaskNote
+from memguard.channels.plain_file import read_plain, replace_plain
 from memguard.model import BuildUse, TaskUse
 from memguard.typed_json import as_json, from_json, values_of
 
@@ -226,10 +227,7 @@ class StateFile:
 
     def publish(self, state: State) -> None:
         """Write `state`. Raises OSError."""
-        draft = f"{self._path}.draft"
-        with open(draft, "wb") as file:
-            file.write(json.dumps(as_object(state)).encode("ascii"))
-        os.replace(draft, self._path)
+        replace_plain(self._path, f"{self._path}.draft", json.dumps(as_object(state)).encode("ascii"))
 
     def read(self, now_s: float) -> State | None:
         """The state; None where nobody has written it lately, or what was written is no state."""
@@ -244,8 +242,7 @@ class StateFile:
     def left(self) -> State | None:
         """What the file says, however old it is; None where there is none of this version."""
         try:
-            with open(self._path, "rb") as file:
-                return parse(file.read(_MOST_BYTES))
+            return parse(read_plain(self._path, _MOST_BYTES))
         except (OSError, ValueError):
             return None
 

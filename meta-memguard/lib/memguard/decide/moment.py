@@ -41,6 +41,7 @@ class Job:
     age_s:         how long it has run, without the time it was stopped.
     growth_bytes_s: how fast it grew when it was last looked at, or stopped.
     expected:      the life it is expected to have.
+    may_stop:      whether it may be stopped, as its task may.
     """
 
     pid: int
@@ -51,6 +52,7 @@ class Job:
     growth_bytes_s: float
     expected: Expected
     is_stopped: bool = False
+    may_stop: bool = True
 
     @property
     def need_bytes(self) -> int:
@@ -112,6 +114,7 @@ class Moment:
     is_pressed:    the container's own pressure has just passed its threshold.
     late_s:        by how much looks came too late in the last seconds, at the most.
     since_wake_s, since_kill_s: the time since the last one, also of another task.
+    stalled_s:     something is stopped, and for this long nothing of what runs has gone on.
     tasks:         those that run, in any order.
     """
 
@@ -124,6 +127,7 @@ class Moment:
     late_s: float = 0.0
     since_wake_s: float = 1e9
     since_kill_s: float = 1e9
+    stalled_s: float = 0.0
 
     @property
     def reaction_s(self) -> float:
@@ -150,6 +154,7 @@ class Action:
     job:      to which job, None for the whole task.
     tokens:   what its pool shall have, held ones included.
     is_short: tokens are withdrawn since memory is short, not since others have the slots.
+    is_final: what is woken must not be stopped again.
     """
 
     act: Act
@@ -158,3 +163,4 @@ class Action:
     job: Job | None = None
     tokens: int = 0
     is_short: bool = False
+    is_final: bool = False

@@ -18,6 +18,8 @@ beyond what is used now, at several moments until the longest job ends. In order
 
 Something always goes on: one job is protected, the oldest of the oldest task. It is never stopped, its room is kept,
 and it is woken first. With all others stopped it finishes and frees what it held; then the next one is protected.
+It may wait for something that a stopped one has, a lock or an answer: where nothing has gone on for some time, what is
+stopped is woken for good, one after the other, whatever memory is left. The worst that follows is a kill.
 """
 
 from __future__ import annotations
@@ -34,6 +36,9 @@ WAKES_MOST = 8
 # From one wake, or kill, to the next where nobody knows what comes of it: memory must be seen to move.
 TASK_PAUSE_S = 1.0
 KILL_PAUSE_S = 0.5
+# From the last sign of life of what runs to the first wake for good, and on to the next. CPU time is seen up to four
+# seconds late, and who waits for a disk or the network may show none for some seconds more.
+STALLED_S = 10.0
 # A job that is expected to grow by less than this is as large as it gets.
 GROWN_BYTES = 4 * MIB
 
@@ -173,7 +178,7 @@ def _stops(moment: Moment, oldest_first: Sequence[Running], forecast: Forecast) 
         for job in task.jobs:
             if budget.fits(room) and soon_bytes <= room:
                 return found
-            if job.is_stopped or (protected and job is protected[1]):
+            if job.is_stopped or not job.may_stop or (protected and job is protected[1]):
                 continue
             if job.need_bytes < GROWN_BYTES and job.growth_bytes_s <= 0:
                 continue
@@ -226,6 +231,8 @@ def _wakes(
     protected = _protected(oldest_first)
     if protected and not going and protected[1].is_stopped:
         return [Action(Act.WAKE, protected[0].tid, "nothing else goes on", protected[1])]
+    if moment.stalled_s >= STALLED_S:
+        return _wake_for_good(oldest_first)
     is_stuck = not going and not any(task.current_bytes for task in oldest_first if not task.is_stopped)
     if not is_stuck and (moment.is_pressed or not is_calm):
         return []
@@ -250,3 +257,15 @@ def _wakes(
                 return found
             found.append(Action(Act.WAKE, task.tid, "it fits again", job))
     return found
+
+
+def _wake_for_good(oldest_first: Sequence[Running]) -> list[Action]:
+    """The oldest of all that is stopped: nothing goes on, perhaps since the others wait for it."""
+    reason = "nothing goes on without it"
+    for task in oldest_first:
+        if task.is_stopped:
+            return [Action(Act.WAKE, task.tid, reason, is_final=True)]
+        for job in reversed(task.jobs):
+            if job.is_stopped:
+                return [Action(Act.WAKE, task.tid, reason, job, is_final=True)]
+    return []

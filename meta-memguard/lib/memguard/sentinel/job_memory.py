@@ -37,6 +37,7 @@ class _Known:
     age_s: float = 0.0
     stopped_s: float = 0.0
     was_killed: bool = False
+    may_stop: bool = True
 
     @property
     def still_s(self) -> float:
@@ -101,6 +102,11 @@ class JobMemory:
         if target in self._known:
             self._known[target].was_killed = True
 
+    def note_final_wake(self, target: ProcessId) -> None:
+        """A job was woken, and must not be stopped again."""
+        if target in self._known:
+            self._known[target].may_stop = False
+
     def job(self, compiler: Compiler, stopped: Collection[ProcessId]) -> Job:
         """One of the jobs of the last look, as regulate() sees it."""
         target = ProcessId(compiler.pid, compiler.start_ticks)
@@ -116,6 +122,7 @@ class JobMemory:
                 compiler.bytes, known.age_s, compiler.name, known.still_s, self._lives.of(compiler.unit)
             ),
             is_stopped=target in stopped,
+            may_stop=known.may_stop,
         )
 
     def expect_new(self, running: Sequence[Life] = ()) -> Expected:

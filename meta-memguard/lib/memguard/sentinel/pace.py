@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How fast memory fills from look to look, and by how much looks come too late.
+"""How fast memory fills from look to look, by how much looks come too late, and whether anything goes on at all.
 
 Runs in: the sentinel and `memguard run`; pure.
 Covers: what is used, corrected by what processes say sooner than the kernel's sums; the numbers that a look rests on.
@@ -9,9 +9,11 @@ Does not cover: when the next look comes (reflex), and waiting for it (look).
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 
 from memguard.model import Reading
-from memguard.units import GIB
+from memguard.sense.process_tree import Usage
+from memguard.units import GIB, MIB
 
 # The time to the next look is what is left over the fastest fill rate seen (earlyoom's rule), within these.
 LOOK_LEAST_S = 0.1
@@ -24,6 +26,10 @@ OUTSIDE_S = 3.0
 # How long a late look is remembered, and how late it counts at the most: a machine that slept says nothing.
 LATE_S = 5.0
 LATE_MOST_S = 0.5
+# Tasks that change by no more than this, and take no more than this share of one CPU, only wait. Who asks again and
+# again for a lock takes some thousandths of a CPU; a compiler that shares its CPU with twenty others still takes more.
+STILL_BYTES = 4 * MIB
+STILL_CPUS = 0.02
 
 
 class Fill:
@@ -78,3 +84,32 @@ class Lateness:
     def expect(self, due_s: float) -> None:
         """The next look is due then."""
         self._due_s = due_s
+
+
+class Standstill:
+    """For how long nothing has gone on: no job began or ended, memory neither grew nor shrank, nobody took CPU time."""
+
+    def __init__(self) -> None:
+        self._still_s = 0.0
+        self._looked_s = 0.0
+        self._before: tuple[frozenset[tuple[str, int, int]], int, float] | None = None
+
+    def begin(self) -> None:
+        """Something was done that may let others go on."""
+        self._before = None
+
+    def take(self, now_s: float, usages: Mapping[str, Usage]) -> float:
+        """Take in what tasks use; seconds since anything went on, without those in which nobody looked."""
+        passed_s, self._looked_s = min(LOOK_MOST_S, now_s - self._looked_s), now_s
+        jobs = {(tid, job.pid, job.start_ticks) for tid, usage in usages.items() for job in usage.compilers}
+        names = frozenset(jobs.union((tid, 0, 0) for tid in usages))
+        size_bytes = sum(usage.current_bytes for usage in usages.values())
+        cpu_s = sum(usage.cpu_s for usage in usages.values())
+        if self._before is not None:
+            names_before, bytes_before, cpu_before_s = self._before
+            self._still_s += passed_s
+            is_still = abs(size_bytes - bytes_before) <= STILL_BYTES
+            if names == names_before and is_still and cpu_s - cpu_before_s <= STILL_CPUS * max(1.0, self._still_s):
+                return self._still_s
+        self._still_s, self._before = 0.0, (names, size_bytes, cpu_s)
+        return 0.0

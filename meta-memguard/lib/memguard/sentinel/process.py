@@ -6,9 +6,10 @@ Covers: the shell around sentinel.py: it opens files, looks, hears notes, and pe
 Does not cover: which task starts (the server), what is done to running ones (regulate). Where it fails, the build goes
 on without it, and nothing stays stopped.
 
-It ends when its standard input ends, which is a pipe that only the server holds: so it outlives neither a server that
-ends nor one that is killed. A server that ends says so first; what the state says is kept for the next build where it
-did not. What the sentinel has to say at the end is one line of JSON on standard output.
+Its orders are the first line of its standard input, which is a pipe that only the server holds. It ends when that ends:
+so it outlives neither a server that ends nor one that is killed. A server that ends says so first; what the state says
+is kept for the next build where it did not. What the sentinel has to say at the end is one line of JSON on standard
+output.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from memguard.act.cpu_first import precedence
 from memguard.act.half_written import written_by
-from memguard.act.signals import offer_to_kernel, send
+from memguard.act.signals import offer_to_kernel, send, wake_all
 from memguard.channels.fifo import Listener, Notes
 from memguard.channels.kills import Kills
 from memguard.channels.notes import FAREWELL, Orders, parse_orders
@@ -122,7 +123,7 @@ class Shell:
             WriteLine: lambda given: self._readings.write(given.event),
             Publish: self._publish,
         }
-        self._take_over()
+        self._take_over(table)
 
     @property
     def report(self) -> Report:
@@ -180,12 +181,15 @@ class Shell:
             if self._command.failure is not None:
                 self._warnings.append(self._command.failure)
 
-    def _take_over(self) -> None:
-        """Learn from what a sentinel before this one has left."""
+    def _take_over(self, table: ProcessTable) -> None:
+        """Learn from what a sentinel before this one has left, and wake what it has stopped, of whatever build."""
         left = self._state.left()
         if left is None:
             return
         leaders = [ProcessId(task.pid, task.start_ticks) for task in left.tasks.values()]
+        # Its watchman may have been killed with it. What has outlived its leader is found, too.
+        table.scan({leader: leader for leader in leaders})
+        wake_all(member for leader in leaders for member in table.members(leader))
         living = [leader for leader in leaders if find_process(leader.pid) == leader]
         self._handle(Found(_now(), self._kernel_counts(), left, living))
         self._state.clear()
@@ -239,13 +243,14 @@ class Shell:
             self._metrics.update(given.state, given.state.time_s)
 
 
-def run(orders: Orders, notes: int, server: int, before_exec: Callable[[], None] | None = None) -> Report:
+def run(
+    orders: Orders, notes: int, server: int, before_exec: Callable[[], None] | None = None, said: bytes = b""
+) -> Report:
     """Watch until the pipe `server` ends, then finish.
 
-    before_exec: called in the process of what is started meanwhile.
+    said: what has come out of it already; before_exec: called in the process of what is started meanwhile.
     """
     shell = Shell(orders, Listener(notes), end=server, before_exec=before_exec)
-    said = b""
     try:
         while True:
             shell.step()
@@ -261,12 +266,18 @@ def run(orders: Orders, notes: int, server: int, before_exec: Callable[[], None]
     return shell.report
 
 
-def main(argument: str, notes: str) -> int:
-    """The process itself: its orders as JSON, and the descriptor to take notes from; returns its exit status."""
-    orders = parse_orders(argument)
+def main(directory: str, notes: str) -> int:
+    """The process itself, with the descriptor to take notes from; returns its exit status.
+
+    directory: that of the build, by which this process is known in a list of all.
+    """
+    server = sys.stdin.fileno()
+    first, said = _read_line(server)
+    if not first:
+        return 1  # the server ended before it has said anything
     try:
         with precedence() as step_back:
-            report: dict[str, Any] = asdict(run(orders, int(notes), sys.stdin.fileno(), step_back))
+            report: dict[str, Any] = asdict(run(parse_orders(first), int(notes), server, step_back, said))
     except Exception:
         import traceback  # only now: it takes 2 MiB
 
@@ -274,6 +285,18 @@ def main(argument: str, notes: str) -> int:
     with contextlib.suppress(OSError):
         print(json.dumps(report), flush=True)
     return 1 if "fault" in report else 0
+
+
+def _read_line(file: int) -> tuple[bytes, bytes]:
+    """The first line of a pipe, b"" where that ends before, and what has come after it."""
+    said = b""
+    while b"\n" not in said:
+        more = os.read(file, 1 << 16)
+        if not more:
+            return b"", b""
+        said += more
+    line, _, rest = said.partition(b"\n")
+    return line, rest
 
 
 def _now() -> Instant:

@@ -23,7 +23,7 @@ from memguard.predict.remembered_lives import Lives
 from memguard.sense.proc_files import ProcessId
 from memguard.sense.process_tree import Usage
 from memguard.sentinel.job_memory import JobMemory
-from memguard.sentinel.pace import LOOK_LEAST_S, LOOK_MOST_S, Fill, Lateness
+from memguard.sentinel.pace import LOOK_LEAST_S, LOOK_MOST_S, Fill, Lateness, Standstill
 from memguard.sentinel.ward import Acted, Ward, WardUse
 
 # A job like none that has ended may take this many times what is guessed.
@@ -45,6 +45,7 @@ class _Charge:
     looks: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=LOST_LOOKS))
     stopped: tuple[ProcessId, ...] = ()
     stopped_s: float = 0.0
+    is_woken_for_good: bool = False
     kills: int = 0
 
     def settle(self, now_s: float) -> None:
@@ -83,7 +84,7 @@ class _Charge:
             growth_bytes=growth,
             current_bytes=usage.current_bytes,
             is_stopped=not stopped.isdisjoint(self.stopped),
-            may_stop=ward.may_stop,
+            may_stop=ward.may_stop and not self.is_woken_for_good,
             may_kill=ward.may_kill,
         )
 
@@ -112,7 +113,7 @@ class Reflex:
         self._charges: dict[str, _Charge] = {}
         self._signals = Signals() if signals is None else signals
         self._open_pool = open_pool
-        self._fill, self._lateness = Fill(), Lateness()
+        self._fill, self._lateness, self._standstill = Fill(), Lateness(), Standstill()
         # Jobs are stopped, or more begin or fewer than may be: what comes of it is seen soon.
         self._is_changing = False
         self._looked_s = self._woke_s = self._killed_s = float("-inf")
@@ -174,6 +175,17 @@ class Reflex:
         for tid in list(self._charges):
             self.end(tid, now_s)
         self._signals.close()
+
+    def let_go(self) -> None:
+        """Guard no longer, after a fault: all go on, and may run as many jobs as they were granted. close() follows."""
+        self._signals.close()
+        for charge in self._charges.values():
+            if charge.pool is not None:
+                charge.pool.set_tokens(charge.ward.most_jobs - 1)
+
+    def rest(self) -> None:
+        """No look comes for a while, since this process is to be stopped; what is stopped stays so."""
+        self._signals.rest()
 
     def stop_again(self) -> None:
         """Stop what is stopped once more: somebody let all processes go on, perhaps a shell's job control."""
@@ -243,8 +255,12 @@ class Reflex:
             late_s=self._lateness.take(now_s),
             since_wake_s=now_s - self._woke_s,
             since_kill_s=now_s - self._killed_s,
+            stalled_s=self._standstill.take(now_s, usages) if self._signals.stopped else 0.0,
         )
         done = [acted for action in regulate(self.moment) if (acted := self._carry_out(action, now_s))]
+        self._signals.beat()
+        if any(acted.action.act is not Act.TOKENS for acted in done):
+            self._standstill.begin()
         self._is_changing = bool(self._signals.stopped or done)
         self._lateness.expect(now_s + self.next_look_s)
         return done
@@ -262,9 +278,7 @@ class Reflex:
             return self._kill(charge, action, now_s)
         if action.act is Act.WAKE:
             self._woke_s = now_s
-            targets = [_target(action.job)] if action.job else list(charge.stopped)
-            charge.stopped = () if action.job is None else charge.stopped
-            return Acted(action) if any([self._signals.wake(target) for target in targets]) else None
+            return Acted(action) if self._wake(charge, action) else None
         if action.job is not None:
             is_done = self._signals.stop(_target(action.job))
         else:
@@ -272,6 +286,16 @@ class Reflex:
             # The youngest first, so that none is left that could start others.
             is_done = any([self._signals.stop(target) for target in sorted(charge.stopped, reverse=True)])
         return Acted(action) if is_done else None
+
+    def _wake(self, charge: _Charge, action: Action) -> bool:
+        if action.job is not None:
+            target = _target(action.job)
+            if action.is_final:
+                charge.jobs.note_final_wake(target)
+            return self._signals.wake(target)
+        targets, charge.stopped = charge.stopped, ()
+        charge.is_woken_for_good = charge.is_woken_for_good or action.is_final
+        return any([self._signals.wake(target) for target in targets])
 
     def _set_tokens(self, charge: _Charge, action: Action) -> Acted | None:
         if charge.pool is None:
