@@ -58,14 +58,14 @@ def _explain_log(path: Path, name: str) -> Explanation:
         finding = classify_stream(log, place[1] if place else "")
     if place:  # where the log lies says more than what it quotes
         finding = replace(finding, recipe=place[0], task=place[1])
-    then = find_memory_then(path, finding.recipe, finding.task)
+    then = find_memory_then(path, finding.recipe, finding.task, has_stopped=finding.has_stopped)
     return Explanation(name, _weigh(finding, then), then)
 
 
 def _weigh(finding: Finding, then: MemoryThen | None) -> Finding:
     """A console that just stops says little; how full memory was then says more."""
     share = then.share if then else None
-    if then is None or share is None or then.is_peak or not finding.reason.startswith(STOPS):
+    if then is None or share is None or then.is_peak or not finding.has_stopped:
         return finding
     reason = f"{STOPS} with {share * 100:.0f} % of the limit used"
     if share >= FULL_SHARE:
