@@ -59,6 +59,8 @@ _TAG = re.compile(r"</?(?:a|b|br|code|div|em|font|i|li|p|pre|span|strong|td|tr|u
 _TO_QUOTE = {sign: re.compile(rf"((?:[^{sign}\\|]|[\\|].?)*){sign}") for sign in "\"'"}
 _OPENS = re.compile(r"[=:][\"']$")
 _MOST_JSON_VALUES = 40
+# What a logger has quoted may have prefixes of its own.
+_UNKNOWN = Prefixes(has_few_lines=True)
 _LOOK_BYTES = 4096
 _WIDE_SHARE = 0.8
 
@@ -91,6 +93,7 @@ def read_line(line: str, prefixes: Prefixes) -> Line:
         if _OPENS.search(text, max(0, start - 2), start):  # msg="...", text='...'
             quoted = _TO_QUOTE[text[start - 1]].match(message)
             message = _unescaped(quoted[1] if quoted else message)
+            found.extend(_strip(message[start:]) for start in _UNKNOWN.starts_in(message))
         message = _strip(message)
         if _QUOTED_BY_WORD.match(message):
             if start and prefixes.has_few_lines:  # hardly known: it may as well be the end of a message
@@ -103,7 +106,9 @@ def read_line(line: str, prefixes: Prefixes) -> Line:
         found.append(message)
     for message in tuple(found):
         if message.startswith("{") and message.endswith("}"):
-            found.extend(_strip(value) for value in _json_values(message))
+            values = [_strip(value) for value in _json_values(message)]
+            is_quoted = is_quoted or _QUOTED_BY_WORD.match(max(values, key=len, default="")) is not None
+            found.extend(_strip(value[start:]) for value in values for start in _UNKNOWN.starts_in(value))
     return Line(tuple(dict.fromkeys(found)) or ("",), is_quoted)
 
 
