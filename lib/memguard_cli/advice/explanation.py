@@ -76,7 +76,15 @@ def _weigh(finding: Finding, then: MemoryThen | None) -> Finding:
 def _explain_build(directory: Path) -> list[Explanation]:
     """The tasks that failed last, memory first; the console where no task's log is left."""
     explanations = [_explain_log(path, str(path)) for path in failed_logs.find(directory)]
+    if failed_logs.is_running(directory):
+        explanations = [_still_running(each) if each.finding.has_stopped else each for each in explanations]
     return sorted(explanations, key=lambda explanation: _ORDER.index(explanation.finding.verdict))
+
+
+def _still_running(explanation: Explanation) -> Explanation:
+    """A console that has not ended yet, for BitBake holds its lock."""
+    finding = replace(explanation.finding, verdict="unclear", reason="the build is still running")
+    return replace(explanation, finding=finding)
 
 
 def advise(finding: Finding) -> dict[str, str]:

@@ -87,6 +87,16 @@ def find(directory: Path) -> list[Path]:
     raise NoLog("holds no log of a build")
 
 
+def is_running(directory: Path) -> bool:
+    """Whether BitBake holds the lock of a build directory."""
+    try:
+        inode = (directory / "bitbake.lock").stat().st_ino
+        locks = Path("/proc/locks").read_text(encoding="ascii")
+    except OSError:
+        return False
+    return re.search(rf":{inode} ", locks) is not None
+
+
 def _temporary_directories(directory: Path) -> list[Path]:
     build = configuration.read(directory)
     found = [build.tmpdir] if build else []
