@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import json
 import lzma
@@ -182,7 +183,7 @@ def test_memory_at_that_moment_is_told(build: Path) -> None:
     assert "2.0 GiB by this task" in text
 
 
-@pytest.mark.parametrize(("used_gib", "verdict"), [(7.5, "memory"), (6, "memory"), (1, "unclear")])
+@pytest.mark.parametrize(("used_gib", "verdict"), [(7.5, "memory"), (6, "unclear"), (1, "unclear")])
 def test_a_console_that_stops_is_weighed_by_memory(build: Path, used_gib: float, verdict: str) -> None:
     """state.json of a killed build says whether memory was full when its console stopped."""
     console = "NOTE: Executing Tasks\nNOTE: recipe llvm-18-r0: task do_compile: Started\n"
@@ -192,6 +193,31 @@ def test_a_console_that_stops_is_weighed_by_memory(build: Path, used_gib: float,
     StateFile(build / "memguard").publish(state)
     (told,) = tell(build)
     assert (told["verdict"], told["memory"]["limit_bytes"]) == (verdict, 8 * GIB)
+
+
+def test_a_build_that_still_runs_is_no_failure(build: Path) -> None:
+    """A console that stops while BitBake holds its lock is that of a running build."""
+    write(build / "tmp" / "log" / "cooker" / "m" / "1.log", "NOTE: recipe llvm-18-r0: task do_compile: Started\n")
+    with open(write(build / "bitbake.lock", ""), "rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (told,) = tell(build)
+    assert (told["verdict"], told["reason"]) == ("unclear", "the build is still running")
+    assert "mid-course" in tell(build)[0]["reason"]
+
+
+def test_a_build_killed_after_its_last_line_is_weighed_by_its_last_reading(build: Path) -> None:
+    """What counts where a console just stops is memory at the last reading, also long after the console's last line."""
+    ended_s = time.time() - 3600
+    console = "NOTE: Executing Tasks\nNOTE: recipe llvm-18-r0: task do_compile: Started\n"
+    log = write(build / "tmp" / "log" / "cooker" / "m" / "1.log", console, ended_s)
+    stamp = time.strftime("%Y%m%d%H%M%S", time.localtime(ended_s - 100))
+    readings = [
+        {"event": "reading", "time": ended_s + after_s, "used_bytes": used, "limit_bytes": 20 * GIB, "tasks": []}
+        for after_s, used in ((-1, 2 * GIB), (600, 19 * GIB))
+    ]
+    write(build / "memguard" / "readings" / f"{stamp}.jsonl", "\n".join(map(json.dumps, readings)) + "\n")
+    (told,) = tell(log)
+    assert (told["verdict"], told["memory"]["used_bytes"]) == ("memory", 19 * GIB)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "null", '{"time": "x", "used_bytes": true}', "\x00\xff", "{" * 100_000])

@@ -214,7 +214,7 @@ def test_the_task_named_last_before_a_line_is_at_fault() -> None:
 @pytest.mark.parametrize(
     ("lines", "strength"),
     [
-        (["Currently  2 running tasks", "0: gcc-13.2-r0 do_compile - 5m3s"], Strength.HINT),
+        (["Currently  2 running tasks", "0: gcc-13.2-r0 do_compile - 5m3s"], Strength.DOUBT),
         (["Currently  2 running tasks", "0: gcc-13.2-r0 do_fetch - 5m3s"], Strength.DOUBT),
         (["recipe a-1-r0: task do_package_setscene: Started"], Strength.DOUBT),
         (["recipe a-1-r0: task do_compile: Started", "recipe a-1-r0: task do_compile: Failed"], Strength.DOUBT),
@@ -224,7 +224,7 @@ def test_the_task_named_last_before_a_line_is_at_fault() -> None:
     ],
 )
 def test_a_console_that_just_stops_is_a_sign(lines: list[str], strength: Strength | None) -> None:
-    """A console that ends while heavy tasks run was killed; one that ends otherwise before its end is a doubt."""
+    """A console that ends before its end is a doubt, whatever runs: it may still be written."""
     console = Console()
     for number, line in enumerate(lines, 1):
         console.take(number, line)
@@ -251,7 +251,7 @@ def test_an_edge_that_fails_and_prints_nothing_is_found(lines: list[str], line: 
 
 def test_the_runtimes_word_on_its_container_stands_before_a_hint() -> None:
     """Status 137 is no kill for memory where the container runtime has seen none; other doubts are not enough."""
-    denial = Sign(Strength.DOUBT, "no kill", outweighs_hints=True)
+    denial = Sign(Strength.DOUBT, "no kill", outweighs=(Strength.HINT,))
     for doubt, reason in ((denial, "no kill"), (Sign(Strength.DOUBT, "perhaps"), "status 137")):
         judge_of_both = Judge("")
         judge_of_both.add(Mark(1, "exit 137", Sign(Strength.HINT, "status 137")))

@@ -58,14 +58,14 @@ def _explain_log(path: Path, name: str) -> Explanation:
         finding = classify_stream(log, place[1] if place else "")
     if place:  # where the log lies says more than what it quotes
         finding = replace(finding, recipe=place[0], task=place[1])
-    then = find_memory_then(path, finding.recipe, finding.task)
+    then = find_memory_then(path, finding.recipe, finding.task, has_stopped=finding.has_stopped)
     return Explanation(name, _weigh(finding, then), then)
 
 
 def _weigh(finding: Finding, then: MemoryThen | None) -> Finding:
     """A console that just stops says little; how full memory was then says more."""
     share = then.share if then else None
-    if then is None or share is None or then.is_peak or not finding.reason.startswith(STOPS):
+    if then is None or share is None or then.is_peak or not finding.has_stopped:
         return finding
     reason = f"{STOPS} with {share * 100:.0f} % of the limit used"
     if share >= FULL_SHARE:
@@ -76,7 +76,15 @@ def _weigh(finding: Finding, then: MemoryThen | None) -> Finding:
 def _explain_build(directory: Path) -> list[Explanation]:
     """The tasks that failed last, memory first; the console where no task's log is left."""
     explanations = [_explain_log(path, str(path)) for path in failed_logs.find(directory)]
+    if failed_logs.is_running(directory):
+        explanations = [_still_running(each) if each.finding.has_stopped else each for each in explanations]
     return sorted(explanations, key=lambda explanation: _ORDER.index(explanation.finding.verdict))
+
+
+def _still_running(explanation: Explanation) -> Explanation:
+    """A console that has not ended yet, for BitBake holds its lock."""
+    finding = replace(explanation.finding, verdict="unclear", reason="the build is still running")
+    return replace(explanation, finding=finding)
 
 
 def advise(finding: Finding) -> dict[str, str]:

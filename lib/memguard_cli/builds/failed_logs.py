@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, cast
 
+from memguard.diagnose.lines import wide_encoding_of
 from memguard_cli.builds import configuration
 
 MOST_LOGS = 8
@@ -59,6 +60,8 @@ def opened(path: Path) -> IO[bytes]:
 
 def _is_binary(head: bytes) -> bool:
     """A serial console may leave single odd bytes in a log; a program or archive consists of them."""
+    if wide_encoding_of(head):
+        return False
     odd = sum(byte < 9 or 13 < byte < 27 or 27 < byte < 32 for byte in head)
     return head.startswith(
         (b"\x7fELF", b"PK\x03\x04", b"SQLite format 3\0", b"\x28\xb5\x2f\xfd", b"BZh")
@@ -82,6 +85,16 @@ def find(directory: Path) -> list[Path]:
     if unfinished:
         return unfinished
     raise NoLog("holds no log of a build")
+
+
+def is_running(directory: Path) -> bool:
+    """Whether BitBake holds the lock of a build directory."""
+    try:
+        inode = (directory / "bitbake.lock").stat().st_ino
+        locks = Path("/proc/locks").read_text(encoding="ascii")
+    except OSError:
+        return False
+    return re.search(rf":{inode} ", locks) is not None
 
 
 def _temporary_directories(directory: Path) -> list[Path]:

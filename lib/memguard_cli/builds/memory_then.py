@@ -52,13 +52,18 @@ class MemoryThen:
         return self.used_bytes / self.limit_bytes if self.limit_bytes else None
 
 
-def find_memory_then(log: Path, recipe: str | None, task: str | None) -> MemoryThen | None:
-    """Memory at the last moment of a log that lies in a build directory; None where nobody recorded it."""
+def find_memory_then(log: Path, recipe: str | None, task: str | None, has_stopped: bool = False) -> MemoryThen | None:
+    """Memory at the last moment of a log that lies in a build directory; None where nobody recorded it.
+
+    `has_stopped`: the log says nothing of its end, which is then that of the last reading.
+    """
     written = _written_of(log)
     if written is None:
         return None
     ended_s = modified_s(log)
     readings = _last_before(written.readings, ended_s)
+    if has_stopped:  # a build writes readings after the last line of its console
+        ended_s = max((event.time for event in _readings_in(readings)), default=ended_s)
     known = [*_in_readings(readings, ended_s, recipe, task), *_in_state(written.path, recipe, task)]
     near = [then for then in known if abs(then.time_s - ended_s) < _NEAR_S]
     # What was seen at or before the end counts: a moment later the memory of the dead is free.
@@ -87,6 +92,11 @@ def _last_before(directory: Path, time_s: float) -> Path | None:
     except OSError:
         return None
     return names[-1] if names else None
+
+
+def _readings_in(path: Path | None) -> Iterator[ReadingTaken]:
+    if path:
+        yield from (event for event in events_in_tail(path, _TAIL_BYTES) if isinstance(event, ReadingTaken))
 
 
 def _in_readings(path: Path | None, ended_s: float, recipe: str | None, task: str | None) -> Iterator[MemoryThen]:

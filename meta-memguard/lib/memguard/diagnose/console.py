@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from memguard.diagnose.rule import DOUBT, HINT, Mark, Sign
+from memguard.diagnose.rule import DOUBT, Mark, Sign
 
 # What the reason begins with where a console just stops.
 STOPS = "the console stops"
@@ -21,10 +21,6 @@ _RUNNING = re.compile(
     r"Executing (?:SetScene |RunQueue )?Tasks|Initialising tasks)"
 )
 _ENDED = re.compile(r"^(?:Tasks Summary: |Summary: |Attempted \d+ tasks|Keyboard Interrupt|Second Keyboard)")
-_HEAVY = re.compile(
-    r"do_(?:compile|install|package|image|rootfs|kernel|link|populate_sdk|bundle|configure|build_|create_spdx|"
-    r"uboot|sizecheck|ptest)\w*(?<!_setscene)"
-)
 _MOST_TASKS = 4096
 
 
@@ -37,8 +33,8 @@ class Console:
         self._has_ended = False
         self._last = (0, "")
 
-    def take(self, line: int, text: str) -> None:
-        """Look at one message."""
+    def take(self, line: int, text: str) -> bool:
+        """Whether this is one of the messages by which BitBake's console is known."""
         if _RUNNING.match(text):
             self._is_console, self._has_ended = True, False
             if text.startswith("Currently"):
@@ -49,6 +45,9 @@ class Console:
         elif self._take_task(text):
             self._is_console = True
             self._last = (line, text)
+        else:
+            return False
+        return True
 
     def _take_task(self, text: str) -> bool:
         """Whether the message says that a task runs, or runs no longer."""
@@ -66,14 +65,12 @@ class Console:
         """What the end of the console says, None where it is no console, or came to its end."""
         if not self._is_console or self._has_ended:
             return None
-        if any(_HEAVY.fullmatch(task) for _, task in self._running):
-            sign = Sign(HINT, f"{STOPS} while heavy tasks run: all of BitBake was killed at once")
-        else:
-            sign = Sign(DOUBT, f"{STOPS} in mid-course")
+        sign = Sign(DOUBT, f"{STOPS} in mid-course: killed all at once, cut off, or still running")
         return Mark(*self._last, sign)
 
 
 _PROGRESS = re.compile(r"\[\d+/\d+\] ")
+_NINJA = re.compile(r"FAILED: |ninja: build stopped|\[\d+/\d+\] ")
 
 
 class SilentEdges:
@@ -88,8 +85,9 @@ class SilentEdges:
         """Whether the lines that come now are those of an edge that failed."""
         return self._failed is not None
 
-    def take(self, line: int, text: str) -> Mark | None:
-        """Look at one message; what it says of the edge before it, if that failed without a word."""
+    def take(self, line: int, *messages: str) -> Mark | None:
+        """Look at one line; what it says of the edge before it, if that failed without a word."""
+        text = next((text for text in messages if _NINJA.match(text)), "")
         if text.startswith("FAILED: "):
             self._failed, self._following = (line, text), 0
         elif self._failed and (text.startswith("ninja: build stopped") or _PROGRESS.match(text)):

@@ -9,8 +9,6 @@ To add one: a row here, and its wording in tests/fixtures/failure-logs.
 
 from __future__ import annotations
 
-import re
-
 from memguard.diagnose.readers import (
     read_bazel,
     read_enomem,
@@ -62,7 +60,9 @@ MEMORY_RULES = (
         r"\bOut of memory and no killable processes",
     ),
     rule(STATED, "", "oom_reaper", r"\boom_reaper: reaped process \d+ \((?P<program>[^)]*)\)", read=read_trace),
-    rule(STATED, "", "oom-killer", r"(?:^|\s)(?P<asker>\S.{0,14}) invoked oom-killer: ", read=read_trace),
+    rule(
+        STATED, "", "oom-killer", r"(?:^|[\s\"'])(?P<asker>[^\s\"=][^\"=]{0,14}) invoked oom-killer: ", read=read_trace
+    ),
     rule(
         STATED,
         "the kernel killed it: no memory, no swap",
@@ -103,6 +103,22 @@ MEMORY_RULES = (
         ": memory|memory limit",
         r"[Nn]ode was low on resource: memory",
         r"\bContainer \S+ exceeded (?:its )?memory limit",
+    ),
+    rule(
+        STATED,
+        "the container or node had no memory left",
+        'ystem OOM|SystemOOM|TaskOOM|OutOfMemory|container oom|"oom"|out of memory condition|/tasks/oom',
+        r"\bSystem OOM encountered, victim process: (?P<program>[\w.+-]+)",
+        r"\bSystemOOM\b|\bTaskOOM\b|\bOutOfMemoryKilled\b",
+        r"\bcontainer oom [0-9a-f]{6,}|\"(?:status|[aA]ction|Type)\": ?\"oom\"|due to an out of memory condition\b",
+        r"\bOutOfMemoryError: Container killed due to memory usage|\b/tasks/oom\b",
+    ),
+    rule(
+        STATED,
+        "the batch system killed it for its memory limit",
+        "memory limit|oom_kill event|oom-kill event|emory limit|exceeded limit",
+        r"\bExceeded (?:job|step) memory limit\b|\bDetected \d+ oom[_-]kill event",
+        r"\bmem(?:ory)? .{0,40}\bexceeded limit\b|TERM_MEMLIMIT",
     ),
     # gcc, binutils and whatever allocates as they do. The sizes decide.
     rule(
@@ -186,12 +202,29 @@ MEMORY_RULES = (
         "emory usage limit",
         r"^(?:xz|lzma|unxz|zstd): .*[Mm]emory usage limit",
     ),
+    rule(
+        STATED,
+        "no memory was left",
+        "emory exhausted by|ut of memory|emory allocation failed|nable to allocate|heap space|annot allocate",
+        r"^(?P<program>dd): memory exhausted by (?:input|output) buffer of size \d+",
+        r"^(?P<program>[\w.+-]*ghc[\w.-]*|cabal): out of memory \(requested \d+ bytes\)",
+        r"^(?P<program>mksquashfs|unsquashfs|pigz|pbzip2|git): .*\b(?:[Oo]ut of memory|memory allocation failed)",
+        r"^FATAL ERROR: ?Out of memory\b|^fatal: (?:Out of memory, \w+ failed|\w*mmap failed: Cannot allocate)",
+        r"\b_ArrayMemoryError: Unable to allocate|\bfatal error C1060: compiler is out of heap space",
+        r"\bfatal error (?:C1002|LNK1102): .*\bout of (?:heap space|memory)",
+    ),
+    rule(
+        STATED,
+        "the Java machine had no memory left",
+        "Expiring Daemon|Out of memory error",
+        r"\bExpiring Daemon because JVM (?:heap|Metaspace|Tenured)\S* .*exhausted|\bOut of memory error \(version ",
+    ),
     # Language runtimes.
     rule(
         STATED,
         "Python had no memory left",
         "MemoryError",
-        r"^(?:E\s+)?(?:[\w.]*\.)?MemoryError(?:$|:)|^ERROR: .*\bMemoryError$",
+        r"^(?:E\s+)?(?:[\w.]*\.)?MemoryError(?:$|:)|^ERROR: .*\bMemoryError$|^Exception: MemoryError\b",
         r"\bfailed to allocate memory \((?:NoMemoryError)\)",
     ),
     rule(
@@ -316,6 +349,19 @@ MEMORY_RULES = (
         HINT,
         "ended with status 137, that is signal 9",
         "137|-9",
+        r"\breturned '?(?:137|-9)'?(?::| instead of)|\bnon-zero status: (?:137|-9)\b",
+    ),
+    rule(
+        KILLED,
+        "killed by signal 9",
+        "due to signal 9",
+        r"\b(?P<program>builder) for '[^']*' failed due to signal 9\b",
+        read=read_process,
+    ),
+    rule(
+        HINT,
+        "ended with status 137, that is signal 9",
+        "137|-9",
         r"\bexit 137 from '(?P<program>[^']*)",
         r"^FAILED: \[code=137\]|\(Exit 137\)|\bexited (?:with )?137\b|\bexit 137$|\b[Nn]on-zero code: 137\b",
         r"\b[Ee]xit ?[Cc]ode\"?'?\s*[:=]\s*\"?137\b",
@@ -351,17 +397,4 @@ MEMORY_RULES = (
         r"^\{standard input\}:(?:\d+:)? "
         r"(?:Error: open CFI|Warning: end of file not at end of a line|Error: .*unfinished)",
     ),
-)
-
-# The log of a device under test: what its kernel says of memory is not about the build.
-DEVICE = re.compile(
-    r"\(oe-user@oe-host\)|\blogin: ?$|^root@[\w-]+:[~/]\S*# |/dev/tty(?:S|AMA|mxc|O|USB|PS)\d|"
-    r"^U-Boot (?:SPL )?\d{4}\.|^Starting kernel \.\.\.|\bBooting Linux on (?:physical CPU|hart)\b|"
-    r"\b(?:do_testimage|TESTIMAGE)\b|^RESULTS - |"
-    r"\bMachine model: |\bHardware name: .*(?:\((?:DT|Flattened)|Generic \w+ \(|BeagleB|Raspberry|i\.MX)|"
-    r"\bCPU: \d+ .*\bComm: .*-(?:yocto|poky|openbmc|fslc|ti|imx|xilinx|tegra|lmp)\b"
-)
-# Lines of a kernel, whosever it is.
-KERNEL = re.compile(
-    r"\boom|\bOut of memory: [Kk]ill|\bKilled process \d+|\bMemory cgroup|\boom-kill|\bTask in \S+ killed"
 )

@@ -9,11 +9,50 @@ To add one: a row here, and its wording in tests/fixtures/failure-logs.
 
 from __future__ import annotations
 
+from memguard.diagnose.readers import read_limit, read_shutdown
 from memguard.diagnose.rule import CAUSE, DOUBT, FAILED, KILLED_WORDS, STOPPED, WEAK, rule
 
 _CRASH = r"(?:Segmentation fault|Bus error|Illegal instruction|Aborted|Floating point exception|Trace/breakpoint trap)"
 
 OTHER_RULES = (
+    rule(
+        CAUSE,
+        "",
+        "EAGAIN|Out of system resources|max_map_count|ddress space|virtual memory limit|CUDA|pinned memory|GPU",
+        r"\b(?P<threads>pthread_create(?:: | failed \()EAGAIN|Cannot create .{0,40}thread\. Out of system resources)",
+        r"(?P<maps>\bvm\.max_map_count\b)",
+        r"(?P<space>\b[Uu]nable to reserve \S+ bytes of (?:virtual )?address space|\bvirtual memory limit\b.*exceed)",
+        r"(?P<gpu>\bCUDA error: out of memory|\bCUDA_ERROR_OUT_OF_MEMORY|\bpinned memory: out of memory|"
+        r"\bCUDA out of memory)",
+        read=read_limit,
+    ),
+    rule(
+        STOPPED,
+        "the machine was shut down",
+        "node shutdown|spot instance|preempt|Preempt|hutting down",
+        r"\bimminent node shutdown\b|\bspot instance interruption|\b(?:instance|node|VM) (?:was|is being) preempted\b",
+        r"\b(?:Agent|[Nn]ode|[Ss]ystem) is (?:shutting down|going down)\b",
+    ),
+    rule(
+        CAUSE,
+        "the node's disk space for containers ended",
+        "ephemeral",
+        r"low on resource: ephemeral-storage|[Ee]phemeral (?:local )?storage .*exceed",
+    ),
+    rule(
+        CAUSE,
+        "BitBake's server could not be reached",
+        "BlockingIOError",
+        r"^BlockingIOError: \[Errno 11\] Resource temporarily unavailable",
+    ),
+    rule(CAUSE, "TeX reached a capacity of its own", "TeX capacity", r"^! TeX capacity exceeded"),
+    rule(
+        DOUBT,
+        "",
+        "shutdown signal",
+        r"\brunner has received a shutdown signal",
+        read=read_shutdown,
+    ),
     rule(
         STOPPED,
         "the build was interrupted",
@@ -157,8 +196,8 @@ OTHER_RULES = (
     rule(
         DOUBT,
         "the runner was lost",
-        "shutdown signal|lost communication|waiting for container|system failure|was marked offline|hudson.remoting",
-        r"\brunner has received a shutdown signal|\blost communication with the server\b",
+        "lost communication|waiting for container|system failure|was marked offline|hudson.remoting",
+        r"\blost communication with the server\b",
         r"\bwaiting for container: (?:unexpected )?EOF|\bJob failed \(system failure\)",
         r"\bwas marked offline: Connection was broken|^hudson\.remoting\.\w+Exception",
     ),

@@ -54,11 +54,12 @@ class Places:
     def __init__(self) -> None:
         self._places: list[tuple[int, Place]] = []
 
-    def take(self, line: int, text: str) -> None:
-        """Look for a task in one line."""
+    def take(self, line: int, text: str) -> bool:
+        """Whether a line names a task."""
         place = place_in(text)
         if place and len(self._places) < _MOST_PLACES:
             self._places.append((line, place))
+        return place is not None
 
     def nearest(self, line: int) -> Place | None:
         """The task at fault for what this line says: the last one named up to it, else the first one after it."""

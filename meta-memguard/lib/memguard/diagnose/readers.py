@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from memguard.diagnose.rule import CAUSE, DOUBT, HINT, KILLED, STATED, Sign, program_in, program_of
+from memguard.diagnose.rule import CAUSE, DOUBT, HINT, KILLED, STATED, STOPPED, Sign, program_in, program_of
 
 _GIB = 1 << 30
 _CORRUPT = "asked for more memory than any machine has: a corrupt input"
@@ -132,8 +132,27 @@ def read_bazel(found: re.Match[str]) -> Sign:
     return Sign(DOUBT, "Bazel's server ended; its jvm.out says why", "bazel")
 
 
+def read_shutdown(found: re.Match[str]) -> Sign:
+    """A runner that was shut down, and then cancelled its job: whether for memory only its host knows."""
+    return Sign(DOUBT, "the runner was shut down", outweighs=(STOPPED, HINT))
+
+
+def read_limit(found: re.Match[str]) -> Sign:
+    """A limit other than the container's memory: by its name, whatever is said of memory beside it."""
+    name = next((name for name in found.groupdict() if found[name]), "threads")
+    return Sign(CAUSE, _LIMITS[name], outweighs=(STATED,))
+
+
+_LIMITS = {
+    "threads": "no thread could be made: the limit of processes (pids.max, ulimit -u)",
+    "maps": "the limit of mappings (vm.max_map_count)",
+    "space": "the limit of the address space (ulimit -v)",
+    "gpu": "the memory that ended is that of the graphics card",
+}
+
+
 def read_oomkilled(found: re.Match[str]) -> Sign:
     """OOMKilled, by whether "false" comes after it, as in the state of a container."""
     if re.match(r"[\"'\s]*[:=]?\s*false", found.string[found.end() :], re.IGNORECASE):
-        return Sign(DOUBT, "the container runtime saw no kill of its main process", outweighs_hints=True)
+        return Sign(DOUBT, "the container runtime saw no kill of its main process", outweighs=(HINT,))
     return Sign(STATED, "the container was killed for its memory limit")

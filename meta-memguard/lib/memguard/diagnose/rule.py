@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 # What a log as a whole may say.
@@ -39,13 +39,13 @@ class Sign:
 
     reason:          in a few words, for people.
     program:         who died of it, None where the line names nobody.
-    outweighs_hints: a doubt that stands before any hint.
+    outweighs: strengths that otherwise stand before this sign's.
     """
 
     strength: Strength
     reason: str
     program: str | None = None
-    outweighs_hints: bool = False
+    outweighs: tuple[Strength, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,13 +76,15 @@ class Rule:
     patterns: tuple[re.Pattern[str], ...]
     read: Reader | None = None
 
-    def sign_in(self, text: str) -> Sign | None:
-        """What the line says by this rule, None where it says nothing."""
-        if any(word in text for word in self.words):
-            for pattern in self.patterns:
-                found = pattern.search(text)
-                if found:
-                    return self.read(found) if self.read else Sign(self.strength, self.reason, program_of(found))
+    def sign_in(self, messages: Sequence[str]) -> tuple[str, Sign] | None:
+        """What a line says by this rule, and which of the messages that it may be; None where it says nothing."""
+        for text in messages:
+            if any(word in text for word in self.words):
+                for pattern in self.patterns:
+                    found = pattern.search(text)
+                    if found:
+                        sign = self.read(found) if self.read else Sign(self.strength, self.reason, program_of(found))
+                        return text, sign
         return None
 
 

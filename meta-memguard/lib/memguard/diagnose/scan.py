@@ -8,16 +8,19 @@ Does not cover: opening files; what lines say (memory_rules.py, other_rules.py),
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 from memguard.diagnose.console import Console, SilentEdges
-from memguard.diagnose.lines import LONGEST_LINE, strip_prefixes
+from memguard.diagnose.lines import LONGEST_LINE, Line, read_line, wide_encoding_of, without_colours
+from memguard.diagnose.prefixes import Prefixes, learn
 from memguard.diagnose.verdict import Finding, Judge
 
 _CHUNK_BYTES = 1 << 20
 _KEPT_CHUNKS = 2
+_SAMPLE_BYTES = 16 << 10
 # Nothing but progress (what ninja, Kbuild and make echo), quoted source, warnings.
 _DULL = re.compile(
     rb"(?:\| )?(?:\[\d+/\d+\] |  (?:CC|CXX|LD|AR|AS|HOSTCC)\b|\s*$|(?:ccache )?\S*(?:gcc|g\+\+|clang) +-|"
@@ -55,11 +58,20 @@ class _Scan:
     def __init__(self, task: str) -> None:
         self._judge = Judge(task)
         self._rest = b""
+        self._is_new = True
+        self._decoder: codecs.IncrementalDecoder | None = None
         self._line = 1
         self._kept: list[tuple[int, bytes]] = []
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the log."""
+        if self._is_new:
+            self._is_new = False
+            encoding = wide_encoding_of(data)
+            self._decoder = codecs.getincrementaldecoder(encoding)("replace") if encoding else None
+            data = data.removeprefix(codecs.BOM_UTF8)
+        if self._decoder is not None:
+            data = self._decoder.decode(data).encode("utf-8", "replace")
         self._rest += data
         if len(self._rest) >= _CHUNK_BYTES:
             end = self._rest.rfind(b"\n") + 1 or len(self._rest)
@@ -68,8 +80,10 @@ class _Scan:
 
     def _take(self, chunk: bytes) -> None:
         """Look for words of memory in a chunk, and keep it in case it is one of the last."""
+        prefixes: Prefixes | None = None
         for number, line in candidates(chunk, self._line):
-            self._judge.take_memory(number, strip_prefixes(line))
+            prefixes = prefixes or _prefixes_of(chunk)
+            self._judge.take_memory(number, read_line(line, prefixes))
         self._kept.append((self._line, chunk))
         del self._kept[:-_KEPT_CHUNKS]
         self._line += chunk.count(b"\n")
@@ -81,25 +95,37 @@ class _Scan:
         console = Console()
         for first, chunk in self._kept:
             edges = SilentEdges()
-            for number, text in _messages(chunk, first, edges):
-                self._judge.take_other(number, text)
-                console.take(number, text)
-                silent = edges.take(number, text)
+            for number, line in _lines(chunk, first, edges):
+                self._judge.take_other(number, line)
+                any(console.take(number, text) for text in line.messages)
+                silent = edges.take(number, *line.messages)
                 if silent:
                     self._judge.add(silent)
         stop = console.finish()
         if stop:
-            self._judge.add(stop)
+            self._judge.add_stop(stop)
         return self._judge.finish()
 
 
-def _messages(chunk: bytes, first_line: int, edges: SilentEdges) -> Iterator[tuple[int, str]]:
-    """The lines of the last part without their prefixes, with their numbers; dull ones only inside a failed edge."""
+def _lines(chunk: bytes, first_line: int, edges: SilentEdges) -> Iterator[tuple[int, Line]]:
+    """The lines of the last part by their messages, with their numbers; dull ones only inside a failed edge."""
+    prefixes = _prefixes_of(chunk)
     for number, raw in enumerate(chunk.split(b"\n"), first_line):
         if edges.is_open or not _DULL.match(raw):
             for part in raw.rstrip(b"\r").split(b"\r"):
                 if part and len(part) <= LONGEST_LINE:
-                    yield number, strip_prefixes(part.decode("utf-8", "replace"))
+                    yield number, read_line(part.decode("utf-8", "replace"), prefixes)
+
+
+def _prefixes_of(chunk: bytes) -> Prefixes:
+    """What stands before the messages of a chunk, by the lines at its begin, in its middle, and at its end."""
+    if len(chunk) <= 3 * _SAMPLE_BYTES:
+        sample = chunk.split(b"\n")
+    else:
+        middle = (len(chunk) - _SAMPLE_BYTES) // 2
+        parts = (chunk[:_SAMPLE_BYTES], chunk[middle : middle + _SAMPLE_BYTES], chunk[-_SAMPLE_BYTES:])
+        sample = [line for part in parts for line in part.split(b"\n")[1:-1]]
+    return learn([without_colours(line[:LONGEST_LINE].decode("utf-8", "replace")) for line in sample])
 
 
 # -- the first look ----------------------------------------------------------------------------------------------------
@@ -118,14 +144,26 @@ class _Stem(NamedTuple):
 _STEMS = (
     _Stem(
         b"emory",
-        (b"of m", b"ate m", b"ent m", b"enough m", b"to m", b": m", b"irtual m", b"Out_of_m"),
+        (b"of m", b"ate m", b"ent m", b"enough m", b"to m", b": m", b"irtual m", b"Out_of_m", b"OfM"),
         (b" ex", b" alloc", b" cg", b" us", b" li", b"Error", b"Exception"),
     ),
     _Stem(b"alloc", (b"t ", b"o ", b"o re", b"bad_")),
     _Stem(
         b"137",
         (
-            *(b"rror ", b"ode ", b"ode: ", b"ode=", b"ode '", b'ode": ', b"   ", b"tatus ", b"tatus '"),
+            *(
+                b"rror ",
+                b"ode ",
+                b"ode: ",
+                b"ode=",
+                b"ode '",
+                b'ode": ',
+                b"   ",
+                b"tatus ",
+                b"tatus '",
+                b"tatus: ",
+                b"ned '",
+            ),
             *(b"xit ", b"with ", b"ed ", b"Done(", b"alue "),
         ),
     ),
@@ -138,6 +176,11 @@ _STEMS = (
     _Stem(b"OOM"),
     _Stem(b"ENOMEM"),
     _Stem(b"enough space"),
+    _Stem(b"heap space"),
+    _Stem(b"oom", (b"ontainer ", b'"', b"/tasks/"), (b"_kill event", b"-kill event")),
+    _Stem(b"Expiring Daemon"),
+    _Stem(b"MEMLIMIT"),
+    _Stem(b"exceeded limit"),
     _Stem(b"to commit"),
     _Stem(b"to reserve"),
     _Stem(b"commit_m"),

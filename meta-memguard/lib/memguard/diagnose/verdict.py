@@ -16,24 +16,25 @@ How lines are weighed, the strongest first. A rule knows a program and its way o
    before that somebody stopped the build (STOPPED).
 3. CAUSE: another cause in plain words (compile error, crash, full disk, fetch, patch, QA): other. STOPPED is one of
    them: interrupted, timed out, cancelled.
-4. HINT: signal 9 or status 137 of nobody in particular, Bazel's server gone, an assembler whose input broke off, a
-   BitBake console that ends while heavy tasks run: memory, as long as nothing above says otherwise. Such a console ends
-   without a word only when BitBake's own processes are killed all at once, which is what the kernel does to a container
-   (memory.oom.group); whoever stops a build by hand or by a time limit leaves a line. Where only light tasks ran, it is
-   a DOUBT.
+4. HINT: signal 9 or status 137 of nobody in particular, Bazel's server gone, an assembler whose input broke off:
+   memory, as long as nothing above says otherwise.
 5. DOUBT: it may have been memory: a linker or compressor that crashed, a lost runner, a small victim in a kernel log
-   that may be a device's, a ninja edge that failed without a word: unclear.
+   that may be a device's, a ninja edge that failed without a word, a console that just stops (it may still run, or its
+   terminal or machine may be gone; what was measured then says more): unclear.
 6. WEAK: lines that also stand in logs of good builds (command not found, No such file): other.
 7. FAILED: something failed, and nothing says why: other, since memory leaves the traces above.
-Nothing at all: unclear.
+Nothing at all: unclear. A sign may outweigh what is stronger by kind (`outweighs`): the name of another limit stands
+before the word that memory ended, a runner's shutdown before the cancelling that follows from it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from memguard.diagnose.lines import is_quoted
-from memguard.diagnose.memory_rules import DEVICE, KERNEL, MEMORY_RULES
+from memguard.diagnose.kernels import DEVICE, KERNEL
+from memguard.diagnose.lines import Line
+from memguard.diagnose.memory_rules import MEMORY_RULES
 from memguard.diagnose.other_rules import OTHER_RULES
 from memguard.diagnose.place import Places
 from memguard.diagnose.rule import (
@@ -74,6 +75,7 @@ class Finding:
     verdict:    MEMORY, OTHER or UNCLEAR.
     reason:     a few words for people.
     recipe and task: of the BitBake task that failed, as far as lines name it.
+    has_stopped: nothing but that a console ends in mid-course.
     is_certain: memory is named in words, or a named program was killed by signal 9.
     """
 
@@ -85,6 +87,7 @@ class Finding:
     is_certain: bool = False
     recipe: str | None = None
     task: str | None = None
+    has_stopped: bool = False
 
 
 class Judge:
@@ -94,38 +97,49 @@ class Judge:
         """`task` is the task whose log it is, "" where it is not that of a task."""
         self._first: dict[Strength, Mark] = {}
         self._first_named: dict[Strength, Mark] = {}
+        self._outweighing: list[Mark] = []
         self._kernel: Mark | None = None
         self._has_device = task.startswith(("do_testimage", "do_testsdk"))
         self._places = Places()
+        self._stop: Sign | None = None
 
-    def take_memory(self, line: int, text: str) -> None:
-        """Look for words of memory and of kills."""
-        sign = None if is_quoted(text) else _first_sign(MEMORY_RULES, text)
-        if sign is None:
+    def take_memory(self, number: int, line: Line) -> None:
+        """Look for words of memory and of kills in one line, by the messages that it may be."""
+        found = None if line.is_quoted else _first_sign(MEMORY_RULES, line.messages)
+        if found is None:
             return
-        mark = Mark(line, text, sign)
-        if sign.strength in (STATED, DOUBT) and KERNEL.search(text):
+        mark = Mark(number, *found)
+        if mark.sign.strength in (STATED, DOUBT) and KERNEL.search(mark.text):
             self._take_kernel(mark)
         else:
             self.add(mark)
 
-    def take_other(self, line: int, text: str) -> None:
+    def take_other(self, number: int, line: Line) -> None:
         """Look for other causes, for the task at fault, and for traces of a device under test."""
-        if DEVICE.search(text):
-            self._has_device = True
-        self._places.take(line, text)
-        if is_quoted(text) or text.startswith("WARNING: "):
+        for text in line.messages:
+            if DEVICE.search(text):
+                self._has_device = True
+            if self._places.take(number, text):
+                break
+        if line.is_quoted or any(text.startswith("WARNING: ") for text in line.messages):
             return
-        sign = _first_sign(OTHER_RULES, text)
-        if sign is not None:
-            self.add(Mark(line, text, sign))
+        found = _first_sign(OTHER_RULES, line.messages)
+        if found is not None:
+            self.add(Mark(number, *found))
 
     def add(self, mark: Mark) -> None:
         """Count in what has been found, be it in one line or in several."""
+        if mark.sign.outweighs and not any(known.sign == mark.sign for known in self._outweighing):
+            self._outweighing.append(mark)
         for first in (self._first, self._first_named) if mark.sign.program else (self._first,):
             known = first.get(mark.sign.strength)
             if known is None or mark.line < known.line:
                 first[mark.sign.strength] = mark
+
+    def add_stop(self, mark: Mark) -> None:
+        """Count in that the console ends in mid-course."""
+        self._stop = mark.sign
+        self.add(mark)
 
     def _take_kernel(self, mark: Mark) -> None:
         """Keep the kernel's strongest words apart until the end: only then it is known whose kernel that was."""
@@ -139,7 +153,10 @@ class Judge:
     def finish(self) -> Finding:
         """What all of it says."""
         self._add_kernel()
-        decisive = self._decisive()
+        decisive = self._heaviest()
+        for mark in self._outweighing:
+            if decisive is not None and decisive.sign.strength in mark.sign.outweighs:
+                decisive = mark
         if decisive is None:
             return Finding(UNCLEAR, "no line tells of a failure")
         sign = decisive.sign
@@ -151,6 +168,7 @@ class Judge:
             evidence=decisive.text[:_LONGEST_EVIDENCE],
             line=decisive.line,
             is_certain=sign.strength in (STATED, KILLED),
+            has_stopped=sign is self._stop,
             recipe=recipe,
             task=task,
         )
@@ -166,23 +184,20 @@ class Judge:
             mark = Mark(mark.line, mark.text, Sign(strength, reason, mark.sign.program))
         self.add(mark)
 
-    def _decisive(self) -> Mark | None:
-        """The mark that outweighs all others, None where there is none."""
+    def _heaviest(self) -> Mark | None:
+        """The mark that is strongest by its kind, None where there is none."""
         first, named = self._first, self._first_named
         if STATED in first or KILLED in first:
             killed, stopped = first.get(KILLED), first.get(STOPPED)
             if STATED not in first and killed and stopped and stopped.line < killed.line:
                 return stopped
             return named.get(STATED) or named.get(KILLED) or first.get(STATED) or killed
-        doubt = first.get(DOUBT)
         for strength in (STOPPED, CAUSE, HINT, DOUBT, WEAK, FAILED):
-            if strength is HINT and doubt is not None and doubt.sign.outweighs_hints:
-                continue
             if strength in first:
                 return named.get(HINT, first[HINT]) if strength is HINT else first[strength]
         return None
 
 
-def _first_sign(rules: tuple[Rule, ...], text: str) -> Sign | None:
-    """What a line says by the first rule that knows it."""
-    return next((sign for rule in rules if (sign := rule.sign_in(text))), None)
+def _first_sign(rules: tuple[Rule, ...], messages: Sequence[str]) -> tuple[str, Sign] | None:
+    """What a line says by the first rule that knows it, and which of the messages that it may be."""
+    return next((found for rule in rules if (found := rule.sign_in(messages))), None)
