@@ -47,7 +47,10 @@ class Enclosure:
         if memory is None or not memory.levels:
             raise NoEnclosure("no memory controller is mounted")
         own = memory.levels[0]
+        self.limit_bytes = limit_bytes
         self.directory = Path(own.directory) / f"memguard-run-{os.getpid()}"
+        self.limit_file = self._file("memory.max" if own.is_v2 else "memory.limit_in_bytes")
+        self._kills_file = self._file("memory.events" if own.is_v2 else "memory.oom_control")
         try:
             if own.is_v2:
                 _enable_memory(Path(own.directory))
@@ -58,7 +61,7 @@ class Enclosure:
             why = "processes lie in the cgroup above" if is_full else error.strerror
             raise NoEnclosure(f"{self.directory}: {why}") from None
         try:
-            self._file("memory.max" if own.is_v2 else "memory.limit_in_bytes").write_text(str(limit_bytes))
+            self.limit_file.write_text(str(limit_bytes))
             with contextlib.suppress(OSError):
                 swap = "memory.swap.max" if own.is_v2 else "memory.memsw.limit_in_bytes"
                 self._file(swap).write_text("0" if own.is_v2 else str(limit_bytes))
@@ -74,6 +77,15 @@ class Enclosure:
         """Remove it, where no janitor has; not while a process is in it."""
         with contextlib.suppress(OSError):
             self.directory.rmdir()
+
+    def oom_kills(self) -> int:
+        """How often the kernel has killed in it for memory; known, too, when the command was gone before any look."""
+        with contextlib.suppress(OSError):
+            for line in self._kills_file.read_text().splitlines():
+                name, _, count = line.partition(" ")
+                if name == "oom_kill" and count.isdigit():
+                    return int(count)
+        return 0
 
     def _file(self, name: str) -> Path:
         return self.directory / name

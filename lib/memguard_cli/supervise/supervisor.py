@@ -245,7 +245,10 @@ class Supervisor:
                 for member in table.members(leader):
                     send(ProcessId(*member), signal.SIGKILL)
         finally:
-            self.account.oom_kills += max(0, (sensor.oom_kills() or 0) - kills_before)
+            if self._enclosure is not None:
+                self.account.oom_kills = self._enclosure.oom_kills()  # all there were since it was made
+            else:
+                self.account.oom_kills += max(0, (sensor.oom_kills() or 0) - kills_before)
 
     def _close(self, close: Callable[[], object]) -> None:
         """Close something; where that fails, too, the command's end counts all the same."""
@@ -276,6 +279,10 @@ class Supervisor:
 
     def _note_limit(self, reading: Reading) -> None:
         self.account.limit_bytes, self.account.limit_source = reading.bound_bytes, reading.limit_source
+        enclosure = self._enclosure
+        if enclosure is not None and enclosure.limit_bytes < reading.bound_bytes:
+            # The command was gone before it was looked at, and its process says no more where it lay.
+            self.account.limit_bytes, self.account.limit_source = enclosure.limit_bytes, str(enclosure.limit_file)
 
     def _note(self, sight: Sight, tokens: int | None) -> None:
         account = self.account
