@@ -34,6 +34,8 @@ from rich.table import Table
 from .events import read_log
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+# What runs as another process runs this tree, whatever is installed.
+_PYTHONPATH = os.pathsep.join(str(REPOSITORY / part) for part in ("meta-memguard/lib", "lib", "tests"))
 META_MEMGUARD = REPOSITORY / "meta-memguard"
 IMAGE = "core-image-minimal"
 
@@ -143,7 +145,7 @@ class Workspace:
             process = subprocess.Popen(
                 [*reaper, *words],
                 cwd=self.path,
-                env={**os.environ, "PYTHONPATH": str(REPOSITORY / "tests")},
+                env={**os.environ, "PYTHONPATH": _PYTHONPATH},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
