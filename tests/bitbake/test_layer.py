@@ -158,6 +158,7 @@ def test_variables_in_documents_exist(document: Path) -> None:
         "MEMGUARD_BITBAKE",
         "MEMGUARD_CHECKOUTS",
         "MEMGUARD_V2RUN",
+        "MEMGUARD_PYTHON",
         "MEMGUARD_TASK",
         "MEMGUARD_RECIPE",
         "MEMGUARD_LIMIT_BYTES",
