@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 
+from memguard.channels.state import KILLED_SHARE
 from memguard.model import Outcome
 from memguard.record.events import Killed
 from memguard.units import GIB, MIB, format_bytes
@@ -25,8 +26,6 @@ LOW_SHARE, HIGH_SHARE = 1.25, 0.5
 WORTH_BYTES = 256 * MIB
 # Added to what was measured once: past runs of one task spread by 6 to 15 % (docs/prediction.md).
 MARGIN = 1.15
-# Of the limit: a build that was killed with at least this in use died of memory.
-FULL_SHARE = 0.85
 # Waiting is worth a larger limit from this share of the build's time on.
 WAITING_SHARE = 0.1
 # A limit is larger than need be where the peak and the reserve together take less than this share.
@@ -60,7 +59,7 @@ def _killed_build(record: BuildRecord) -> Iterator[Advice]:
     if last is None or not last.limit_bytes:
         return
     fill = last.used_bytes / last.limit_bytes
-    if fill < FULL_SHARE:
+    if fill < KILLED_SHARE:
         yield Advice(
             "killed-from-outside",
             f"The last reading before the log ends has {format_bytes(last.used_bytes)} of "

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
+from memguard.channels.state import KILLED_SHARE
 from memguard.diagnose.console import STOPS
 from memguard.diagnose.place import place_of
 from memguard.diagnose.scan import classify_stream
 from memguard.diagnose.verdict import Finding
-from memguard_cli.advice.build import FULL_SHARE
 from memguard_cli.builds import failed_logs
 from memguard_cli.builds.memory_then import MemoryThen, find_memory_then
 from memguard_cli.errors import UserError
@@ -68,7 +68,7 @@ def _weigh(finding: Finding, then: MemoryThen | None) -> Finding:
     if then is None or share is None or then.is_peak or not finding.has_stopped:
         return finding
     reason = f"{STOPS} with {share * 100:.0f} % of the limit used"
-    if share >= FULL_SHARE:
+    if share >= KILLED_SHARE:
         return replace(finding, verdict="memory", reason=reason)
     return replace(finding, verdict="unclear", reason=reason) if share < _ROOMY_SHARE else finding
 

@@ -15,12 +15,9 @@ from pathlib import Path
 import psutil
 
 from memguard.channels.build_directory import BuildDirectory
-from memguard.channels.state import VERSION, OtherVersion, State, parse
+from memguard.channels.state import IDLE_FRESHEN_S, VERSION, OtherVersion, State, parse
 from memguard_cli.builds import plain_file
 from memguard_cli.errors import UserError
-
-# The sentinel writes several times a second; a state this old was left behind, or its writer is stopped.
-STALE_S = 5.0
 
 _MOST_BYTES = 64 * 1024**2
 # By this a sentinel is known in a command line.
@@ -62,7 +59,7 @@ def read_state(directory: Path) -> State:
 
 def has_writer(state: State, now_s: float) -> bool:
     """Whether the sentinel of a state lives at `now_s` (seconds since 1970): it wrote a moment ago, or is there."""
-    return abs(now_s - state.time) <= STALE_S or _is_sentinel(state.pid)
+    return abs(now_s - state.time) <= IDLE_FRESHEN_S or _is_sentinel(state.pid)
 
 
 def _is_sentinel(pid: int) -> bool:
