@@ -13,14 +13,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import ClassVar, cast, get_args
 
 import psutil
 import pytest
 
 from memguard.act.token_pool import make_pool
 from memguard.channels.fifo import Listener, Notes
-from memguard.channels.notes import Orders, TaskEnd, TaskGrant, TaskHold, TaskNote, TaskWait, order_line
+from memguard.channels.notes import Note, Orders, TaskEnd, TaskGrant, TaskHold, TaskNote, TaskWait, order_line
 from memguard.channels.state import State, StateFile
 from memguard.decide.moment import Job
 from memguard.model import Mode, Outcome, Policy, Reading, Record
@@ -284,6 +284,32 @@ def test_the_shell_can_do_all_that_the_sentinel_says(orders: Orders, listener: L
     assert set(shell._perform_one) == set(get_args(Instruction))
     shell.finish()
     shell.close()
+
+
+def test_a_task_that_begins_and_loses_a_job_within_one_look_took_no_negative_time(
+    orders: Orders, task: Callable[[int], subprocess.Popen[bytes]]
+) -> None:
+    """Its note comes before the look at the tasks, its loss after it; the record is kept, and nothing complains."""
+    note = note_of(task(8))
+    loss = TaskWait(note.pid, note.start_ticks, 1, False, 1, "cc1plus", "was killed", 64 * MIB, 0.5, 0.25, 32 * MIB)
+
+    class TwoReads:
+        """What is read before and after the look."""
+
+        said: ClassVar = [[note], [loss]]
+
+        def read(self) -> list[Note]:
+            time.sleep(0.01)
+            return self.said.pop(0) if self.said else []
+
+    shell = Shell(orders, cast(Listener, TwoReads()))
+    shell.step()
+    shell.finish()
+    shell.close()
+    assert shell.report.warnings == ()
+    assert [record.outcome for record in recorded(orders)] == [Outcome.FAILED, Outcome.MEMORY_KILL]
+    assert recorded(orders)[1].wall_s == 0.5
+    assert recorded(orders)[0].wall_s >= 0
 
 
 class Box(Sensor):

@@ -89,6 +89,23 @@ class TaskNote:
 
 
 @dataclass(frozen=True)
+class TaskEnd:
+    """How a task ended, as its own process saw it.
+
+    pid, start_ticks: those of its note.
+    cpu_s:         CPU seconds of its own and of all that it has waited for.
+    largest_bytes: the most that one of the processes it has waited for had resident, file pages included.
+    """
+
+    pid: int
+    start_ticks: int
+    outcome: Outcome
+    wall_s: float
+    cpu_s: float
+    largest_bytes: int
+
+
+@dataclass(frozen=True)
 class TaskWait:
     """A task of which something was killed for memory, and which waits for its turn to run again.
 
@@ -115,22 +132,10 @@ class TaskWait:
     cpu_s: float
     largest_bytes: int
 
-
-@dataclass(frozen=True)
-class TaskEnd:
-    """How a task ended, as its own process saw it.
-
-    pid, start_ticks: those of its note.
-    cpu_s:         CPU seconds of its own and of all that it has waited for.
-    largest_bytes: the most that one of the processes it has waited for had resident, file pages included.
-    """
-
-    pid: int
-    start_ticks: int
-    outcome: Outcome
-    wall_s: float
-    cpu_s: float
-    largest_bytes: int
+    @property
+    def end(self) -> TaskEnd:
+        """How the run ended of which something was killed."""
+        return TaskEnd(self.pid, self.start_ticks, Outcome.FAILED, self.wall_s, self.cpu_s, self.largest_bytes)
 
 
 @dataclass(frozen=True)

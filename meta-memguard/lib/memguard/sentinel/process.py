@@ -132,10 +132,11 @@ class Shell:
 
     def step(self) -> None:
         """Look at every task once: measure those that run, act, record those that have ended, let the server know."""
-        self._lookout.sense()
+        # One instant for the whole step: a task may begin and lose a job in it, and took no time below zero.
+        at = Instant(self._lookout.sense(), _now().time)
         notes = self._listener.read()
         if notes:
-            self._handle(Heard(_now(), self._kernel_counts(), notes, self._lookout.reading))
+            self._handle(Heard(at, self._kernel_counts(), notes, self._lookout.reading))
         sight = self._lookout.look(self._sentinel.tasks)
         if self._command is not None:
             self._command.poll()
@@ -144,7 +145,6 @@ class Shell:
         gone = [leader for leader in self._sentinel.tasks if has_ended(leader, is_thorough)]
         # A task says how it ended, and is gone: perhaps between the look at the notes and the one at the process.
         notes = self._listener.read()
-        at = Instant(sight.now_s, _now().time)
         self._handle(Looked(at, self._kernel_counts(), sight, gone, notes, self._reflex.uses()))
 
     def wait(self) -> bool:
@@ -210,7 +210,8 @@ class Shell:
     def _begin_ward(self, given: BeginWard) -> None:
         note = given.note
         lives = self._lives[note.tid] = self._memory.lives(note)
-        if not self._reflex.begin(note.tid, given.ward, lives):
+        # A task that is over already has taken its pool with it.
+        if not self._reflex.begin(note.tid, given.ward, lives) and not has_ended(given.ward.leader, is_thorough=True):
             words = f"{note.recipe} {note.task}"
             self._warnings.append(f"{words} has no pool, so it runs one job at a time: {note.pool}")
         if given.tokens is not None:

@@ -179,6 +179,7 @@ class Sentinel:
         """A task lost a job: remember what it took until then, and let it wait for its turn."""
         if run.wait is not None and run.wait.attempt == wait.attempt:
             return  # it asks again, in case that it was not heard
+        run.end = wait.end
         yield from self._remember([self._record(run, Outcome.MEMORY_KILL)])
         self._counts["retried"] += 1
         words = (self._at.time, run.note.recipe, run.note.task, self._used_bytes)

@@ -119,7 +119,7 @@ class Watched:
 
     def wait_for_turn(self, wait: TaskWait, now_s: float, counts: KernelCounts) -> None:
         """It lost a job, and begins anew once it has its turn."""
-        self.tally, self.since_s, self.before = Tally(), now_s, counts
+        self.tally, self.since_s, self.before, self.end = Tally(), now_s, counts, None
         self.wait, self.waits_since_s, self.has_turn = wait, now_s, False
 
 
