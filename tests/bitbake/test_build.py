@@ -109,7 +109,7 @@ def test_tasks_that_become_ready_together_do_not_start_together(
         (grant,) = built.of("grant", recipe, "do_compile")
         (start,) = built.of("start", recipe, "do_compile")
         (end,) = built.of("end", recipe, "do_compile")
-        assert re.fullmatch(r"needs 1\.0 GiB, \S+ MiB fit", hold["reason"])
+        assert re.fullmatch(r"needs 1\.0 GiB, \S+ MiB will be free", hold["reason"])
         assert hold["time"] < release["time"] <= grant["time"] <= start["time"] < end["time"]
         assert release["held_s"] > 0.5
         assert grant["bytes"] == GIB

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from memguard.model import Duration
+from memguard.model import BuildUse, Duration, PastRun, TaskUse
 from testbed.bitbake import BitBake
 
 KINDS = ("do_fetch", "do_compile", "do_package", "do_build")
@@ -176,7 +176,7 @@ def test_a_tight_memory_starves_nothing_and_runs_everything(modules: SimpleNames
     for seed in range(100):
         choices = [tid for tid in drive(modules, Tight, seed, {}, tmp_path) if tid]
         assert len(choices) == len(set(choices))
-        holds += modules.memguard_bitbake_session.current().guard.totals.held
+        holds += modules.memguard_bitbake_session.current().guard.ledger.totals.held
         modules.memguard_bitbake_session.forget()
     assert holds > 100
 
@@ -192,13 +192,13 @@ def test_the_unnamed_configuration_is_known_in_every_release(
     assert modules.memguard_bitbake_session.is_named_multiconfig(d) is expected
 
 
-def recalling(modules: SimpleNamespace, kind: type, durations: dict[tuple[str, str], Any]) -> type:
-    """A scheduler of `kind` that finds `durations` in its history."""
+def recalling(modules: SimpleNamespace, kind: type, runs: dict[tuple[str, str], PastRun]) -> type:
+    """A scheduler of `kind` that finds `runs` in its history."""
 
     class Recalling(kind):  # type: ignore[misc, valid-type]
         def __init__(self, runqueue: Any, rqdata: Any) -> None:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(modules.memguard_bitbake_session.Session, "durations", lambda session: durations)
+                patch.setattr(modules.memguard_bitbake_session.Session, "last_runs", lambda session: runs)
                 super().__init__(runqueue, rqdata)
 
     return Recalling
@@ -206,13 +206,13 @@ def recalling(modules: SimpleNamespace, kind: type, durations: dict[tuple[str, s
 
 def test_what_is_remembered_changes_the_order_and_nothing_else(modules: SimpleNamespace, tmp_path: Path) -> None:
     """With a history the longest chain goes first, every task still runs once and after what it needs."""
-    durations = {
-        (f"r{number}", kind): Duration(float((number * 37) % 11 + (50 if kind == "do_compile" else 1)), 0.0, 0.0)
+    runs = {
+        (f"r{number}", kind): PastRun(None, float((number * 37) % 11 + (50 if kind == "do_compile" else 1)), 0.0)
         for number in range(25)
         for kind in KINDS[:-1]
     }
     stock = modules.memguard_bitbake_scheduler.MemguardScheduler
-    ours = recalling(modules, stock, durations)
+    ours = recalling(modules, stock, runs)
     changed = 0
     for seed in range(60):
         before = [tid for tid in drive(modules, stock, seed, {}, tmp_path) if tid]
@@ -227,9 +227,9 @@ def test_what_is_remembered_changes_the_order_and_nothing_else(modules: SimpleNa
 
 def test_completion_order_stays_whatever_is_remembered(modules: SimpleNamespace, tmp_path: Path) -> None:
     """rm_work's order is about disk space: durations do not touch it."""
-    durations = {(f"r{number}", "do_compile"): Duration(float(number), 0.0, 0.0) for number in range(25)}
+    runs = {(f"r{number}", "do_compile"): PastRun(None, float(number), 0.0) for number in range(25)}
     stock = modules.memguard_bitbake_scheduler.MemguardCompletionScheduler
-    ours = recalling(modules, stock, durations)
+    ours = recalling(modules, stock, runs)
     for seed in range(40):
         before = drive(modules, stock, seed, {}, tmp_path)
         modules.memguard_bitbake_session.forget()
@@ -238,9 +238,9 @@ def test_completion_order_stays_whatever_is_remembered(modules: SimpleNamespace,
 
 
 def with_one_running(modules: SimpleNamespace, tmp_path: Path, cpus: float) -> tuple[Any, Any, str]:
-    """A run queue, its scheduler and the one task that runs, where every task is known to keep so many CPUs busy."""
-    durations = {(f"r{number}", kind): Duration(1.0, 0.0, cpus) for number in range(25) for kind in KINDS}
-    kind = recalling(modules, modules.memguard_bitbake_scheduler.MemguardScheduler, durations)
+    """A run queue, its scheduler and the one task that runs, and is seen to keep so many CPUs busy."""
+    runs = {(f"r{number}", kind): PastRun(None, 30.0, 30.0) for number in range(25) for kind in KINDS}
+    kind = recalling(modules, modules.memguard_bitbake_scheduler.MemguardScheduler, runs)
     rq = queue(modules, 1, {}, tmp_path)
     rq.tasks_covered = set()
     rq.cfgData.setVar("PARALLEL_MAKE", "-j 999")
@@ -251,11 +251,14 @@ def with_one_running(modules: SimpleNamespace, tmp_path: Path, cpus: float) -> t
     rq.runq_running.add(first)
     rq.build_stamps[first] = scheduler.stamps[first]
     rq.stats.active = 1
+    use = BuildUse({first: TaskUse(0, cpus, most_compilers=1)})
+    scheduler._guard._state_file = SimpleNamespace(read=lambda now_s: SimpleNamespace(use=use))
+    scheduler._guard.sample()
     return rq, scheduler, first
 
 
 def test_nothing_starts_while_the_cpus_are_busy(modules: SimpleNamespace, tmp_path: Path) -> None:
-    """Where a running task is known to keep all CPUs busy the next waits for its end; an idle one lets it start."""
+    """Where a running task keeps all CPUs busy the next waits for its end; an idle one lets it start."""
     for cpus, starts in ((1e3, False), (1e-3, True)):
         rq, scheduler, first = with_one_running(modules, tmp_path, cpus)
         assert scheduler._guard.is_crowded is not starts

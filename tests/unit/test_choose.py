@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memguard.decide.choose import CROWD_LOOK, HOLDS_PER_CALL, QUIET_CPUS, choose_next
+from memguard.decide.admit import LIGHT_BYTES
+from memguard.decide.choose import CROWD_LOOK, HOLDS_PER_CALL, QUIET_CPUS, SHORT_S, choose_next
 from memguard.decide.ledger import Ledger
-from memguard.model import BuildUse, Duration, Footprint, Policy, Reading, Task
+from memguard.model import BuildUse, Duration, Footprint, Policy, Reading, Task, TaskUse
 from memguard.units import GIB
 
 
@@ -47,15 +48,18 @@ def queue(*sizes: int, cpu_s: float | None = None) -> Ready:
     """Tasks "0", "1", ... of these sizes, which keep cpu_s CPUs busy for a second."""
     duration = None if cpu_s is None else Duration(1.0, 0.0, cpu_s)
     tasks = [
-        Task(str(number), "", "r", "do_compile", Footprint(size, 0, 0, "test"), 1, duration)
+        Task(str(number), "", "r", "do_compile", Footprint(size, 0, 0, "known"), 1, duration)
         for number, size in enumerate(sizes)
     ]
     return Ready({task.tid: task for task in tasks})
 
 
 def gate(cpus: float = 4.0) -> Ledger:
-    """The ledger of an empty container of 8 GiB."""
-    return Ledger(Policy(reserve_bytes=0), Reading(8 * GIB, "", 0, 0, 8 * GIB, None, 8 * GIB, cpus), 0.0)
+    """The ledger of an empty container of 8 GiB that a sentinel watches."""
+    reading = Reading(8 * GIB, "", 0, 0, 8 * GIB, None, 8 * GIB, cpus)
+    ledger = Ledger(Policy(reserve_bytes=0), reading, 0.0)
+    ledger.look(reading, BuildUse({}), 0.0)
+    return ledger
 
 
 def start(ready: Ready, ledger: Ledger, is_idle: bool = False) -> str | None:
@@ -126,16 +130,48 @@ def test_only_so_many_are_held_in_one_call() -> None:
 
 def test_busy_cpus_let_only_quiet_tasks_start() -> None:
     """One of those next in order that leaves the CPUs alone passes; one too far behind does not."""
-    ready, ledger = queue(*[1] * (CROWD_LOOK + 2), cpu_s=1.0), gate(cpus=0.5)
+    ready, ledger = queue(*[GIB // 8] * (CROWD_LOOK + 2), cpu_s=1.0), gate(cpus=0.5)
     assert start(ready, ledger, is_idle=True) == "0"
     assert ledger.is_crowded
     assert start(ready, ledger) is None
     for place, starts in ((CROWD_LOOK, False), (CROWD_LOOK - 1, True)):
         tid = str(place)
-        quiet = Task(tid, "", "r", "do_fetch", Footprint(1, 0, 0, "test"), 1, Duration(1.0, 0.0, QUIET_CPUS))
+        quiet = Task(tid, "", "r", "do_fetch", Footprint(GIB // 8, 0, 0, "known"), 1, Duration(1.0, 0.0, QUIET_CPUS))
         ready.tasks[tid] = quiet
         assert start(ready, ledger) == (tid if starts else None)
     assert not ledger.held
+
+
+def test_busy_cpus_let_light_tasks_start() -> None:
+    """What takes next to nothing starts, held or not: others may wait for it."""
+    ready, ledger = queue(GIB, GIB, LIGHT_BYTES), gate(cpus=0.5)
+    assert start(ready, ledger, is_idle=True) == "0"
+    ledger.hold(ready.tasks["2"], ledger.judge(ready.tasks["2"], is_idle=False))
+    assert start(ready, ledger) == "2"
+    assert start(ready, ledger) is None
+
+
+def test_busy_cpus_hold_back_light_tasks_that_are_long() -> None:
+    """They would only take CPU time from those that run; what nobody knows is taken to be short."""
+    ready, ledger = queue(GIB, LIGHT_BYTES, LIGHT_BYTES), gate(cpus=0.5)
+    assert start(ready, ledger, is_idle=True) == "0"
+    for tid, seconds in (("1", SHORT_S + 1), ("2", SHORT_S)):
+        ready.tasks[tid] = replace(ready.tasks[tid], duration=Duration(seconds, 0.0))
+    assert start(ready, ledger) == "2"
+    assert start(ready, ledger) is None
+
+
+def test_an_idle_cpu_lets_start_what_fits_now() -> None:
+    """All that is ready is held first; then the smallest that fits beside what is used now starts."""
+    ready, ledger = queue(5 * GIB, 6 * GIB, 4 * GIB), gate()
+    assert start(ready, ledger, is_idle=True) == "0"
+    used = Reading(8 * GIB, "", 1 * GIB, 0, 7 * GIB, None, 8 * GIB, 4.0)
+    ledger.look(used, BuildUse({"0": TaskUse(GIB, cpus=4.0, most_compilers=1)}, rise_bytes=4 * GIB), 1.0)
+    assert start(ready, ledger) is None
+    ledger.look(used, BuildUse({"0": TaskUse(GIB, cpus=1.0, most_compilers=1)}, rise_bytes=4 * GIB), 2.0)
+    assert start(ready, ledger) == "2"
+    assert start(ready, ledger) is None
+    assert list(ledger.held) == ["1"]
 
 
 @given(

@@ -13,12 +13,13 @@ import pytest
 from memguard.channels.grants import Handover
 from memguard.channels.notes import Note, TaskGrant, TaskHold
 from memguard.channels.state import Marks, State, StateFile, TaskState
-from memguard.decide.ledger import READING_AGE_S
-from memguard.model import Footprint, Grant, Mode, Policy, Reading, Task
+from memguard.decide.ledger import READING_AGE_S, STARVED_S
+from memguard.model import Footprint, Mode, Policy, Reading, Task
 from memguard.record.event_log import EventLog
 from memguard.record.events import BuildEnded, BuildStarted, Ended, Granted, Held, Released, Started, parse
 from memguard.sense.container import Sensor
 from memguard.server.guard import Guard
+from memguard.server.lines import SAY_HOLD_S
 from memguard.units import GIB, MIB
 
 NO_RESERVE = Policy(reserve_bytes=0)
@@ -72,14 +73,16 @@ class Bench:
         """Offer a task as the scheduler does; whether it started."""
         return self.guard.offer(task, is_idle)
 
-    def publish(self, tokens: int | None = None, stopped: int = 0, alone: str = "", **sizes: int) -> None:
+    def publish(self, rise_bytes: int = 0, stopped: int = 0, alone: str = "", **sizes: int) -> None:
         """Tell what the sentinel sees: what tasks take, by tid."""
         tasks = {
-            tid: TaskState(1, 1, tid, tid, "1", "do_compile", "", 1, current_bytes=size, tokens=tokens)
+            tid: TaskState(1, 1, tid, tid, "1", "do_compile", "", 1, current_bytes=size, most_compilers=1)
             for tid, size in sizes.items()
         }
         place = (8 * GIB, "memory.max", 0, 0, 16.0, "enforce", Marks(0, 0, 0))
-        state = State(self.now_s + 1, 0.0, "b", 1, *place, tasks=tasks, stopped=stopped, alone=alone)
+        state = State(
+            self.now_s + 1, 0.0, "b", 1, *place, tasks=tasks, stopped=stopped, alone=alone, rise_bytes=rise_bytes
+        )
         StateFile(self.directory).publish(state)
 
     def tick(self, *ended: str, is_idle: bool = False, seconds: float = 1.0) -> None:
@@ -102,7 +105,7 @@ class Bench:
 
 def task(tid: str, base: int, per_job: int = 0, wanted: int = 8) -> Task:
     """A task of that footprint."""
-    return Task(tid, "", f"r-{tid}", "do_compile", Footprint(base, per_job, 0, "test"), wanted)
+    return Task(tid, "", f"r-{tid}", "do_compile", Footprint(base, per_job, 0, "known"), wanted)
 
 
 @pytest.fixture
@@ -128,7 +131,7 @@ def test_hold_release_and_grant_are_recorded_in_order(bench: Bench) -> None:
         ("grant", "r-b"),
     ]
     assert bench.events("release")[0]["held_s"] == 7.5
-    assert bench.guard.totals.held_s == 7.5
+    assert bench.guard.ledger.totals.held_s == 7.5
     assert bench.said[-1] == "start r-b do_compile after 8 s: it fits"
 
 
@@ -137,7 +140,7 @@ def test_a_second_hold_of_one_task_is_no_news(bench: Bench) -> None:
     bench.offer(task("a", 5 * GIB))
     for _ in range(3):
         assert not bench.offer(task("b", 5 * GIB))
-    assert bench.guard.totals.held == 1
+    assert bench.guard.ledger.totals.held == 1
     assert len(bench.events("hold")) == 1
 
 
@@ -198,7 +201,7 @@ def test_only_shrunk_grants_leave_a_file(bench: Bench) -> None:
     assert bench.offer(task("b", 0, per_job=GIB, wanted=16))
     assert bench.left() == 1
     assert Handover(bench.directory).take("b") == 7
-    assert bench.guard.totals.shrunk == 1
+    assert bench.guard.ledger.totals.shrunk == 1
 
 
 def test_finish_removes_what_was_not_taken(bench: Bench) -> None:
@@ -223,7 +226,7 @@ def test_summary_tells_what_was_done(bench: Bench) -> None:
     assert (end["peak_bytes"], end["held"], end["held_s"], end["oom_kills"]) == (4 * GIB, 1, 90.0, 2)
     assert (end["granted"], end["shrunk"], end["forced"], end["wall_s"]) == (2, 0, 0, 90.0)
     assert lines[0] == "peak 4.0 GiB of 8.0 GiB (50 %), 2 killed by the kernel for memory"
-    assert lines[1] == "held 1 tasks (1.5 min in all), shrunk 0, let 2 start"
+    assert lines[1] == "held 1 tasks (1.5 min in all, 0 s of CPU idle meanwhile), shrunk 0, let 2 start"
     assert lines[2].endswith(".jsonl")
     assert lines[3] == f"more of this build: memguard report {bench.directory}"
     assert len(lines) == 4
@@ -249,8 +252,8 @@ def test_the_oldest_is_released_when_nothing_runs(bench: Bench) -> None:
     assert released.tid == "huge"
     assert bench.offer(released, is_idle=True)
     assert bench.events("grant")[-1]["jobs"] == 1
-    assert bench.guard.totals.forced == 1
-    assert "is expected to need 21.0 GiB with one job (test), and 8.0 GiB are free" in bench.warned[0]
+    assert bench.guard.ledger.totals.forced == 1
+    assert "is expected to need 21.0 GiB with one job (known), and 8.0 GiB are free" in bench.warned[0]
 
 
 def test_nobody_is_releasable_when_nobody_waits(bench: Bench) -> None:
@@ -259,25 +262,14 @@ def test_nobody_is_releasable_when_nobody_waits(bench: Bench) -> None:
     assert next(bench.guard.releasable(is_idle=False), None) is None
 
 
-def test_the_head_keeps_its_memory_until_it_starts(bench: Bench) -> None:
-    """Light tasks pass within what is spare, and the head starts when the task before it ends."""
+def test_a_forgotten_hold_has_no_memory_kept(bench: Bench) -> None:
+    """A task that BitBake took back keeps no memory from others, however long it had waited."""
     bench.offer(task("before", 4 * GIB))
-    assert not bench.offer(task("head", 6 * GIB))
-    passing = [bench.offer(task(f"light-{number}", GIB)) for number in range(4)]
-    assert passing == [True, True, False, False]
-    bench.tick("before")
-    released = next(bench.guard.releasable(is_idle=False), None)
-    assert released is not None
-    assert released.tid == "head"
-
-
-def test_a_forgotten_hold_reserves_nothing(bench: Bench) -> None:
-    """A task that BitBake took back keeps no memory from others."""
-    bench.offer(task("before", 4 * GIB))
-    bench.offer(task("head", 8 * GIB))
+    bench.offer(task("starved", 8 * GIB))
+    bench.tick(seconds=STARVED_S)
     assert not bench.offer(task("light", GIB))
-    bench.guard.release("head")
-    bench.guard.release("head")
+    bench.guard.release("starved")
+    bench.guard.release("starved")
     assert bench.offer(task("light", GIB))
 
 
@@ -285,16 +277,16 @@ def test_observing_records_and_does_nothing(tmp_path: Path) -> None:
     """In observe mode each task starts with all its jobs, and the log says what would have been."""
     bench = Bench(tmp_path, Policy(mode=Mode.OBSERVE, reserve_bytes=0))
     for one in (task("a", 5 * GIB), task("b", 5 * GIB), task("c", 0, per_job=GIB, wanted=16)):
-        bench.guard.note_only(one, bench.guard.judge(one, is_idle=False))
+        bench.guard.note_only(one, bench.guard.ledger.judge(one, is_idle=False))
     bench.tick("a", "b", "c")
     shrunk = task("d", 0, per_job=GIB, wanted=16)
-    bench.guard.note_only(shrunk, bench.guard.judge(shrunk, is_idle=False))
+    bench.guard.note_only(shrunk, bench.guard.ledger.judge(shrunk, is_idle=False))
     assert bench.left() == 0
     assert not bench.guard.held
     assert all(event["observed"] for event in bench.events("hold", "grant"))
     assert [event["recipe"] for event in bench.events("hold")] == ["r-b", "r-c"]
     assert bench.events("grant")[-1]["jobs"] == 16
-    assert bench.said[-1] == "would start r-d do_compile with fewer jobs: 8 of 16 jobs fit into 8.0 GiB"
+    assert bench.said[-1] == "would start r-d do_compile with fewer jobs: 8 of 16 jobs fit into the container"
     assert "would have held 2 tasks, would have shrunk 1" in bench.guard.finish()[1]
 
 
@@ -338,7 +330,7 @@ def test_ten_thousand_tasks_keep_to_the_limit(bench: Bench) -> None:
                 assert bench.offer(released)
                 running.append(released.tid)
     assert len(bench.guard.held) > 5000
-    assert sum(entry.grant.bytes for entry in bench.guard.running.values()) <= 8 * GIB
+    assert sum(entry.grant.bytes for entry in bench.guard.ledger.running.values()) <= 8 * GIB
 
 
 def test_a_head_too_large_for_the_container_does_not_starve_the_next(bench: Bench) -> None:
@@ -351,7 +343,7 @@ def test_a_head_too_large_for_the_container_does_not_starve_the_next(bench: Benc
         ended = [tid for tid, end in ends.items() if end <= tick]
         for tid in ended:
             del ends[tid]
-        bench.tick(*ended)
+        bench.tick(*ended, seconds=STARVED_S / 20)
         for released in bench.guard.releasable(is_idle=False):
             if released.tid == "heavy":
                 return
@@ -385,25 +377,21 @@ def test_a_hold_that_ends_without_a_start_is_told(bench: Bench) -> None:
     assert bench.events("build_end")[0]["held_s"] == 180
 
 
-def test_what_a_measured_task_will_still_grow_by_is_kept(bench: Bench) -> None:
-    """Long after its start, a task that has taken half of its grant is expected to take the other half.
-
-    Of the 3 GiB in use one is its own; the other two, a daemon's perhaps, are nobody's grant and stay. Where nobody
-    measures, use and grants are all that is known, and the larger of them counts.
-    """
-    assert bench.offer(task("a", 2 * GIB))
+def test_what_running_tasks_will_take_is_what_the_sentinel_says(bench: Bench) -> None:
+    """Not the rest of their grants: where nobody watches, use and grants are all that is known, the larger counts."""
+    assert bench.offer(task("a", 4 * GIB))
     bench.sensor.use(3 * GIB)
     bench.tick(seconds=60.0)
-    assert bench.guard.judge(task("b", 5 * GIB), False).starts
-    bench.publish(a=1 * GIB)
+    assert not bench.guard.ledger.judge(task("b", 5 * GIB), False).starts
+    bench.publish(rise_bytes=1 * GIB, a=1 * GIB)
     bench.tick()
-    assert not bench.guard.judge(task("b", 5 * GIB), False).starts
-    assert bench.guard.judge(task("b", 4 * GIB), False).starts
+    assert bench.guard.ledger.judge(task("b", 4 * GIB), False).starts
+    assert not bench.guard.ledger.judge(task("b", 5 * GIB), False).starts
     bench.publish(a=3 * GIB)
     bench.tick()
-    assert bench.guard.judge(task("b", 5 * GIB), False).starts
+    assert bench.guard.ledger.judge(task("b", 5 * GIB), False).starts
     bench.tick(seconds=60.0)
-    assert bench.guard.judge(task("b", 5 * GIB), False).starts
+    assert not bench.guard.ledger.judge(task("b", 5 * GIB), False).starts
 
 
 def test_the_sentinel_is_told_of_grants_and_holds(bench: Bench) -> None:
@@ -418,45 +406,45 @@ def test_the_sentinel_is_told_of_grants_and_holds(bench: Bench) -> None:
     assert release == replace(hold, reason="")
 
 
-@pytest.mark.parametrize(("stopped", "alone"), [(2, ""), (0, "heavy do_compile")])
-def test_nothing_starts_in_an_emergency(bench: Bench, stopped: int, alone: str) -> None:
-    """While jobs are stopped, or a task must be alone, all is held that would fit; afterwards it starts."""
+def test_nothing_starts_while_a_task_must_be_alone(bench: Bench) -> None:
+    """All is held that would fit but light tasks; afterwards it starts."""
     assert bench.offer(task("a", 1 * GIB))
-    bench.publish(stopped=stopped, alone=alone, a=1 * GIB)
+    bench.publish(alone="heavy do_compile", a=1 * GIB)
     bench.tick()
-    assert bench.guard.emergency
-    assert not bench.offer(task("b", 16 * MIB))
+    assert bench.guard.ledger.must_wait
+    assert bench.offer(task("light", 16 * MIB))
+    assert not bench.offer(task("b", 1 * GIB))
     assert list(bench.guard.releasable(is_idle=False)) == []
     assert [found.tid for found in bench.guard.releasable(is_idle=True)] == ["b"]
     bench.publish(a=1 * GIB)
     bench.tick()
-    assert not bench.guard.emergency
+    assert not bench.guard.ledger.must_wait
     assert [found.tid for found in bench.guard.releasable(is_idle=False)] == ["b"]
 
 
-def test_a_grant_grows_where_nobody_waits(bench: Bench) -> None:
-    """A task that takes its jobs from a pool gets more of them once others have ended, one without a pool never."""
-    assert bench.offer(task("a", 4 * GIB))
-    assert bench.offer(task("b", 0, per_job=1 * GIB))
-    assert bench.guard.running["b"].grant.jobs == 4
-    bench.publish(a=4 * GIB, b=1 * GIB)
-    bench.tick("a")
-    assert bench.guard.running["b"].grant.jobs == 4
-    bench.publish(tokens=3, b=1 * GIB)
+def test_while_jobs_are_stopped_what_fits_beside_them_starts(bench: Bench) -> None:
+    """What they still need counts; setscene tasks, which nobody judges, must wait."""
+    assert bench.offer(task("a", 1 * GIB))
+    bench.publish(stopped=2, rise_bytes=5 * GIB, a=1 * GIB)
+    bench.sensor.use(1 * GIB)
     bench.tick()
-    assert bench.guard.running["b"].grant == Grant(8, 8 * GIB)
-    assert bench.told[-1] == TaskGrant("b", 2, 8, 8 * GIB, 1 * GIB, 8)
-    assert [event["jobs"] for event in bench.events("extend")] == [8]
+    assert bench.guard.ledger.must_wait
+    assert not bench.offer(task("b", 3 * GIB))
+    assert bench.offer(task("c", 2 * GIB))
 
 
-def test_no_grant_grows_while_another_task_is_held(bench: Bench) -> None:
-    """What is held has the first claim on memory."""
-    assert bench.offer(task("b", 0, per_job=1 * GIB, wanted=2))
-    assert bench.offer(task("a", 0, per_job=1 * GIB, wanted=8))
-    assert not bench.offer(task("c", 7 * GIB))
-    bench.publish(tokens=3, a=1 * GIB)
-    bench.tick("b")
-    assert bench.guard.running["a"].grant.jobs == 6
+def test_people_are_told_of_a_hold_that_lasts(bench: Bench) -> None:
+    """One that is over before anybody could read of it is in the events only."""
+    assert bench.offer(task("a", 5 * GIB))
+    assert not bench.offer(task("b", 5 * GIB))
+    assert not bench.offer(task("c", 5 * GIB))
+    bench.guard.release("c")
+    assert bench.said == []
+    bench.tick(seconds=SAY_HOLD_S)
+    assert bench.said == ["hold r-b do_compile: needs 5.0 GiB, 3.0 GiB will be free"]
+    bench.tick("a", seconds=3.0)
+    assert bench.offer(task("b", 5 * GIB))
+    assert bench.said[1:] == ["start r-b do_compile after 5 s: it fits"]
 
 
 def test_a_grant_that_cannot_be_written_is_for_all_jobs(bench: Bench) -> None:
@@ -464,12 +452,12 @@ def test_a_grant_that_cannot_be_written_is_for_all_jobs(bench: Bench) -> None:
     (bench.directory / "grants").write_text("in the way")
     for tid in ("a", "b"):
         assert bench.offer(task(tid, 0, 2 * GIB))
-        assert bench.guard.running[tid].grant.bytes == 16 * GIB
+        assert bench.guard.ledger.running[tid].grant.bytes == 16 * GIB
         bench.tick(tid)
     assert [event["jobs"] for event in bench.events("grant")] == [8, 8]
     assert len(bench.warned) == 1
     assert "r-a do_compile starts with all its jobs, not " in bench.warned[0]
-    assert bench.guard.totals.shrunk == 0
+    assert bench.guard.ledger.totals.shrunk == 0
 
 
 @pytest.mark.parametrize(

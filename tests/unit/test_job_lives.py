@@ -118,6 +118,14 @@ def test_what_is_like_nothing_goes_on_as_it_has_begun() -> None:
     assert sizes().expect(100 * MIB, 5.0).ended == 0
 
 
+def test_what_is_like_nothing_becomes_no_larger_than_the_largest_did_before() -> None:
+    """Until it has taken more: then that is believed no longer."""
+    known = JobSizes(largest_bytes=120 * MIB)
+    assert known.expect(100 * MIB, 5.0).peak_bytes == 120 * MIB
+    assert known.expect(50 * MIB, 5.0).peak_bytes == 100 * MIB
+    assert known.expect(130 * MIB, 5.0).peak_bytes == 260 * MIB
+
+
 def test_what_is_still_is_not_expected_to_double() -> None:
     """A job that grew for two seconds and has been still for two has grown up; after one it may grow by a half."""
     assert sizes().expect(100 * MIB, 4.0, still_s=2.0).peak_bytes == 100 * MIB

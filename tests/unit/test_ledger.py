@@ -8,8 +8,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memguard.decide.ledger import GROWTH_S, READING_AGE_S, Admission, Ledger, Release
-from memguard.model import BuildUse, Duration, Footprint, Grant, Mode, Policy, Reading, Task, TaskUse
+from memguard.decide.ledger import READING_AGE_S, STARVED_S, Admission, Ledger, Release
+from memguard.model import BuildUse, Footprint, Grant, Mode, Policy, Reading, Task, TaskUse
 from memguard.units import GIB
 
 NOTHING = BuildUse({})
@@ -25,9 +25,9 @@ def make_ledger(mode: Mode = Mode.ENFORCE) -> Ledger:
     return Ledger(Policy(mode, reserve_bytes=0), reading(), 100.0)
 
 
-def task(tid: str, base: int, per_job: int = 0, wanted: int = 4, duration: Duration | None = None) -> Task:
+def task(tid: str, base: int, per_job: int = 0, wanted: int = 4) -> Task:
     """A task of that footprint."""
-    return Task(tid, "", f"r-{tid}", "do_compile", Footprint(base, per_job, 0, "test"), wanted, duration)
+    return Task(tid, "", f"r-{tid}", "do_compile", Footprint(base, per_job, 0, "known"), wanted)
 
 
 def test_what_happened_comes_back_as_values() -> None:
@@ -57,31 +57,79 @@ def test_a_reading_is_due_once_it_is_old() -> None:
     assert not ledger.settle((), 100.0 + 2.5 * READING_AGE_S)
 
 
-def test_a_young_task_that_nobody_measures_is_expected_to_grow() -> None:
-    """All of its grant is still to come on top of what is in use; later, only what use does not show."""
+def test_a_task_that_nobody_has_seen_yet_takes_all_that_it_needs() -> None:
+    """It counts on top of what is used until a sentinel has seen it; from then on what is expected of it does."""
+    ledger = make_ledger()
+    ledger.look(reading(1 * GIB), NOTHING, 100.0)
+    ledger.offer(task("a", 3 * GIB), is_idle=True)
+    assert ledger.free_bytes == 4 * GIB
+    ledger.look(reading(2 * GIB), BuildUse({"a": TaskUse(1 * GIB, most_compilers=1)}, rise_bytes=1 * GIB), 100.5)
+    assert ledger.free_bytes == 5 * GIB
+
+
+def test_what_no_compiler_tells_of_is_pending() -> None:
+    """A task that has run none yet will take the rest of its need, of a guess only a little; the user's word stands."""
+    ledger = make_ledger()
+    ledger.look(reading(), NOTHING, 100.0)
+    for tid, origin in (("packing", "history"), ("own", "MEMGUARD_FOOTPRINT"), ("guess", "a build")):
+        one = Task(tid, "", tid, "do_x", Footprint(2 * GIB, 0, 0, origin), 1)
+        assert ledger.offer(one, is_idle=True)
+    seen = {"packing": TaskUse(GIB // 2), "own": TaskUse(GIB // 2, most_compilers=3), "guess": TaskUse(GIB)}
+    ledger.look(reading(2 * GIB), BuildUse(seen), 101.0)
+    assert ledger.free_bytes == 3 * GIB
+
+
+def test_where_nobody_watches_grants_are_added_up() -> None:
+    """Nothing says what running tasks take, and nobody could take it back."""
     ledger = make_ledger()
     ledger.offer(task("a", 3 * GIB), is_idle=True)
-    ledger.look(reading(2 * GIB), NOTHING, 100.0)
-    assert ledger.free_bytes == 3 * GIB
-    ledger.settle((), 100.0 + GROWTH_S + 1)
-    ledger.look(reading(2 * GIB), NOTHING, 100.0 + GROWTH_S + 1)
-    assert ledger.free_bytes == 5 * GIB
-    ledger.look(reading(2 * GIB), BuildUse({"a": TaskUse(1 * GIB)}), 110.0)
-    assert ledger.free_bytes == 4 * GIB
+    for used_bytes, free_bytes in ((1 * GIB, 5 * GIB), (4 * GIB, 4 * GIB)):
+        ledger.look(reading(used_bytes), BuildUse({}, is_watched=False), 101.0)
+        assert ledger.free_bytes == free_bytes
+        assert not ledger.is_hungry
+        assert not ledger.is_crowded
 
 
-def test_a_task_of_a_pool_is_given_more_jobs() -> None:
-    """Where memory is free and nobody waits for it, the extended entry comes back with the reading."""
+def test_a_starved_task_has_its_memory_kept() -> None:
+    """After a long time others start only beside what it needs, whatever idles."""
     ledger = make_ledger()
-    ledger.offer(task("a", 6 * GIB), is_idle=True)
-    ledger.offer(task("b", 0, per_job=1 * GIB), is_idle=False)
-    assert ledger.running["b"].grant == Grant(2, 2 * GIB)
-    use = BuildUse({"b": TaskUse(1 * GIB, tokens=1)})
-    assert ledger.look(reading(7 * GIB), use, 101.0) == []
-    ledger.settle(["a"], 102.0)
-    (entry,) = ledger.look(reading(1 * GIB), use, 102.0)
-    assert entry is ledger.running["b"]
-    assert entry.grant == Grant(4, 4 * GIB)
+    ledger.look(reading(), NOTHING, 100.0)
+    ledger.offer(task("a", 5 * GIB), is_idle=True)
+    assert not ledger.offer(task("b", 4 * GIB), is_idle=False)
+    for waited_s, starts in ((STARVED_S - 1, True), (STARVED_S, False)):
+        ledger.look(reading(5 * GIB), BuildUse({"a": TaskUse(5 * GIB, most_compilers=1)}), 100.0 + waited_s)
+        ledger.settle((), 100.0 + waited_s)
+        assert ledger.judge(task("c", 2 * GIB), is_idle=False, is_bold=True).starts is starts
+
+
+def test_heavy_tasks_run_one_after_the_other() -> None:
+    """While none runs, memory is kept for the oldest of those that need more than half; beside one nothing is kept."""
+    ledger = make_ledger()
+    ledger.look(reading(), NOTHING, 100.0)
+    ledger.offer(task("a", 3 * GIB), is_idle=True)
+    assert not ledger.offer(task("heavy", 6 * GIB), is_idle=False)
+    assert not ledger.judge(task("c", 2 * GIB), is_idle=False).starts
+    ledger.settle(["a"], 101.0)
+    assert ledger.offer(task("heavy", 6 * GIB), is_idle=False)
+    assert not ledger.offer(task("other", 7 * GIB), is_idle=False)
+    assert ledger.judge(task("c", 2 * GIB), is_idle=False).starts
+
+
+def test_an_idle_cpu_makes_bold_the_smallest_first() -> None:
+    """While CPUs are busy nobody is bold; of those that may start then the one that needs least comes first."""
+    ledger = make_ledger()
+    ledger.look(reading(), NOTHING, 100.0)
+    ledger.offer(task("a", 3 * GIB), is_idle=True)
+    busy, idle = (BuildUse({"a": TaskUse(1 * GIB, cpus, most_compilers=1)}, rise_bytes=7 * GIB) for cpus in (4.0, 3.0))
+    for number, size in enumerate((5, 8, 4)):
+        ledger.look(reading(1 * GIB), busy, 101.0)
+        assert not ledger.offer(task(str(number), size * GIB), is_idle=False)
+    assert not ledger.is_hungry
+    ledger.look(reading(1 * GIB), idle, 102.0)
+    assert ledger.is_hungry
+    assert [found.tid for found in ledger.bold()] == ["2", "0"]
+    assert ledger.offer(task("2", 4 * GIB), is_idle=False, is_bold=True)
+    assert list(ledger.bold()) == []
 
 
 def test_observing_counts_and_holds_nothing() -> None:
@@ -95,11 +143,12 @@ def test_observing_counts_and_holds_nothing() -> None:
 
 
 def test_busy_cpus_crowd_the_build_until_their_tasks_end() -> None:
-    """Five CPUs' work on four CPUs is a crowd, four are not, and an end thins it out."""
+    """Four CPUs' work on four CPUs is a crowd, three are not, and an end thins it out."""
     ledger = make_ledger()
-    for number in range(5):
+    ledger.look(reading(), NOTHING, 100.0)
+    for number in range(4):
         assert not ledger.is_crowded
-        ledger.offer(task(str(number), 1, duration=Duration(10.0, 0.0)), is_idle=not number)
+        ledger.offer(task(str(number), 1), is_idle=not number)
     assert ledger.is_crowded
     ledger.settle(["0"], 101.0)
     assert not ledger.is_crowded
@@ -141,5 +190,5 @@ def test_the_sums_are_those_of_the_entries(steps: list[tuple[object, ...]]) -> N
     assert places == sorted(places)
     before = ledger._now()
     ledger._situation = None
-    # What is to come of running tasks is worked out with each change, not with each moment that passes.
-    assert ledger._now() == replace(before, growth_bytes=ledger._now().growth_bytes)
+    # Who starves is worked out with each change, not with each moment that passes.
+    assert replace(ledger._now(), kept=before.kept, is_starved=before.is_starved) == before

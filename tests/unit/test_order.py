@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memguard.decide.order import Circle, by_remaining_path, remaining_paths
+from memguard.decide.order import Circle, by_remaining_path, one_after_the_other, remaining_paths
 from memguard.model import Duration, PastRun
 from memguard.predict.durations import by_kind, learn_duration
+from memguard.units import MIB
 
 
 def test_a_path_counts_the_longest_chain_behind_a_task() -> None:
@@ -86,3 +87,18 @@ def test_an_unknown_compile_is_longer_than_an_unknown_fetch() -> None:
     """Kinds say which of two unknown tasks is the longer, and every task has one."""
     assert by_kind("do_compile").seconds(4) > by_kind("do_package").seconds(4) > by_kind("do_fetch").seconds(4)
     assert by_kind("do_whatever_comes") == Duration(0.5, 0.0)
+
+
+def test_tasks_that_cannot_run_beside_each_other_are_a_chain() -> None:
+    """Each counts as long as all of them take, the largest a little more; the others count as they are."""
+    seconds = {"a": 45.0, "b": 35.0, "light": 100.0}
+    found = one_after_the_other(seconds, {"a": 0.6, "b": 0.9, "light": 0.5})
+    assert found["light"] == 100.0
+    assert 80.0 < found["a"] < found["b"] < 81.0
+    assert one_after_the_other(seconds, {}) == seconds
+
+
+def test_a_heavy_compile_counts_longer_than_a_light_one() -> None:
+    """By its kind only; a task that is no compile is as long whatever it takes."""
+    assert by_kind("do_compile", 512 * MIB).parallel_s > 3 * by_kind("do_compile", 100 * MIB).parallel_s
+    assert by_kind("do_compile", 100 * MIB) == by_kind("do_compile")

@@ -242,7 +242,7 @@ class Engine:
         run.speed, run.used_bytes = speed, used_bytes
         self._stamps += 1
         run.stamp = self._stamps  # earlier events of this task, and of an earlier run of it, are void
-        self.states[self._tids[task]] = TaskUse(used_bytes)
+        self.states[self._tids[task]] = TaskUse(used_bytes, speed, most_compilers=1)
         if speed:
             run.ends = self._clock + work_s / speed
             heapq.heappush(self._events, (run.ends, task, run.stamp))

@@ -200,9 +200,15 @@ class Memguard(InOrder):
         engine, ledger = self.engine, self._ledger
         is_idle = not engine.runs
         if ledger.settle(self._ended, engine.now_s):
-            use = BuildUse(engine.states, sum(run.stopped for run in engine.runs.values()))
+            rise_bytes = sum(
+                max(0, entry.need_bytes - engine.runs[int(tid)].used_bytes)
+                for tid, entry in ledger.running.items()
+                if int(tid) in engine.runs
+            )
+            use = BuildUse(engine.states, sum(run.stopped for run in engine.runs.values()), rise_bytes=rise_bytes)
             ledger.look(self._read(), use, engine.now_s, is_idle)
         self._ended.clear()
+        free_bytes = ledger.free_bytes
         tid = choose_next(self, ledger, is_idle)
         if tid is None:
             # While the CPUs are busy an end is waited for, however old the reading is.
@@ -210,7 +216,9 @@ class Memguard(InOrder):
                 self._is_stale = bool(ledger.held) and ledger.reading.used_bytes != engine.used_bytes
             return None
         self._leave(int(tid))
-        return int(tid), ledger.running[tid].grant.jobs
+        # A task of a simulation has no pool: it keeps the jobs that fit as it starts.
+        entry = ledger.running[tid]
+        return int(tid), max(1, min(entry.grant.jobs, entry.task.footprint.jobs_within(free_bytes, entry.grant.jobs)))
 
     def first(self, hidden: Container[str]) -> str | None:
         """The first that is ready; the ledger keeps those it holds, which wait here no longer."""

@@ -124,7 +124,6 @@ class SimulatedReflex:
             most_jobs=entry.grant.jobs,
             jobs=jobs,
             next_job=expected,
-            growth_bytes=max(0, entry.grant.bytes - run.used_bytes),
             current_bytes=run.used_bytes,
             is_stopped=not has_jobs and run.stopped > 0,
         )

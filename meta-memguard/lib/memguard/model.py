@@ -70,6 +70,11 @@ class Reading:
         return self.used_bytes + max(0, self.left_bytes)
 
 
+# Where a footprint comes from that is the user's word, or more than a guess by the kind of recipe.
+OWN_ORIGIN = "MEMGUARD_FOOTPRINT"
+KNOWN_ORIGINS = (OWN_ORIGIN, "history", "known")
+
+
 @dataclass(frozen=True)
 class Footprint:
     """Peak memory of one task as a function of its jobs: base + per_job x jobs, at least serial. In bytes.
@@ -77,6 +82,7 @@ class Footprint:
     most_bytes: what more jobs do not take it beyond, since it has no more work for them; None where no such is known.
                 A serial part that is larger stands all the same.
     origin: where it comes from, for explanations: "MEMGUARD_FOOTPRINT", "history", "known", or the kind of recipe.
+    margin: the share that was added to what is likely, so that hardly any run takes more.
     """
 
     base_bytes: int
@@ -84,6 +90,31 @@ class Footprint:
     serial_bytes: int
     origin: str
     most_bytes: int | None = None
+    margin: float = 0.0
+
+    @cached_property
+    def likely(self) -> Footprint:
+        """The same without its margin: for who can take back what was too much."""
+        if not self.margin:
+            return self
+        share = 1 / (1 + self.margin)
+        return Footprint(
+            int(self.base_bytes * share),
+            int(self.per_job_bytes * share),
+            int(self.serial_bytes * share),
+            self.origin,
+            None if self.most_bytes is None else int(self.most_bytes * share),
+        )
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the user has said so."""
+        return self.origin == OWN_ORIGIN
+
+    @property
+    def is_guess(self) -> bool:
+        """Whether nothing is known of the task but its kind."""
+        return self.origin not in KNOWN_ORIGINS
 
     def peak_bytes(self, jobs: int) -> int:
         """Expected peak with `jobs` jobs."""
@@ -103,11 +134,12 @@ class Footprint:
 
 
 class PastRun(NamedTuple):
-    """One run of a task, from which durations are learned: jobs (None where unknown), wall and CPU seconds."""
+    """One run of a task: jobs (None where unknown), wall and CPU seconds, and its peak, None where it was not seen."""
 
     jobs: int | None
     wall_s: float
     cpu_s: float
+    peak_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -270,24 +302,31 @@ class TaskPolicy:
 
 
 class TaskUse(NamedTuple):
-    """What one running task takes now, in bytes; the tokens of its pool, None where it has none."""
+    """What one running task takes now, in bytes, and the CPUs it keeps busy; its peak and its most compilers so far."""
 
     current_bytes: int
-    tokens: int | None = None
+    cpus: float = 1.0
+    peak_bytes: int = 0
+    most_compilers: int = 0
 
 
 @dataclass(frozen=True)
 class BuildUse:
     """What is seen of running tasks, as far as it matters to which task starts next.
 
-    tasks:   by BitBake's id.
-    stopped: how many jobs are stopped since memory is short.
-    alone:   in words, the task that wants to run, or runs, with no other beside it; "" for none.
+    tasks:      by BitBake's id.
+    stopped:    how many jobs are stopped since memory is short.
+    alone:      in words, the task that wants to run, or runs, with no other beside it; "" for none.
+    rise_bytes: what their compilers, and those that follow them, are expected to take together beyond what is used now,
+                when that is most.
+    is_watched: somebody sees them, and can stop their jobs.
     """
 
     tasks: Mapping[str, TaskUse]
     stopped: int = 0
     alone: str = ""
+    rise_bytes: int = 0
+    is_watched: bool = True
 
 
 class Outcome(str, enum.Enum):

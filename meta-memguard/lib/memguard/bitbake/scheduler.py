@@ -22,11 +22,15 @@ from memguard.act.job_variables import jobs_in, variables_of
 from memguard.bitbake import session as sessions
 from memguard.bitbake.session import Session
 from memguard.decide.choose import choose_next
-from memguard.decide.order import by_remaining_path, remaining_paths
-from memguard.model import Duration, Task
-from memguard.predict.durations import by_kind
+from memguard.decide.order import by_remaining_path, one_after_the_other, remaining_paths
+from memguard.model import Duration, PastRun, Task
+from memguard.predict.durations import by_kind, learn_duration
 from memguard.predict.footprints import Predictor, read_table
+from memguard.predict.footprints import by_kind as kind_of
 from memguard.server.guard import Guard
+
+# What shorter tasks need of the memory does not matter for the order.
+LONG_S = 5.0
 
 
 class _Guarded(RunQueueScheduler):
@@ -47,8 +51,10 @@ class _Guarded(RunQueueScheduler):
             if session is not None and session.guard is not None:
                 self._guard = session.guard
                 self._known = _Known(runqueue, rqdata, session, session.guard)
-                if self._known.has_durations and self.orders_by_duration:
-                    self._ready.take_order(self._known.by_remaining_path(self.prio_map))
+                if self.orders_by_duration and not self._guard.ledger.is_observing:
+                    budget_bytes = self._guard.ledger.budget_bytes
+                    if self._known.has_durations or self._known.may_pass(budget_bytes, self.rq.number_tasks):
+                        self._ready.take_order(self._known.by_remaining_path(self.prio_map, budget_bytes))
         except Exception:
             self._step_aside()
 
@@ -62,12 +68,14 @@ class _Guarded(RunQueueScheduler):
 
     def next(self) -> str | None:
         """The tid of the task to start now, None to wait; BitBake asks its setscene tasks' limit right before."""
+        self._restore_number_tasks()
+        tid: str | None = super().next()
         if self._guard is not None:
             try:
-                self._heed_emergency(self._guard)
+                self._hold_back_setscene(self._guard, tid)
             except Exception:
                 self._step_aside()
-        return super().next()
+        return tid
 
     def next_buildable_task(self) -> str | None:
         """The tid of the task to start now, None to wait."""
@@ -81,12 +89,12 @@ class _Guarded(RunQueueScheduler):
 
     def _guarded_choice(self, guard: Guard) -> str | None:
         is_idle = self._settle(guard)
-        if not guard.is_observing:
+        if not guard.ledger.is_observing:
             return choose_next(self._ready, guard, is_idle)
         tid = self._ready.first()
         if tid is not None and not self._ready.is_weightless(tid):
             task = self._task(tid)
-            guard.note_only(task, guard.judge(task, is_idle))
+            guard.note_only(task, guard.ledger.judge(task, is_idle))
         return tid
 
     def _settle(self, guard: Guard) -> bool:
@@ -94,20 +102,36 @@ class _Guarded(RunQueueScheduler):
         rq = self.rq
         is_idle = not rq.stats.active and not rq.sq_live
         complete, failed = rq.runq_complete, rq.failed_tids
-        guard.settle([tid for tid in guard.running if tid in complete or tid in failed], is_idle)
+        ended = [tid for tid in guard.ledger.running if tid in complete or tid in failed]
+        self._learn(guard, [tid for tid in ended if tid in complete])
+        guard.settle(ended, is_idle)
         return is_idle
 
-    def _heed_emergency(self, guard: Guard) -> None:
-        """Let nothing start while memory is short, setscene tasks included, as long as something runs."""
-        rq = self.rq
-        if guard.emergency:
+    def _learn(self, guard: Guard, ended: Iterable[str]) -> None:
+        """What tasks took says something of others of their kind, those included that are held."""
+        seen = {tid: use for tid in ended if (use := guard.ledger.use_of(tid)) is not None and use.peak_bytes}
+        for tid, use in seen.items():
+            self._known.take(tid, max(1, use.most_compilers), use.peak_bytes)
+        if not seen:
+            return
+        guessed, begun = [tid for tid, task in self._tasks.items() if task.footprint.is_guess], self.rq.runq_running
+        for tid in [tid for tid in guessed if tid not in begun]:
+            del self._tasks[tid]
+            if tid in guard.held:
+                guard.ledger.revise(self._task(tid))
+
+    def _hold_back_setscene(self, guard: Guard, tid: str | None) -> None:
+        """Let no setscene task start before the next choice while memory is short, as long as something runs.
+
+        tid: the task that starts now, None for none.
+        """
+        if guard.ledger.must_wait:
             self._settle(guard)
-        if guard.emergency:
-            if self._number_tasks is None:
-                self._number_tasks = rq.number_tasks
-            rq.number_tasks = max(1, min(self._number_tasks, rq.stats.active + len(rq.sq_live)))
-        else:
-            self._restore_number_tasks()
+        if guard.ledger.must_wait:
+            rq = self.rq
+            self._number_tasks = rq.number_tasks
+            active = rq.stats.active + len(rq.sq_live) + (tid is not None)
+            rq.number_tasks = max(1, min(self._number_tasks, active))
 
     def _restore_number_tasks(self) -> None:
         if self._number_tasks is not None:
@@ -230,33 +254,69 @@ class _Known:
         self._rqdata = rqdata
         self._predictor = Predictor(read_table(), guard.policy.overrides, session.samples_of)
         self._own_values = _own_values(runqueue.cooker.databuilder.mcdata)
-        self._cpus = int(guard.reading.cpus)
+        self._cpus = int(guard.ledger.reading.cpus)
         self._classes: dict[str, frozenset[str]] = {}
-        self._durations = {} if guard.is_observing else session.durations()
+        self._durations: dict[tuple[str, str], Duration] = {}
+        if not guard.ledger.is_observing:
+            self._take_past(session.last_runs())
 
-    @property
-    def has_durations(self) -> bool:
-        """Whether earlier builds tell how long anything takes."""
-        return bool(self._durations)
+    def _take_past(self, runs: Mapping[tuple[str, str], PastRun]) -> None:
+        """What earlier builds say of how long tasks take, and of what those of a kind take."""
+        self._durations = {task: learn_duration(run) for task, run in runs.items()}
+        if not runs:
+            return
+        for tid in self._rqdata.runtaskentries:
+            mc, _, name, taskfn = split_tid_mcfn(tid)
+            run = runs.get((self._rqdata.dataCaches[mc].pkg_fn[taskfn], name))
+            if run is not None and run.peak_bytes and run.jobs:
+                self.take(tid, run.jobs, run.peak_bytes)
 
     def task(self, tid: str) -> Task:
         """The task behind a tid."""
         mc, _, name, taskfn = split_tid_mcfn(tid)
         cache = self._rqdata.dataCaches[mc]
         recipe = cache.pkg_fn[taskfn]
-        classes = self._classes.get(taskfn)
-        if classes is None:
-            inherited = cache.inherits.get(taskfn) or ()
-            classes = frozenset(path.rpartition("/")[2].partition(".")[0] for path in inherited)
-            self._classes[taskfn] = classes
-        footprint = self._predictor.predict(recipe, name, classes, cache.pkg_pepvpr[taskfn][1] or "")
+        version = cache.pkg_pepvpr[taskfn][1] or ""
+        footprint = self._predictor.predict(recipe, name, self._classes_of(mc, taskfn), version)
         jobs, duration = self._wanted_jobs(mc, recipe, name), self._durations.get((recipe, name))
         return Task(tid, mc, recipe, name, footprint, jobs, duration)
 
-    def by_remaining_path(self, order: list[str]) -> list[str]:
-        """`order`, but first that for which the longest chain waits, by what tasks took in earlier builds."""
+    def _classes_of(self, mc: str, taskfn: str) -> frozenset[str]:
+        """The classes that a recipe inherits."""
+        classes = self._classes.get(taskfn)
+        if classes is None:
+            inherited = self._rqdata.dataCaches[mc].inherits.get(taskfn) or ()
+            classes = frozenset(path.rpartition("/")[2].partition(".")[0] for path in inherited)
+            self._classes[taskfn] = classes
+        return classes
+
+    def take(self, tid: str, jobs: int, peak_bytes: int) -> None:
+        """What a task took with so many jobs."""
+        mc, _, name, taskfn = split_tid_mcfn(tid)
+        recipe = self._rqdata.dataCaches[mc].pkg_fn[taskfn]
+        self._predictor.take(recipe, name, self._classes_of(mc, taskfn), jobs, peak_bytes)
+
+    @property
+    def has_durations(self) -> bool:
+        """Whether earlier builds tell how long anything takes."""
+        return bool(self._durations)
+
+    def may_pass(self, budget_bytes: int, threads: int) -> bool:
+        """Whether a stock build might take more than `budget_bytes`: the heaviest tasks, as many as run at once."""
+        long = [self.task(tid) for tid in self._rqdata.runtaskentries if self._seconds(tid) >= LONG_S]
+        peaks = [task.footprint.likely.peak_bytes(task.wanted_jobs) for task in long]
+        return sum(sorted(peaks)[-max(1, threads) :]) > budget_bytes
+
+    def by_remaining_path(self, order: list[str], budget_bytes: int) -> list[str]:
+        """`order`, but first that for which the longest chain waits, by what tasks took in earlier builds.
+
+        Those that nobody has built take as long as their kind does. budget_bytes: what tasks may use together.
+        """
         entries = self._rqdata.runtaskentries
         seconds = {tid: self._seconds(tid) for tid in entries}
+        long = [tid for tid in entries if seconds[tid] >= LONG_S]
+        shares = {tid: self.task(tid).footprint.likely.peak_bytes(1) / max(1, budget_bytes) for tid in long}
+        seconds = one_after_the_other(seconds, shares)
         paths = remaining_paths(list(entries), lambda tid: entries[tid].depends, seconds)
         return by_remaining_path(order, paths)
 
@@ -267,7 +327,10 @@ class _Known:
         if name in cache.task_deps[taskfn].get("noexec", ()):
             return 0.0
         recipe = cache.pkg_fn[taskfn]
-        duration: Duration = self._durations.get((recipe, name)) or by_kind(name)
+        duration = self._durations.get((recipe, name))
+        if duration is None:
+            job_bytes = kind_of(name, self._classes_of(mc, taskfn)).per_job_bytes
+            duration = by_kind(name, job_bytes)
         if not duration.parallel_s:
             return duration.serial_s
         return duration.seconds(max(1, min(self._wanted_jobs(mc, recipe, name), self._cpus)))

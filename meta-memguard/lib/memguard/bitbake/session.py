@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import math
 import os
 import shutil
 import time
@@ -31,8 +30,8 @@ from memguard.channels.grants import Handover
 from memguard.channels.notes import Orders
 from memguard.channels.plain_file import make_private
 from memguard.channels.state import StateFile
-from memguard.model import Duration, Policy, Sample, Task
-from memguard.predict.durations import learn_duration
+from memguard.decide.moment import slots_of
+from memguard.model import PastRun, Policy, Sample, Task
 from memguard.record.event_log import EventLog
 from memguard.sense.container import Sensor
 from memguard.server.fleet import Fleet
@@ -110,7 +109,7 @@ class Session:
                 f'BB_SCHEDULER = "{scheduler}" stands, so memguard only observes: it holds no task and lowers '
                 f'no job count. To let it, remove that line or set BB_SCHEDULER = "{SPEED}"'
             )
-        jobs, cpus = jobs_in(d.getVar("PARALLEL_MAKE") or ""), self.guard.reading.cpus
+        jobs, cpus = jobs_in(d.getVar("PARALLEL_MAKE") or ""), self.guard.ledger.reading.cpus
         if jobs is not None and jobs > 4 * cpus:
             _note(f'PARALLEL_MAKE = "{d.getVar("PARALLEL_MAKE")}" asks for far more jobs than {cpus:g} CPUs run')
 
@@ -123,11 +122,9 @@ class Session:
         """What earlier builds remember of a task, the newest first."""
         return [] if self._history is None else self._history.newest(recipe, task)
 
-    def durations(self) -> dict[tuple[str, str], Duration]:
-        """How long tasks take as far as earlier builds remember, by recipe and task."""
-        if self._history is None:
-            return {}
-        return {task: learn_duration(run) for task, run in self._history.last_runs().items()}
+    def last_runs(self) -> dict[tuple[str, str], PastRun]:
+        """The last run of each task that earlier builds remember, by recipe and task."""
+        return {} if self._history is None else self._history.last_runs()
 
     def sample(self, d: DataSmart) -> None:
         """What is to be done once a second: replace a sentinel that has died or hangs, read the container."""
@@ -199,7 +196,7 @@ class Session:
                 # Pods have the same few numbers of processes, and may start in the same second.
                 build=f"{time.strftime('%Y%m%d%H%M%S')}-{os.getpid()}-{os.urandom(4).hex()}",
                 policy=replace(guard.policy, directory=str(directory)),
-                slots=max(jobs, math.ceil(guard.reading.cpus)),
+                slots=slots_of(jobs, guard.ledger.reading.cpus),
                 log=str(BuildDirectory(directory).readings / guard.log.name) if guard.log is not None else "",
             )
         )

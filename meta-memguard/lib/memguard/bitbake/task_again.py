@@ -36,6 +36,7 @@ from memguard.channels.state import StateFile
 from memguard.decide.run_again import Attempt, Cause, Evidence, find_cause, plan, statuses_of
 from memguard.diagnose.scan import classify
 from memguard.model import Kill, TaskPolicy
+from memguard.predict.fit import KILL_RATIO
 from memguard.sense.container import Sensor
 from memguard.sense.proc_files import ProcessId, find_process
 from memguard.task import retry
@@ -142,7 +143,7 @@ class TaskScene:
             attempt=number,
             program=cause.program[:200],
             reason=cause.words[:200],
-            need_bytes=max(cause.bytes, largest_bytes) * attempt.jobs,
+            need_bytes=int(max(cause.bytes, largest_bytes) * KILL_RATIO),
             wall_s=round(wall_s, 3),
             cpu_s=round(cpu_s, 3),
             largest_bytes=largest_bytes,

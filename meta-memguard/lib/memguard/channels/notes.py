@@ -116,7 +116,8 @@ class TaskWait:
     attempt:       1 when it is about to run for the second time.
     program:       what was killed, "" where that is unknown.
     reason:        why it runs again, in words.
-    need_bytes:    what it is expected to take, by the largest process of the run that ended.
+    need_bytes:    what its first job is expected to take, by the largest process of the run that ended; others begin
+                   as memory lets them.
     wall_s, cpu_s, largest_bytes: what that run took, as in TaskEnd.
     """
 
@@ -146,6 +147,7 @@ class TaskGrant:
     bytes:     what the whole task is expected to take with `jobs` jobs.
     job_bytes: what one job of it is expected to take.
     wanted_jobs: those it would have in a stock build.
+    largest_bytes: what its largest process took in earlier builds, 0 where that is not known.
     """
 
     tid: str
@@ -154,6 +156,7 @@ class TaskGrant:
     bytes: int
     job_bytes: int
     wanted_jobs: int = 0
+    largest_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,8 @@ class TaskState(TaskNote):
     peak_bytes: the most it was seen to take.
     granted_bytes: what it is expected to take; job_bytes: what one more job of it is.
     tokens:    those of its pool, None where it has none.
-    compilers: its compiler processes now; stopped: processes of it that are stopped.
+    compilers: its compiler processes now; most_compilers: the most at one moment; stopped: its stopped processes.
+    cpus:      CPUs that it keeps busy now.
     """
 
     state: str = "running"
@@ -71,12 +72,19 @@ class TaskState(TaskNote):
     job_bytes: int = 0
     tokens: int | None = None
     compilers: int = 0
+    most_compilers: int = 0
     stopped: int = 0
+    cpus: float = 1.0
 
     @property
     def note(self) -> TaskNote:
         """What the task said as it began."""
         return from_json(TaskNote, vars(self))
+
+    @property
+    def use(self) -> TaskUse:
+        """What the server acts on."""
+        return TaskUse(self.current_bytes, self.cpus, self.peak_bytes, self.most_compilers)
 
     @property
     def name(self) -> str:
@@ -139,6 +147,7 @@ class State:
     limit_bytes:  MemTotal where no limit is visible.
     tasks:        by BitBake's id.
     stopped:      how many jobs are stopped since memory is short.
+    rise_bytes:   what all tasks are expected to take together beyond what they take now, when that is most.
     alone:        in words, the task that wants to run, or runs, with no other beside it; "" for none.
     turns:        by mark, the attempt that a task that lost a job may make now.
     events:       the last ones, as JSON objects (record/events.from_object).
@@ -158,6 +167,7 @@ class State:
     tasks: dict[str, TaskState] = field(default_factory=dict)
     held: tuple[HeldTask, ...] = ()
     stopped: int = 0
+    rise_bytes: int = 0
     alone: str = ""
     turns: dict[str, int] = field(default_factory=dict)
     counts: Counts = field(default_factory=Counts)
@@ -166,8 +176,8 @@ class State:
     @property
     def use(self) -> BuildUse:
         """What the server acts on."""
-        tasks = {tid: TaskUse(task.current_bytes, task.tokens) for tid, task in self.tasks.items()}
-        return BuildUse(tasks, self.stopped, self.alone)
+        tasks = {tid: task.use for tid, task in self.tasks.items()}
+        return BuildUse(tasks, self.stopped, self.alone, self.rise_bytes)
 
     @property
     def heaviest(self) -> TaskState | None:

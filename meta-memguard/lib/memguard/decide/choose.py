@@ -11,13 +11,15 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Protocol
 
+from memguard.decide.admit import is_light
 from memguard.model import Task
 
 # New holds in one call; the next call comes within a second.
 HOLDS_PER_CALL = 16
-# While all CPUs are busy, one task may start out of this many next in order, if it keeps no more of a CPU busy than
-# this: a download.
+# While all CPUs are busy, one task may start out of this many next in order, if it is light and takes no longer than
+# this, so that others need not wait for it, or keeps no more of a CPU busy than this: a download.
 CROWD_LOOK = 64
+SHORT_S = 5.0
 QUIET_CPUS = 0.25
 
 
@@ -60,8 +62,18 @@ class Gate(Protocol):
     def release(self, tid: str) -> object:
         """Hold a task no longer."""
 
-    def offer(self, task: Task, is_idle: bool) -> bool:
-        """Whether `task` starts; if not, it is held from here on. When nothing runs, it does."""
+    @property
+    def is_hungry(self) -> bool:
+        """Whether a CPU idles although tasks are held."""
+
+    def bold(self) -> Iterator[Task]:
+        """The held tasks that may start since a CPU idles, the best first."""
+
+    def offer(self, task: Task, is_idle: bool, is_bold: bool = False) -> bool:
+        """Whether `task` starts; if not, it is held from here on. When nothing runs, it does.
+
+        is_bold: since a CPU idles.
+        """
 
 
 def choose_next(queue: Queue, gate: Gate, is_idle: bool) -> str | None:
@@ -71,22 +83,31 @@ def choose_next(queue: Queue, gate: Gate, is_idle: bool) -> str | None:
     nothing and starts nothing. Held tasks are all offered, then the first that is not held, and the gate refuses none.
     """
     held = gate.held
-    if gate.is_crowded and not is_idle:
+    is_crowded = gate.is_crowded and not is_idle
+    if held:
+        for gone in queue.taken_back(held):
+            gate.release(gone)
+        for task in gate.releasable(is_idle):
+            if is_crowded and not _is_quiet(task):
+                continue
+            if queue.is_ready(task.tid) and _starts(queue, gate, task.tid, is_idle):
+                return task.tid
+    if is_crowded:
         tid = queue.first(held)
         if tid is None or queue.is_weightless(tid):
             return tid
         tid = _first_quiet(queue, held)
         return tid if tid is not None and _starts(queue, gate, tid, is_idle) else None
-    if held:
-        for tid in queue.taken_back(held):
-            gate.release(tid)
-        for task in gate.releasable(is_idle):
-            if queue.is_ready(task.tid) and _starts(queue, gate, task.tid, is_idle):
-                return task.tid
     for _ in range(HOLDS_PER_CALL):
         tid = queue.first(held)
-        if tid is None or _starts(queue, gate, tid, is_idle):
+        if tid is not None and _starts(queue, gate, tid, is_idle):
             return tid
+        if tid is None:
+            break
+    if gate.is_hungry:
+        for task in gate.bold():
+            if queue.is_ready(task.tid) and gate.offer(task, is_idle, is_bold=True):
+                return task.tid
     return None
 
 
@@ -95,11 +116,16 @@ def _starts(queue: Queue, gate: Gate, tid: str, is_idle: bool) -> bool:
 
 
 def _first_quiet(queue: Queue, held: Container[str]) -> str | None:
-    """The first ready task of those next in order that is known to leave the CPUs alone, as a download does."""
+    """The first quiet one of the ready tasks next in order."""
     for tid in queue.ahead(CROWD_LOOK):
-        if tid in held or not queue.is_ready(tid):
-            continue
-        duration = queue.task(tid).duration
-        if duration is not None and duration.cpus(1) <= QUIET_CPUS:
+        if tid not in held and queue.is_ready(tid) and _is_quiet(queue.task(tid)):
             return tid
     return None
+
+
+def _is_quiet(task: Task) -> bool:
+    """Whether a task is light and short, or leaves the CPUs alone, as a download does."""
+    duration = task.duration
+    if duration is None:
+        return is_light(task.footprint)
+    return duration.cpus(1) <= QUIET_CPUS or (is_light(task.footprint) and duration.seconds(1) <= SHORT_S)

@@ -39,8 +39,8 @@ class _Sizes(NamedTuple):
 class Budget:
     """What is used beyond what is used now, at each moment of a forecast."""
 
-    def __init__(self, whole: float, moments: int, doubt_bytes: int) -> None:
-        self._means, self._variances = [whole] * moments, [0.0] * moments
+    def __init__(self, moments: int, doubt_bytes: int) -> None:
+        self._means, self._variances = [0.0] * moments, [0.0] * moments
         self._doubt_bytes = doubt_bytes
 
     def add(self, sizes: _Sizes, sign: int = 1) -> None:
@@ -110,9 +110,29 @@ class Forecast:
         self._moments = [share * most_s for share in MOMENTS]
         self._jobs = {(task.tid, job.pid): Outlook(job, task, self._moments) for task in tasks for job in task.jobs}
 
-    def budget(self, doubt_bytes: int, whole_bytes: int = 0) -> Budget:
+    def budget(self, doubt_bytes: int) -> Budget:
         """A budget without any job; `doubt_bytes` are kept free for what is not known."""
-        return Budget(float(whole_bytes), len(self._moments), doubt_bytes)
+        return Budget(len(self._moments), doubt_bytes)
+
+    def of_all(self, moment: Moment) -> Budget:
+        """All jobs, and those that follow them: each task goes on with as many as it has.
+
+        What is stopped counts as if it went on: it does so before others begin. Where a task with a pool has none, its
+        implicit job may begin any time.
+        """
+        budget = self.budget(moment.reserve_bytes - moment.kill_bytes)
+        for task in moment.tasks:
+            if task.held_tokens is not None and not task.jobs:
+                budget.add(self.new(task))
+            for job in task.jobs:
+                outlook = self.of(task, job)
+                budget.add(outlook.own)
+                budget.add(outlook.following)
+        return budget
+
+    def rise_bytes(self, moment: Moment) -> int:
+        """What all tasks are expected to take together beyond what is used now, when that is most."""
+        return max(0, int(self.of_all(moment).most_bytes))
 
     def of(self, task: Running, job: Job) -> Outlook:
         """That of one job."""

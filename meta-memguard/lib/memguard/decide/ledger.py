@@ -2,7 +2,7 @@
 """The ledger of one build: which tasks run with which grant, which wait for memory, and what that lets start.
 
 Runs in: the BitBake server and every simulation; pure: time, readings and what tasks take come in as arguments.
-Covers: grants and holds as changes of state, the growth and the ends to expect of running tasks, crowded CPUs.
+Covers: grants and holds as changes of state, what running tasks will take, idle and crowded CPUs.
 Does not cover: the rules of admission (admit), which ready task comes first (choose), telling anybody (server/guard).
 
 Times are seconds of any one clock.
@@ -14,37 +14,32 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from memguard.decide.admit import Situation, admit, admit_alone, extend, is_worth_asking, shortest_s
-from memguard.model import BuildUse, Grant, Mode, Policy, Reading, Task, Verdict
+from memguard.decide.admit import GUESS_BYTES, Situation, admit, admit_alone, admit_boldly, first_need
+from memguard.model import BuildUse, Grant, Mode, Policy, Reading, Task, TaskUse, Verdict
 
 # A reading costs some 50 us of kernel time, as much as BitBake needs to pick a task out of a thousand. In this time
 # the fastest fill rate seen on build hosts (6 GB/s, by the authors of earlyoom) takes less than a default reserve.
 READING_AGE_S = 0.1
 
-# A task that has started, and that nobody measures, counts as not grown yet for this time. A compiler of 600 MB
-# reaches half of its peak in two to three seconds, after a second or two in which make or ninja find out what to do.
-GROWTH_S = 5.0
-
-# Tasks are started until those that run are expected to keep the CPUs busy this many times over. They do so on
-# average; what one leaves idle while it links another takes.
-CROWD = 1.25
+# A task that is held for this long has its memory kept.
+# evidence: chosen, not measured; on real recipes no task waits for as long
+STARVED_S = 300.0
 
 
 @dataclass(frozen=True)
 class Hold:
     """A task that waits for memory. `place` counts up over the build, so that the oldest has the smallest.
 
-    least_bytes: its peak with the fewest jobs it starts with; need_bytes: what it waits for.
-    shortest_s:  how long it takes at least.
+    need_bytes: its peak with the fewest jobs it starts with.
+    first_bytes: what it needs to begin where a CPU idles.
     """
 
     task: Task
     place: int
     since_s: float
     reason: str
-    least_bytes: int
     need_bytes: int
-    shortest_s: float
+    first_bytes: int
 
 
 @dataclass(frozen=True)
@@ -57,18 +52,13 @@ class Release:
 
 @dataclass(frozen=True)
 class Entry:
-    """The grant of a running task, and its place in the queue for memory.
-
-    ends_s: when it is expected to end, None where that is not known.
-    cpus:   CPUs it is expected to keep busy, 0 where that is not known.
-    """
+    """The grant of a running task, its place in the queue for memory, and what it needs at least."""
 
     task: Task
     grant: Grant
     place: int
     since_s: float
-    ends_s: float | None = None
-    cpus: float = 0.0
+    need_bytes: int
 
 
 class Admission(NamedTuple):
@@ -80,13 +70,17 @@ class Admission(NamedTuple):
 
 @dataclass
 class Totals:
-    """What was decided so far, in tasks; held_s: seconds that tasks waited, all together."""
+    """What was decided so far, in tasks.
+
+    held_s: seconds that tasks waited, all together; idle_s: CPU seconds that idled although a held task would have fit.
+    """
 
     granted: int = 0
     held: int = 0
     shrunk: int = 0
     forced: int = 0
     held_s: float = 0.0
+    idle_s: float = 0.0
 
 
 class Ledger:
@@ -99,15 +93,15 @@ class Ledger:
         self.held: dict[str, Hold] = {}
         self.running: dict[str, Entry] = {}
         self.totals = Totals()
-        self._use = BuildUse({})
+        self._use = BuildUse({}, is_watched=False)
         self._now_s = self._read_at_s = now_s
         self._idle_bytes = reading.used_bytes - reading.shmem_bytes
         self._granted_bytes = 0
-        self._busy_cpus = 0.0
         self._places = 0
         # Thousands of tasks are asked about between two changes: what they are judged by is worked out once.
         self._situation: Situation | None = None
         self._waiting_in: Situation | None = None
+        self._timid_in: Situation | None = None
 
     def settle(self, ended: Iterable[str], now_s: float) -> bool:
         """Bring it up to date: it is `now_s`, and `ended` tasks no longer run. Whether a new reading is due."""
@@ -115,38 +109,50 @@ class Ledger:
             gone = self.running.pop(tid, None)
             if gone is not None:
                 self._granted_bytes -= gone.grant.bytes
-                self._busy_cpus -= gone.cpus
                 self._situation = None
         self._now_s = now_s
         return now_s - self._read_at_s >= READING_AGE_S
 
-    def look(self, reading: Reading, use: BuildUse, now_s: float, is_idle: bool = False) -> list[Entry]:
-        """Take what is seen of container and tasks at `now_s`; the running tasks that may have more jobs from now on.
+    def look(self, reading: Reading, use: BuildUse, now_s: float, is_idle: bool = False) -> None:
+        """Take what is seen of container and tasks at `now_s`.
 
         is_idle: no task runs, so that what is in use is nobody's grant.
         """
+        if self.is_hungry and any(hold.need_bytes <= self.free_bytes for hold in self.held.values()):
+            self.totals.idle_s += (now_s - self._read_at_s) * (self.reading.cpus - self._busy_cpus)
         self.reading, self._use, self._read_at_s = reading, use, now_s
         if is_idle:
             self._idle_bytes = reading.used_bytes - reading.shmem_bytes
         self._situation = None
-        return self._extend()
 
     @property
     def is_crowded(self) -> bool:
-        """Whether running tasks, as far as earlier builds tell, keep all CPUs busy: one more would slow them down.
+        """Whether running tasks keep all CPUs busy.
 
-        The most urgent ones run already, so it would gain nothing and hold memory all the same.
+        One more would take CPU time from those that are waited for most, and hold memory all the same; what they leave
+        idle light tasks take.
         """
-        return self._busy_cpus >= self.reading.cpus * CROWD
+        return self._use.is_watched and self._busy_cpus >= self.reading.cpus
+
+    @property
+    def is_hungry(self) -> bool:
+        """Whether a CPU idles although tasks are held."""
+        return bool(self.held) and self._use.is_watched and not self.is_crowded
 
     @property
     def emergency(self) -> str:
-        """In words, why nothing may start now whatever fits; "" for no reason."""
-        if self.is_observing:
-            return ""
-        if self._use.alone:
-            return f"{self._use.alone} runs again, alone"
-        return f"memory is short: {self._use.stopped} jobs are stopped" if self._use.stopped else ""
+        """In words, why nothing may start now but light tasks; "" for no reason."""
+        return f"{self._use.alone} runs again, alone" if self._use.alone and not self.is_observing else ""
+
+    @property
+    def must_wait(self) -> bool:
+        """Whether nothing may start that nobody judges, as setscene tasks: jobs are stopped, or a task runs alone."""
+        return bool(self.emergency) or (self._use.stopped > 0 and not self.is_observing)
+
+    @property
+    def budget_bytes(self) -> int:
+        """What tasks may use together."""
+        return self._now().budget_bytes
 
     @property
     def free_bytes(self) -> int:
@@ -160,8 +166,8 @@ class Ledger:
         found = False
         holds = list(self.held.values())
         if not is_idle:
-            is_worth = is_worth_asking(self._now())
-            holds = [hold for hold in holds if is_worth(hold.task, hold.least_bytes, hold.shortest_s)]
+            most_bytes = self._now().most_bytes
+            holds = [hold for hold in holds if hold.need_bytes <= most_bytes]
         for hold in holds:
             if is_idle or admit(hold.task, self._now()).starts:
                 found = True
@@ -169,14 +175,36 @@ class Ledger:
         if not found:
             self._waiting_in = self._now()
 
-    def judge(self, task: Task, is_idle: bool) -> Verdict:
-        """May `task`, which would start next, start now? When nothing runs, it always may."""
+    def bold(self) -> Iterator[Task]:
+        """The held tasks that may start since a CPU idles, those first that need least: peaks that are small meet none.
+
+        One that has starved comes before all others.
+        """
+        situation = self._now()
+        if situation is self._timid_in:
+            return
+        found = False
+        holds = [hold for hold in self.held.values() if hold.first_bytes <= situation.room_bytes]
+        for hold in sorted(holds, key=lambda hold: (hold.need_bytes, hold.place)):
+            if admit_boldly(hold.task, situation).starts:
+                found = True
+                yield hold.task
+        if not found:
+            self._timid_in = situation
+
+    def judge(self, task: Task, is_idle: bool, is_bold: bool = False) -> Verdict:
+        """May `task`, which would start next, start now? When nothing runs, it always may.
+
+        is_bold: since a CPU idles.
+        """
         verdict = admit(task, self._now())
+        if not verdict.starts and is_bold:
+            verdict = admit_boldly(task, self._now())
         return admit_alone(task, self._now()) if is_idle and not verdict.starts else verdict
 
-    def offer(self, task: Task, is_idle: bool) -> bool:
+    def offer(self, task: Task, is_idle: bool, is_bold: bool = False) -> bool:
         """Judge `task` and keep the verdict; whether it starts."""
-        verdict = self.judge(task, is_idle)
+        verdict = self.judge(task, is_idle, is_bold)
         if verdict.grant is None:
             self.hold(task, verdict)
         else:
@@ -187,13 +215,15 @@ class Ledger:
         """Hold `task`, which keeps its place from the first time on; None where it was held already."""
         known = self.held.get(task.tid)
         if known is not None:
-            self.held[task.tid] = replace(known, reason=verdict.reason, need_bytes=verdict.need_bytes)
+            self.held[task.tid] = replace(known, reason=verdict.reason)
             return None
-        least_bytes = task.footprint.peak_bytes(self._now().fewest_jobs(task))
-        hold = self.held[task.tid] = Hold(
-            task, self._next_place(), self._now_s, verdict.reason, least_bytes, verdict.need_bytes, shortest_s(task)
-        )
-        self._situation = None
+        situation = self._now()
+        need_bytes, first_bytes = situation.need_bytes(task), first_need(task, situation)
+        place = self._next_place()
+        hold = self.held[task.tid] = Hold(task, place, self._now_s, verdict.reason, need_bytes, first_bytes)
+        self._timid_in = None
+        if len(self.held) == 2 or situation.is_heavy(need_bytes):
+            self._situation = None
         self.totals.held += 1
         return hold
 
@@ -203,6 +233,19 @@ class Ledger:
         self.totals.forced += verdict.is_forced
         release = self.release(task.tid)
         return Admission(self._enter(task, grant, release.hold.place if release else self._next_place()), release)
+
+    def revise(self, task: Task) -> None:
+        """More is known of a held task: it keeps its place."""
+        known = self.held.get(task.tid)
+        if known is not None:
+            situation = self._now()
+            need_bytes, first_bytes = situation.need_bytes(task), first_need(task, situation)
+            self.held[task.tid] = replace(known, task=task, need_bytes=need_bytes, first_bytes=first_bytes)
+            self._waiting_in = self._timid_in = None
+
+    def use_of(self, tid: str) -> TaskUse | None:
+        """What was seen last of a task, None where nobody has seen it."""
+        return self._use.tasks.get(tid)
 
     def observe(self, task: Task, verdict: Verdict) -> Entry:
         """Let `task` run with all its jobs, and count what `verdict` would have done with it."""
@@ -217,7 +260,8 @@ class Ledger:
         hold = self.held.pop(tid, None)
         if hold is None:
             return None
-        self._situation = None
+        if self._situation is not None and (self._situation.kept is hold.task or len(self.held) == 1):
+            self._situation = None
         held_s = self._now_s - hold.since_s
         self.totals.held_s += held_s
         return Release(hold, held_s)
@@ -225,75 +269,63 @@ class Ledger:
     def _enter(self, task: Task, grant: Grant, place: int) -> Entry:
         self.totals.granted += 1
         before = self.running.pop(task.tid, None)
-        ends_s, cpus = None, 0.0
-        if task.duration is not None:
-            ends_s, cpus = self._now_s + task.duration.seconds(grant.jobs), task.duration.cpus(grant.jobs)
-        entry = self.running[task.tid] = Entry(task, grant, place, self._now_s, ends_s, cpus)
+        need_bytes = self._now().need_bytes(task)
+        entry = self.running[task.tid] = Entry(task, grant, place, self._now_s, need_bytes)
         self._granted_bytes += grant.bytes - (before.grant.bytes if before else 0)
-        self._busy_cpus += cpus - (before.cpus if before else 0.0)
         self._situation = None
         return entry
 
-    def _extend(self) -> list[Entry]:
-        """Give running tasks that take their jobs from a pool more of them, where nobody waits for memory."""
-        extended: list[Entry] = []
-        if self.held or self.is_observing:
-            return extended
-        for tid, state in self._use.tasks.items():
-            entry = self.running.get(tid)
-            if entry is None or state.tokens is None or entry.grant.jobs >= entry.task.wanted_jobs:
-                continue
-            grant = extend(entry.task, entry.grant, self._now())
-            if grant is not None:
-                self._granted_bytes += grant.bytes - entry.grant.bytes
-                self.running[tid] = entry = replace(entry, grant=grant)
-                self._situation = None
-                extended.append(entry)
-        return extended
+    @property
+    def _busy_cpus(self) -> float:
+        """CPUs that running tasks keep busy; one that nobody has seen yet is taken to keep one."""
+        seen = self._use.tasks
+        return sum(seen[tid].cpus if tid in seen else 1.0 for tid in self.running)
 
     def _now(self) -> Situation:
         if self._situation is None:
-            growth_bytes, ends = self._outlook()
+            use, running = self._use, self.running
             situation = Situation(
                 reading=self.reading,
                 policy=self.policy,
                 idle_bytes=self._idle_bytes,
+                rise_bytes=use.rise_bytes,
+                pending_bytes=sum(_pending_bytes(entry, use.tasks.get(tid)) for tid, entry in running.items()),
                 granted_bytes=self._granted_bytes,
-                growth_bytes=growth_bytes,
+                is_watched=use.is_watched,
+                stopped=0 if self.is_observing else use.stopped,
                 emergency=self.emergency,
-                ends=ends,
+                others_wait=len(self.held) > 1,  # who is asked about is mostly one of them
             )
-            head = next((hold for hold in self.held.values() if situation.fits_empty(hold.task)), None)
-            if head is not None:
-                passed = sum(entry.grant.bytes for entry in self.running.values() if entry.place > head.place)
-                situation = replace(situation, head=head.task, head_bytes=head.need_bytes, passed_bytes=passed)
-            self._situation = situation
+            self._situation = self._keep(situation)
         return self._situation
 
-    def _outlook(self) -> tuple[int, list[tuple[float, int]]]:
-        """What running tasks are expected to take beyond what they take now, and when they are expected to end.
-
-        With its end each task's grant, which it then gives back; none at all while one of them is unknown.
-        """
-        growth_bytes = 0
-        ends: list[tuple[float, int]] | None = []
-        states, now_s = self._use.tasks, self._now_s
-        for tid, entry in self.running.items():
-            grant_bytes = entry.grant.bytes
-            state = states.get(tid)
-            if state is not None:
-                growth_bytes += max(0, grant_bytes - state.current_bytes)
-            elif now_s - entry.since_s <= GROWTH_S:
-                growth_bytes += grant_bytes
-            if entry.ends_s is None:
-                ends = None
-            elif ends is not None:
-                ends.append((max(0.0, entry.ends_s - now_s), grant_bytes))
-        return growth_bytes, sorted(ends) if ends else []
+    def _keep(self, situation: Situation) -> Situation:
+        """The situation, with the held task for which memory is kept."""
+        oldest = next((hold for hold in self.held.values() if situation.fits_empty(hold.task)), None)
+        if oldest is not None and self._now_s - oldest.since_s >= STARVED_S:
+            return replace(situation, kept=oldest.task, is_starved=True)
+        if not self._use.is_watched or any(situation.is_heavy(entry.need_bytes) for entry in self.running.values()):
+            return situation
+        heavy = next((hold for hold in self.held.values() if situation.is_heavy(hold.need_bytes)), None)
+        return situation if heavy is None else replace(situation, kept=heavy.task)
 
     def _next_place(self) -> int:
         self._places += 1
         return self._places
+
+
+def _pending_bytes(entry: Entry, use: TaskUse | None) -> int:
+    """What a task will take that the forecast of its compilers does not know of.
+
+    It is too young to be seen, it has run none yet, or it is the user's word what it takes.
+    """
+    if use is None:
+        return entry.need_bytes
+    footprint = entry.task.footprint
+    if use.most_compilers and not footprint.is_own:
+        return 0
+    need_bytes = min(entry.need_bytes, GUESS_BYTES) if footprint.is_guess else entry.need_bytes
+    return max(0, need_bytes - use.current_bytes)
 
 
 def all_jobs(task: Task) -> Grant:

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import TypeVar
 
+# Of two tasks that each need more than this share of the memory one waits for the other.
+HALF = 0.5
 T = TypeVar("T", bound=Hashable)  # what tasks are known by: a tid, a number
 
 
@@ -44,6 +46,18 @@ def remaining_paths(
     if len(ready) < len(waiting):
         raise Circle("tasks need each other")
     return after
+
+
+def one_after_the_other(seconds: Mapping[T, float], shares: Mapping[T, float]) -> dict[T, float]:
+    """`seconds`, with those of tasks that need more than half of the memory added up.
+
+    No two of these run at once, wherever they are: together they are a chain, whatever they wait for, and each counts
+    as long as all of them take. So they start one after the other from early on, the largest first, and the others fill
+    the gaps beside them. shares: what each needs of what tasks may use together.
+    """
+    heavy = {tid: share for tid, share in shares.items() if share > HALF}
+    total_s = sum(seconds[tid] for tid in heavy)
+    return {**seconds, **{tid: total_s + share for tid, share in heavy.items()}}
 
 
 def by_remaining_path(order: Sequence[T], paths: Mapping[T, float]) -> list[T]:

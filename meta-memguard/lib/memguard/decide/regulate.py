@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from memguard.decide.forecast import Budget, Forecast, Outlook
+from memguard.decide.forecast import Budget, Forecast
 from memguard.decide.moment import REACTION_S, Act, Action, Job, Moment, Running
 from memguard.units import MIB
 
@@ -41,12 +41,20 @@ KILL_PAUSE_S = 0.5
 STALLED_S = 10.0
 # A job that is expected to grow by less than this is as large as it gets.
 GROWN_BYTES = 4 * MIB
+# One that is expected to grow by less than this is small: it would free next to nothing, and has soon ended. It is
+# stopped after all others; and where the protected job alone is expected to take more than there is, only if memory
+# runs out before the next look.
+# evidence: C compilers of real recipes take 30 to 60 MiB; what makes memory short there takes 200 and more
+SMALL_BYTES = 64 * MIB
 
 
-def regulate(moment: Moment) -> list[Action]:
-    """What to do now, in this order. Each stop, wake and kill is a change; every pool is given its tokens anew."""
+def regulate(moment: Moment, forecast: Forecast | None = None) -> list[Action]:
+    """What to do now, in this order. Each stop, wake and kill is a change; every pool is given its tokens anew.
+
+    forecast: that of the moment, where it is known already.
+    """
     oldest_first = sorted(moment.tasks, key=lambda task: task.place)
-    forecast = Forecast(moment)
+    forecast = forecast or Forecast(moment)
     stops = _stops(moment, oldest_first, forecast)
     going = _going(oldest_first, stops)
     # Where all jobs are stopped none makes memory shorter; the protected one may.
@@ -64,23 +72,12 @@ def _tokens(moment: Moment, oldest_first: Sequence[Running], forecast: Forecast)
     if not pools:
         return []
     room = moment.left_bytes - moment.reserve_bytes
-    # The growth of a task without a pool is known as a whole only, that of its jobs is in there.
-    whole_bytes = sum(task.growth_bytes for task in oldest_first)
-    budget = forecast.budget(moment.reserve_bytes - moment.kill_bytes, whole_bytes)
-    following: dict[str, list[Outlook]] = {}
-    for task in oldest_first:
-        if task.growth_bytes:
-            continue
-        if task.held_tokens is not None and not task.jobs:
-            budget.add(forecast.new(task))  # its implicit job may begin any time
-        # What is stopped counts as if it went on: it does so before others begin.
-        outlooks = [forecast.of(task, job) for job in sorted(task.jobs, key=lambda job: -job.left_s)]
-        for outlook in outlooks:
-            budget.add(outlook.own)
-            if task.held_tokens is not None:
-                budget.add(outlook.following)
-        # The implicit job is followed by another whatever happens; it is taken to be the one that ends last.
-        following[task.tid] = outlooks[1:]
+    budget = forecast.of_all(moment)
+    # The implicit job is followed by another whatever happens; it is taken to be the one that ends last.
+    following = {
+        task.tid: [forecast.of(task, job) for job in sorted(task.jobs, key=lambda job: -job.left_s)][1:]
+        for task in pools
+    }
     tokens = {task.tid: min(task.held_tokens or 0, task.most_jobs - 1) for task in pools}
     slots = moment.slots - sum(1 + tokens[task.tid] if task.tid in tokens else len(task.jobs) for task in oldest_first)
     is_short = not budget.fits(room)
@@ -171,27 +168,55 @@ def _stops(moment: Moment, oldest_first: Sequence[Running], forecast: Forecast) 
     room, reaction_s = moment.left_bytes - moment.stop_bytes, moment.reaction_s
     soon_bytes = _soon_bytes([job for task in oldest_first for job in task.jobs if not job.is_stopped], reaction_s)
     soon_bytes = max(soon_bytes, moment.fill_bytes_s * reaction_s)
+    is_futile = _is_futile(moment, forecast, protected)
     found: list[Action] = []
-    for task in reversed(oldest_first):
-        if not task.may_stop or task.is_stopped:
-            continue
-        for job in task.jobs:
-            if budget.fits(room) and soon_bytes <= room:
-                return found
-            if job.is_stopped or not job.may_stop or (protected and job is protected[1]):
-                continue
-            if job.need_bytes < GROWN_BYTES and job.growth_bytes_s <= 0:
-                continue
-            found.append(Action(Act.STOP, task.tid, "memory is short", job))
-            budget.take(forecast.of(task, job).own)
-            soon_bytes = max(0.0, soon_bytes - job.soon_bytes(reaction_s))
+    for task, job in _stoppable(oldest_first, protected, reaction_s):
+        if soon_bytes <= room and (budget.fits(room) or (is_futile and _is_small(job, reaction_s))):
+            return found
+        found.append(Action(Act.STOP, task.tid, "memory is short", job))
+        budget.take(forecast.of(task, job).own)
+        soon_bytes = max(0.0, soon_bytes - job.soon_bytes(reaction_s))
     if found or soon_bytes <= room:
         return found
     # No job is left to be stopped: whole tasks, but never the oldest.
     for task in reversed(oldest_first[1:]):
-        if task.may_stop and not task.is_stopped and not task.jobs and task.current_bytes > GROWN_BYTES:
+        if task.may_stop and not task.is_stopped and not task.jobs and task.current_bytes > SMALL_BYTES:
             return [Action(Act.STOP, task.tid, "memory is short, and no job is left to be stopped")]
     return []
+
+
+def _stoppable(
+    oldest_first: Sequence[Running], protected: tuple[Running, Job] | None, reaction_s: float
+) -> list[tuple[Running, Job]]:
+    """The jobs that may be stopped: the youngest of the newest task first, and after all others the small ones."""
+    found = [
+        (task, job)
+        for task in reversed(oldest_first)
+        if task.may_stop and not task.is_stopped
+        for job in task.jobs
+        if not job.is_stopped and job.may_stop and not (protected and job is protected[1])
+        if job.need_bytes >= GROWN_BYTES or job.growth_bytes_s > 0
+    ]
+    return sorted(found, key=lambda pair: _is_small(pair[1], reaction_s))
+
+
+def _is_futile(moment: Moment, forecast: Forecast, protected: tuple[Running, Job] | None) -> bool:
+    """Whether the protected job alone is expected to pass the stop mark, whatever is stopped beside it."""
+    if protected is None:
+        return False
+    budget = forecast.budget(moment.stop_bytes - moment.kill_bytes)
+    budget.add(forecast.of(*protected).own)
+    return not budget.fits(moment.left_bytes - moment.stop_bytes)
+
+
+def _is_small(job: Job, reaction_s: float) -> bool:
+    """Whether a job will take next to nothing more; one like none that has ended, whether it holds next to nothing.
+
+    How a newborn rises says nothing: C compilers map most of what they ever take at once.
+    """
+    if not job.expected.ended:
+        return job.bytes + job.soon_bytes(reaction_s) < SMALL_BYTES
+    return max(job.need_bytes, job.soon_bytes(reaction_s)) < SMALL_BYTES
 
 
 def _kills(moment: Moment, oldest_first: Sequence[Running], going: Sequence[tuple[Running, Job]]) -> list[Action]:
@@ -242,6 +267,7 @@ def _wakes(
     soon_bytes = _soon_bytes([job for _, job in going], moment.reaction_s)
     most = int(min(WAKES_MOST, moment.since_wake_s / WAKE_PAUSE_S))
     found: list[Action] = []
+    is_any_left, is_futile = False, _is_futile(moment, forecast, protected)
     for task in oldest_first:
         if task.is_stopped:
             fits = moment.left_bytes - moment.reserve_bytes >= budget.most_bytes + task.current_bytes
@@ -249,12 +275,20 @@ def _wakes(
                 found.append(Action(Act.WAKE, task.tid, "it fits again"))
             return found
         for job in [job for job in reversed(task.jobs) if job.is_stopped]:
-            budget.add(forecast.of(task, job).own)
-            free = moment.stop_bytes if protected and job is protected[1] else moment.reserve_bytes
-            soon_bytes += job.soon_bytes(moment.reaction_s)
-            fits_soon = soon_bytes <= moment.left_bytes - moment.stop_bytes
-            if len(found) >= most or not fits_soon or not budget.fits(moment.left_bytes - free):
+            if len(found) >= most:
                 return found
+            own, more_bytes = forecast.of(task, job).own, job.soon_bytes(moment.reaction_s)
+            budget.add(own)
+            free = moment.stop_bytes if protected and job is protected[1] else moment.reserve_bytes
+            fits_soon = soon_bytes + more_bytes <= moment.left_bytes - moment.stop_bytes
+            is_small = _is_small(job, moment.reaction_s)
+            room = moment.left_bytes - free
+            fits = budget.fits(room) or (is_small and is_futile and room >= SMALL_BYTES)
+            if not fits_soon or not fits or (is_any_left and not is_small):
+                budget.take(own)
+                is_any_left = True  # those that are small pass it
+                continue
+            soon_bytes += more_bytes
             found.append(Action(Act.WAKE, task.tid, "it fits again", job))
     return found
 

@@ -164,8 +164,9 @@ def learn(samples: Sequence[Sample], prior: Footprint, version: str) -> Learned:
 
 
 def _is_whole(record: Record) -> bool:
-    """Whether a run shows what the task takes: it ended well, and its whole tree was measured at a known job count."""
-    return record.outcome is Outcome.OK and record.peak_bytes is not None and record.jobs is not None
+    """Whether a run shows what the task takes: it ended well, with known jobs, measured or too short for that."""
+    is_known = record.peak_bytes is not None or _was_missed(record)
+    return record.outcome is Outcome.OK and is_known and record.jobs is not None
 
 
 def _without_idle(samples: list[Sample], version: str) -> list[Sample]:
@@ -201,6 +202,7 @@ def _learn_from(samples: Sequence[Sample], prior: Footprint, version: str) -> Le
             max(ceil(fit.serial * factor), LEAST_BYTES),
             "history",
             None if fit.most is None else ceil(fit.most * factor),
+            factor - 1,
         ),
         samples=len(samples),
         confidence=evidence / (evidence + 1),
@@ -221,13 +223,12 @@ def _shares(versions: Iterable[str], version: str) -> dict[str, float]:
 def _weigh(sample: Sample, share: float) -> _Point:
     """`sample` as the fit sees it; its version makes it count `share`."""
     record = sample.record
-    peak, serial, job = record.peak_bytes or 0, record.serial_bytes or 0, record.per_job_bytes or 0
+    peak = record.largest_process_bytes if _was_missed(record) else record.peak_bytes or 0
+    serial, job = record.serial_bytes or 0, record.per_job_bytes or 0
     if record.largest_process_bytes > serial:  # one process alone is serial, too, and all that imported runs have
         serial = record.largest_process_bytes
     if not 0 < peak <= MOST_BYTES:
         peak = _cut(peak) or 1
-    if _is_multiplied(record):
-        peak = serial
     if not 0 <= serial <= peak:
         serial = peak if serial > 0 else 0
     weight = WEIGHTS[min(max(0, sample.age_builds), len(WEIGHTS) - 1)] * share
@@ -235,11 +236,10 @@ def _weigh(sample: Sample, share: float) -> _Point:
     return _Point(_jobs(record.jobs), peak, serial, _cut(job) if job else 0, weight, is_serial, share < 1, record.cpu_s)
 
 
-def _is_multiplied(record: Record) -> bool:
-    """Whether the peak of an install is its largest process times its jobs, as older versions kept what they missed."""
-    is_missed = record.serial_bytes is None and record.per_job_bytes is None and record.wall_s < MISSED_S
-    is_product = record.peak_bytes == record.largest_process_bytes * (record.jobs or 1)
-    return record.task.startswith("do_install") and is_missed and is_product
+def _was_missed(record: Record) -> bool:
+    """Whether a run was too short to be measured; older versions kept its largest process times its jobs."""
+    is_short = record.serial_bytes is None and record.per_job_bytes is None and record.wall_s < MISSED_S
+    return is_short and record.peak_bytes in (None, record.largest_process_bytes * (record.jobs or 1))
 
 
 def _fit_knee(runs: Sequence[_Point], prior: Footprint) -> _Fit:

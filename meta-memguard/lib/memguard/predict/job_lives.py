@@ -94,10 +94,12 @@ class JobSizes:
 
     prior_bytes: the peak that a job is thought to have before any has ended, None where nothing is known.
     before:      the lives of some jobs in earlier builds.
+    largest_bytes: what the largest took in earlier builds, 0 where that is not known; believed until one takes more.
     """
 
-    def __init__(self, prior_bytes: int | None = None, before: Sequence[Life] = ()) -> None:
+    def __init__(self, prior_bytes: int | None = None, before: Sequence[Life] = (), largest_bytes: int = 0) -> None:
         self._prior_bytes = prior_bytes
+        self._largest_bytes = largest_bytes
         self._prior = Life(prior_bytes or UNKNOWN_BYTES, 2.0, 1.0)
         self._before = before
         self._ended: deque[tuple[str, Life]] = deque(maxlen=KEPT)
@@ -146,6 +148,8 @@ class JobSizes:
         if alike:
             return _middle(alike, size_bytes, age_s, len(alike))
         as_begun = _go_on(size_bytes, age_s, still_s)
+        if size_bytes < self._largest_bytes < as_begun.peak_bytes:
+            as_begun = replace(as_begun, peak_bytes=self._largest_bytes)
         larger = [life for life in lives if life.peak_bytes > size_bytes]
         if larger and (expected := _middle(larger, size_bytes, age_s, len(larger))).peak_bytes >= as_begun.peak_bytes:
             return expected

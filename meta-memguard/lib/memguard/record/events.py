@@ -136,7 +136,10 @@ class Ended(TaskLine):
 
 @dataclass(frozen=True)
 class BuildEnded(Line):
-    """The build ends, with what it counted. oom_kills: None where the kernel does not say."""
+    """The build ends, with what it counted.
+
+    oom_kills: None where the kernel does not say. idle_s: CPU seconds that idled although a held task would have fit.
+    """
 
     event: ClassVar[str] = "build_end"
 
@@ -149,6 +152,7 @@ class BuildEnded(Line):
     forced: int | None = None
     oom_kills: int | None = None
     wall_s: float | None = None
+    idle_s: float | None = None
 
 
 # -- the readings: what the sentinel sees and does ---------------------------------------------------------------------

@@ -107,11 +107,10 @@ class BeginWard:
 
 @dataclass(frozen=True)
 class ChangeWard:
-    """A task was granted something else."""
+    """A task may run another number of jobs."""
 
     tid: str
     most_jobs: int
-    granted_bytes: int
 
 
 @dataclass(frozen=True)

@@ -69,11 +69,12 @@ class JobMemory:
     """The jobs of one task. `lives` are those of earlier builds, to which those that end are added.
 
     prior_bytes: what one job is thought to take beforehand, None where nothing is known.
+    largest_bytes: what the largest took in earlier builds, 0 where that is not known.
     """
 
-    def __init__(self, prior_bytes: int | None, lives: Lives) -> None:
+    def __init__(self, prior_bytes: int | None, lives: Lives, largest_bytes: int = 0) -> None:
         self._lives = lives
-        self._sizes = JobSizes(prior_bytes, lives.sample(KEPT))
+        self._sizes = JobSizes(prior_bytes, lives.sample(KEPT), largest_bytes)
         self._known: dict[ProcessId, _Known] = {}
 
     @property

@@ -80,7 +80,8 @@ class Lookout:
             {tid: usages[leader] for leader, tid in tasks.items()},
             is_pressed=self._now_s - self._pressed_s < PRESSED_S,
         )
-        return Sight(self._now_s, reading, usages, self._reflex.used_bytes, self._reflex.moment, acted)
+        seen = self._reflex
+        return Sight(self._now_s, reading, usages, seen.used_bytes, seen.moment, acted, seen.rise_bytes)
 
     def wait(self) -> bool:
         """Wait until the next look is due, or memory is short; True where `end` says that there is none."""

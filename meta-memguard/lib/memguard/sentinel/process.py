@@ -113,7 +113,7 @@ class Shell:
         self._looks = 0
         self._perform_one: dict[type[Any], Callable[[Any], object]] = {
             BeginWard: self._begin_ward,
-            ChangeWard: lambda given: self._reflex.change(given.tid, given.most_jobs, given.granted_bytes),
+            ChangeWard: lambda given: self._reflex.change(given.tid, given.most_jobs),
             RenewWard: lambda given: self._reflex.renew(given.tid),
             EndWard: self._end_ward,
             OfferToKernel: lambda given: offer_to_kernel(given.pid, given.share),

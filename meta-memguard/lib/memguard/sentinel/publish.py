@@ -79,6 +79,7 @@ class Publisher:
             tasks=tasks,
             held=tuple(whole.held)[:HELD_MOST],
             stopped=sum(task.stopped for task in tasks.values()),
+            rise_bytes=whole.sight.rise_bytes,
             alone=next((str(run) for run in waiting if run.wait and run.wait.alone), ""),
             turns={run.leader.mark: run.wait.attempt for run in waiting if run.wait and run.has_turn},
             counts=whole.counts,
@@ -122,7 +123,9 @@ def task_state(run: Watched, uses: Mapping[str, WardUse]) -> TaskState:
         job_bytes=use.job_bytes,
         tokens=use.tokens,
         compilers=len(run.usage.compilers),
+        most_compilers=run.tally.most_compilers,
         stopped=use.stopped,
+        cpus=run.cpus(use.stopped),
     )
 
 

@@ -16,6 +16,7 @@ from typing import Callable
 
 from memguard.act.signals import Signals
 from memguard.act.token_pool import Pool, certainly_lost
+from memguard.decide.forecast import Forecast
 from memguard.decide.moment import Act, Action, Job, Moment, Running
 from memguard.decide.regulate import regulate
 from memguard.model import Reading
@@ -69,9 +70,6 @@ class _Charge:
     def running(self, tid: str, stopped: set[ProcessId]) -> Running:
         """The task as regulate() sees it."""
         ward, usage, pool = self.ward, self.usage, self.pool
-        growth = 0
-        if pool is None and ward.granted_bytes:
-            growth = max(0, ward.granted_bytes - usage.current_bytes)
         jobs = tuple(self.jobs.job(compiler, stopped) for compiler in usage.compilers)
         return Running(
             tid=tid,
@@ -81,7 +79,6 @@ class _Charge:
             next_job=self.jobs.expect_new([job.expected for job in jobs]),
             held_tokens=pool.held if pool is not None else None,
             idle_tokens=pool.idle if pool is not None else 0,
-            growth_bytes=growth,
             current_bytes=usage.current_bytes,
             is_stopped=not stopped.isdisjoint(self.stopped),
             may_stop=ward.may_stop and not self.is_woken_for_good,
@@ -93,7 +90,8 @@ class Reflex:
     """Acts on running tasks. `members` gives the processes of a task (ProcessTable.members).
 
     Where `acts` is False it only says what it would do, and gives every pool all its tokens. Whoever simulates tasks
-    has `signals` and pools of its own. `moment` is what it judged last, `used_bytes` what was used then.
+    has `signals` and pools of its own. `moment` is what it judged last, `used_bytes` what was used then, `rise_bytes`
+    what all tasks are expected to take together beyond that.
     """
 
     def __init__(
@@ -107,6 +105,7 @@ class Reflex:
     ) -> None:
         self.slots = slots
         self.moment: Moment | None = None
+        self.rise_bytes = 0
         self._members = members
         self._acts = acts
         self._before_kill = before_kill
@@ -132,14 +131,15 @@ class Reflex:
             except OSError:
                 pool = None
         self.end(tid)
-        self._charges[tid] = _Charge(ward, JobMemory(ward.job_bytes, Lives() if lives is None else lives), pool)
+        jobs = JobMemory(ward.job_bytes, Lives() if lives is None else lives, ward.largest_bytes)
+        self._charges[tid] = _Charge(ward, jobs, pool)
         return pool is not None or not ward.pool
 
-    def change(self, tid: str, most_jobs: int, granted_bytes: int) -> None:
-        """A task was granted something else."""
+    def change(self, tid: str, most_jobs: int) -> None:
+        """A task may run another number of jobs."""
         charge = self._charges.get(tid)
         if charge is not None:
-            charge.ward = replace(charge.ward, most_jobs=most_jobs, granted_bytes=granted_bytes)
+            charge.ward = replace(charge.ward, most_jobs=most_jobs)
 
     def end(self, tid: str, now_s: float | None = None) -> None:
         """Let go of a task: what is stopped of it is woken, its pool is removed.
@@ -257,7 +257,9 @@ class Reflex:
             since_kill_s=now_s - self._killed_s,
             stalled_s=self._standstill.take(now_s, usages) if self._signals.stopped else 0.0,
         )
-        done = [acted for action in regulate(self.moment) if (acted := self._carry_out(action, now_s))]
+        forecast = Forecast(self.moment)
+        self.rise_bytes = forecast.rise_bytes(self.moment)
+        done = [acted for action in regulate(self.moment, forecast) if (acted := self._carry_out(action, now_s))]
         self._signals.beat()
         if any(acted.action.act is not Act.TOKENS for acted in done):
             self._standstill.begin()

@@ -23,9 +23,8 @@ from memguard.sentinel.watched import KernelCounts, Watched
 if TYPE_CHECKING:
     from memguard.record.history.store import History
 
-# Tasks that run their jobs at once however short they are; others run one command after the other. An install that is
-# too short to be seen runs small programs: the largest process known of it is BitBake's own child.
-PARALLEL_TASKS = ("do_compile",)
+# The tasks whose compilers are known again in the next build, with or without a pool.
+COMPILES = ("do_compile", "do_install")
 # A run might have taken more, had it not been stopped for this share of its time. What was stopped for less ran on
 # beside the same jobs as before.
 # evidence: on real recipes a run of 40 s that was stopped for 0.1 s took what it took without
@@ -38,17 +37,16 @@ def record_of(run: Watched, build: str, outcome: Outcome, counts: KernelCounts, 
     counts: the kernel's as they are now; use: what the reflex has done to it.
     """
     tally, note = run.tally, run.note
-    wall_s = run.end.wall_s if run.end else now_s - run.since_s
+    wall_s = run.wall_s(now_s)
     was_slowed = counts.throttles > run.before.throttles or use.stopped_s > THROTTLED_SHARE * wall_s
+    cpu_s = max(run.end.cpu_s if run.end else 0.0, tally.cpu_s)
     if outcome is Outcome.FAILED and (counts.kills > run.before.kills or use.kills):
         outcome = Outcome.MEMORY_KILL
     elif outcome is Outcome.OK and was_slowed:
         outcome = Outcome.THROTTLED
     largest_bytes, peak_bytes = tally.largest_process_bytes, tally.peak_bytes or None
     if peak_bytes is None and run.end:
-        # Too short to be seen: no more processes of the largest size than this can have been there at once.
-        at_once = note.jobs if note.task.startswith(PARALLEL_TASKS) else 1
-        largest_bytes, peak_bytes = run.end.largest_bytes, run.end.largest_bytes * at_once or None
+        largest_bytes = run.end.largest_bytes  # too short to be seen: all that is known of it
     return Record(
         build=build,
         recipe=note.recipe,
@@ -58,8 +56,9 @@ def record_of(run: Watched, build: str, outcome: Outcome, counts: KernelCounts, 
         jobs=note.jobs if run.jobs_at_peak is None else min(run.jobs_at_peak, note.most_jobs),
         peak_bytes=peak_bytes,
         largest_process_bytes=largest_bytes,
-        wall_s=round(wall_s, 3),
-        cpu_s=round(max(run.end.cpu_s if run.end else 0.0, tally.cpu_s), 3),
+        # How long it takes by itself: the next one may not be stopped.
+        wall_s=round(max(wall_s - use.stopped_s, min(wall_s, cpu_s / note.most_jobs)), 3),
+        cpu_s=round(cpu_s, 3),
         outcome=outcome,
         per_job_bytes=tally.per_job_bytes,
         serial_bytes=tally.serial_bytes if tally.most_compilers > 1 else None,
@@ -81,6 +80,11 @@ def lost_record(task: TaskState, build: str) -> Record:
         cpu_s=0.0,
         outcome=Outcome.MEMORY_KILL,
     )
+
+
+def _has_lives(note: TaskNote) -> bool:
+    """Whether the lives of a task's jobs are remembered; those that only try the compiler have the same few names."""
+    return bool(note.pool) or note.task.startswith(COMPILES)
 
 
 class Memory:
@@ -105,14 +109,14 @@ class Memory:
             self._history.add(records, self._began_s)
 
     def lives(self, note: TaskNote) -> Lives:
-        """Those of a task's jobs in earlier builds; of a task without a pool nothing depends on them."""
-        if self._history is None or not note.pool:
+        """Those of a task's jobs in earlier builds."""
+        if self._history is None or not _has_lives(note):
             return Lives()
         return Lives.found(self._history.lives(note.recipe, note.task))
 
     def add_lives(self, note: TaskNote, lives: Lives) -> None:
         """Add those of this build to what is remembered by now, perhaps by another build of the same."""
-        if self._history is not None and note.pool and lives.has_news:
+        if self._history is not None and _has_lives(note) and lives.has_news:
             known = self.lives(note)
             known.take(lives)
             self._history.remember_lives(note.recipe, note.task, known.packed())

@@ -125,7 +125,7 @@ class Sentinel:
     def _take_notes(self, notes: Sequence[Note]) -> Iterator[Instruction]:
         for note in notes:
             if isinstance(note, TaskGrant):
-                yield from self._grant(note)
+                self._grant(note)
             elif isinstance(note, TaskHold):
                 self._hold(note)
             elif isinstance(note, TaskNote):
@@ -137,17 +137,14 @@ class Sentinel:
             else:
                 yield from self._wait(run, note)
 
-    def _grant(self, grant: TaskGrant) -> Iterator[Instruction]:
+    def _grant(self, grant: TaskGrant) -> None:
         is_new = grant.tid not in self._grants
         self._counts["granted"] += is_new
         self._counts["shrunk"] += is_new and grant.jobs < grant.wanted_jobs
         self._grants[grant.tid] = grant
         leader = self._leaders.get(grant.tid)
         if leader is not None:
-            run = self._watched[leader]
-            run.granted_bytes = grant.bytes
-            if run.wait is None:
-                yield ChangeWard(grant.tid, min(grant.jobs, run.note.most_jobs), grant.bytes)
+            self._watched[leader].granted_bytes = grant.bytes
 
     def _hold(self, hold: TaskHold) -> None:
         if not hold.reason:
@@ -185,7 +182,7 @@ class Sentinel:
         words = (self._at.time, run.note.recipe, run.note.task, self._used_bytes)
         yield self._log(Retried(*words, wait.program, wait.jobs, wait.attempt, wait.reason))
         yield RenewWard(run.note.tid)
-        yield ChangeWard(run.note.tid, wait.jobs, run.granted_bytes)
+        yield ChangeWard(run.note.tid, wait.jobs)
         run.wait_for_turn(wait, self._at.now_s, self._kernel)
 
     # -- one look ----------------------------------------------------------------------------------------------------
@@ -197,7 +194,7 @@ class Sentinel:
         jobs = _jobs_now(looked.sight)
         for leader, usage in looked.sight.usages.items():
             run = self._watched[leader]
-            run.take(usage, jobs.get(run.note.tid))
+            run.take(usage, jobs.get(run.note.tid), self._at.now_s)
         for acted in looked.sight.acted:
             yield from self._note_deed(acted)
         ended = [run for leader, run in self._watched.items() if run.end or leader in looked.gone]
@@ -237,7 +234,7 @@ class Sentinel:
         tid = next_turn(waiting, free, others_work, is_any_alone, now_s - self._turn_s)
         if tid is not None:
             self._turn_s = now_s
-            self._run(tid).has_turn = True
+            self._run(tid).begin_turn(now_s)
 
     # -- ends --------------------------------------------------------------------------------------------------------
 
@@ -253,7 +250,7 @@ class Sentinel:
             if self._leaders.get(note.tid) == run.leader:
                 del self._leaders[note.tid]
             self._grants.pop(note.tid, None)
-            yield WriteLine(_measured(run, record, self._at.time))
+            yield WriteLine(_measured(run, record, self._at))
             yield EndWard(note, has_lives=record.outcome in (Outcome.OK, Outcome.THROTTLED))
         yield from self._remember(records)
 
@@ -348,14 +345,14 @@ def _kill(killing: Killing) -> Kill:
     )
 
 
-def _measured(run: Watched, record: Record, time: float) -> TaskMeasured:
+def _measured(run: Watched, record: Record, at: Instant) -> TaskMeasured:
     """What a task took, as a line of the readings."""
     return TaskMeasured(
-        time,
+        at.time,
         record.recipe,
         record.task,
         began=round(run.began, 3),
-        wall_s=record.wall_s,
+        wall_s=round(run.wall_s(at.now_s), 3),
         cpu_s=record.cpu_s,
         jobs=record.jobs,
         granted_bytes=run.granted_bytes,

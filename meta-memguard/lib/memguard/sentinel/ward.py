@@ -25,7 +25,7 @@ class Ward:
     place:         counts up; the oldest task has the smallest.
     most_jobs:     what it may run at once, its implicit job included.
     job_bytes:     what one job is thought to take, None where nothing is known.
-    granted_bytes: what the whole task is expected to take; 0 where nothing is known.
+    largest_bytes: what the largest took in earlier builds, 0 where that is not known.
     pool:          the path of its pool, "" where it has none.
     """
 
@@ -33,7 +33,7 @@ class Ward:
     place: int
     most_jobs: int
     job_bytes: int | None = None
-    granted_bytes: int = 0
+    largest_bytes: int = 0
     pool: str = ""
     may_stop: bool = True
     may_kill: bool = True
@@ -74,6 +74,7 @@ class Sight:
     usages:     what each task takes, by its leader.
     used_bytes: what is used, corrected by processes, which say sooner than the kernel's sums what they take.
     moment:     what the reflex has judged, None where it could not.
+    rise_bytes: what all tasks are expected to take together beyond what they take now, when that is most.
     """
 
     now_s: float
@@ -82,3 +83,4 @@ class Sight:
     used_bytes: int = 0
     moment: Moment | None = None
     acted: Sequence[Acted] = ()
+    rise_bytes: int = 0

@@ -21,6 +21,8 @@ from memguard.sentinel.ward import Ward
 
 # A fetch has a server that waits, so it is not stopped.
 NEVER_STOPPED = ("do_fetch",)
+# The CPU time of a process is read anew every few seconds; a rate is that of no less than this time.
+RATE_S = 4.0
 # A task that holds less than this and compiles nothing does not count as working beside one that wants to be alone.
 LIGHT_BYTES = 128 << 20
 
@@ -56,6 +58,8 @@ class Watched:
     wait: TaskWait | None = None
     waits_since_s: float = 0.0
     has_turn: bool = False
+    rate: float = 1.0
+    rated: tuple[float, float] | None = None
 
     @property
     def leader(self) -> ProcessId:
@@ -85,25 +89,47 @@ class Watched:
     def __str__(self) -> str:
         return f"{self.note.recipe} {self.note.task}"
 
+    def wall_s(self, now_s: float) -> float:
+        """How long it has run; of one that has run again, from its turn on."""
+        return self.end.wall_s if self.end and not self.has_turn else now_s - self.since_s
+
     def ward(self, grant: TaskGrant | None) -> Ward:
         """What the reflex needs to know of it."""
         note = self.note
         return Ward(
             leader=self.leader,
             place=self.place,
-            most_jobs=min(grant.jobs, note.most_jobs) if grant and note.pool else note.jobs,
+            most_jobs=note.most_jobs if note.pool else note.jobs,
             job_bytes=grant.job_bytes if grant and grant.job_bytes else None,
-            granted_bytes=self.granted_bytes,
+            largest_bytes=grant.largest_bytes if grant else 0,
             pool=note.pool,
             may_stop=not note.task.startswith(NEVER_STOPPED),
             may_kill=note.may_kill,
         )
 
-    def take(self, usage: Usage, jobs_now: int | None) -> None:
+    def cpus(self, stopped: int) -> float:
+        """The CPUs that it keeps busy now, where so many of its processes are stopped.
+
+        Its compilers that run; where it has none, what it has computed of late, one CPU at the most.
+        """
+        if self.waits:
+            return 0.0
+        compilers = len(self.usage.compilers)
+        if compilers:
+            return float(max(0, compilers - stopped))
+        return 0.0 if stopped else self.rate
+
+    def take(self, usage: Usage, jobs_now: int | None, now_s: float) -> None:
         """Take in what it uses now. At its peak it ran as many jobs as are remembered with that.
 
         jobs_now: the jobs that its pool lets it run at this moment, None where it has none.
         """
+        if self.rated is None:
+            self.rated = now_s, usage.cpu_s
+        elif now_s - self.rated[0] >= RATE_S:
+            since_s, before_s = self.rated
+            self.rate = min(1.0, max(0.0, usage.cpu_s - before_s) / (now_s - since_s))
+            self.rated = now_s, usage.cpu_s
         before = self.tally.peak_bytes
         self.usage = usage
         self.tally.add(usage)
@@ -116,6 +142,10 @@ class Watched:
             return None
         waits_s = now_s - self.waits_since_s
         return Waiting(self.note.tid, self.place, self.wait.need_bytes, self.wait.alone, waits_s)
+
+    def begin_turn(self, now_s: float) -> None:
+        """It runs again from now on."""
+        self.has_turn, self.since_s = True, now_s
 
     def wait_for_turn(self, wait: TaskWait, now_s: float, counts: KernelCounts) -> None:
         """It lost a job, and begins anew once it has its turn."""

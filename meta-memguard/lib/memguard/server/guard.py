@@ -17,18 +17,22 @@ from typing import Callable
 from memguard.channels.grants import Handover
 from memguard.channels.notes import Note, TaskGrant, TaskHold
 from memguard.channels.state import StateFile
-from memguard.decide.ledger import Entry, Hold, Ledger, Release, Totals, all_jobs
-from memguard.model import BuildUse, Grant, Policy, Reading, Task, Verdict
+from memguard.decide.ledger import Entry, Hold, Ledger, Release, all_jobs
+from memguard.model import BuildUse, Grant, Policy, Task, Verdict
 from memguard.record.event_log import EventLog
-from memguard.record.events import BuildEnded, BuildStarted, Ended, Extended, Granted, Held, Released, Started, of_task
+from memguard.record.events import BuildEnded, BuildStarted, Ended, Granted, Held, Released, Started, of_task
 from memguard.sense.container import Sensor
+from memguard.server.lines import HoldLines, start_line, summary_lines
 from memguard.units import format_bytes
 
-_NO_USE = BuildUse({})
+_NO_USE = BuildUse({}, is_watched=False)
 
 
 class Guard:
-    """One build, its ledger and all around it. Not thread-safe: the server calls it from one thread."""
+    """One build, its ledger and all around it. Not thread-safe: the server calls it from one thread.
+
+    What the ledger knows may be read by all; what changes it goes through here, so that others learn of it.
+    """
 
     def __init__(
         self,
@@ -52,12 +56,12 @@ class Guard:
         self._warn = self._warn_unwritten = warn
         self._clock = clock
         self._sent: set[str] = set()
+        self._hold_lines = HoldLines()
         self._started_s = clock()
         self._oom_kills_before = sensor.oom_kills()
         reading = sensor.read()
-        self._ledger = Ledger(policy, reading, self._started_s)
-        self.held: Mapping[str, Hold] = self._ledger.held
-        self.running: Mapping[str, Entry] = self._ledger.running
+        self.ledger = Ledger(policy, reading, self._started_s)
+        self.held: Mapping[str, Hold] = self.ledger.held
         self.peak_bytes = reading.used_bytes
         events.write(
             BuildStarted(
@@ -72,26 +76,14 @@ class Guard:
         )
 
     @property
-    def is_observing(self) -> bool:
-        return self._ledger.is_observing
-
-    @property
     def is_crowded(self) -> bool:
         """Whether running tasks keep all CPUs busy."""
-        return self._ledger.is_crowded
+        return self.ledger.is_crowded
 
     @property
-    def emergency(self) -> str:
-        """In words, why nothing may start now whatever fits; "" for no reason."""
-        return self._ledger.emergency
-
-    @property
-    def reading(self) -> Reading:
-        return self._ledger.reading
-
-    @property
-    def totals(self) -> Totals:
-        return self._ledger.totals
+    def is_hungry(self) -> bool:
+        """Whether a CPU idles although tasks are held."""
+        return self.ledger.is_hungry
 
     @property
     def log(self) -> Path | None:
@@ -101,7 +93,7 @@ class Guard:
     def settle(self, ended: Iterable[str], is_idle: bool) -> None:
         """Bring ledger and reading up to date: `ended` tasks no longer run; `is_idle` when no task at all does."""
         now_s = self._clock()
-        if self._ledger.settle(ended, now_s):
+        if self.ledger.settle(ended, now_s):
             self._look(now_s, is_idle)
 
     def sample(self) -> None:
@@ -110,15 +102,15 @@ class Guard:
 
     def releasable(self, is_idle: bool) -> Iterator[Task]:
         """The held tasks that may start now, oldest first; all of them when nothing runs."""
-        return self._ledger.releasable(is_idle)
+        return self.ledger.releasable(is_idle)
 
-    def judge(self, task: Task, is_idle: bool) -> Verdict:
-        """May `task`, which BitBake would start next, start now? When nothing runs, it always may."""
-        return self._ledger.judge(task, is_idle)
+    def bold(self) -> Iterator[Task]:
+        """The held tasks that may start since a CPU idles, the best first."""
+        return self.ledger.bold()
 
-    def offer(self, task: Task, is_idle: bool) -> bool:
+    def offer(self, task: Task, is_idle: bool, is_bold: bool = False) -> bool:
         """Grant `task`, which BitBake would start next, its jobs and memory, or hold it; whether it starts."""
-        verdict = self._ledger.judge(task, is_idle)
+        verdict = self.ledger.judge(task, is_idle, is_bold)
         if verdict.grant is None:
             self._hold(task, verdict)
         else:
@@ -132,7 +124,7 @@ class Guard:
             self._say(f"would hold {task}: {verdict.reason}")
         elif verdict.grant.jobs < task.wanted_jobs:
             self._say(f"would start {task} with fewer jobs: {verdict.reason}")
-        self._record_grant(self._ledger.observe(task, verdict), verdict.reason)
+        self._record_grant(self.ledger.observe(task, verdict), verdict.reason)
 
     def release(self, tid: str) -> None:
         """Drop a held task that BitBake took back (covered from sstate, no longer buildable)."""
@@ -151,7 +143,7 @@ class Guard:
 
     def start_line(self) -> str:
         """One line for the build's start: limit, how it was found, reserve, mode."""
-        return _start_line(self.policy, self.reading)
+        return start_line(self.policy, self.ledger.reading)
 
     def finish(self) -> list[str]:
         """End the build: write the last event, remove what is left for children, and return the summary's lines."""
@@ -160,12 +152,12 @@ class Guard:
         if self._handover is not None:
             self._handover.clear()
         kills = self._kernel_kills()
-        totals = self.totals
+        totals = self.ledger.totals
         self._events.write(
             BuildEnded(
                 _time(),
                 peak_bytes=self.peak_bytes,
-                limit_bytes=self.reading.limit_bytes,
+                limit_bytes=self.ledger.reading.limit_bytes,
                 granted=totals.granted,
                 held=totals.held,
                 held_s=round(totals.held_s, 3),
@@ -173,10 +165,11 @@ class Guard:
                 forced=totals.forced,
                 oom_kills=kills,
                 wall_s=round(self._clock() - self._started_s, 3),
+                idle_s=round(totals.idle_s, 3),
             )
         )
         self._events.close()
-        lines = _summary(totals, self.peak_bytes, self.reading.bound_bytes, kills, self.is_observing)
+        lines = summary_lines(totals, self.peak_bytes, self.ledger.reading.bound_bytes, kills, self.ledger.is_observing)
         if self.log is not None:
             lines += [f"events in {self.log}", f"more of this build: memguard report {self.log.parent.parent}"]
         return lines
@@ -186,35 +179,35 @@ class Guard:
         reading = self._sensor.read()
         self.peak_bytes = max(self.peak_bytes, reading.used_bytes)
         state = self._state_file.read(now_s) if self._state_file is not None else None
-        for entry in self._ledger.look(reading, _NO_USE if state is None else state.use, now_s, is_idle):
-            self._tell_grant(entry)
-            grant = entry.grant
-            self._events.write(Extended(_time(), **of_task(entry.task), jobs=grant.jobs, bytes=grant.bytes))
+        self.ledger.look(reading, _NO_USE if state is None else state.use, now_s, is_idle)
+        for line in self._hold_lines.due(self.ledger.held, now_s):
+            self._say(line)
 
     def _hold(self, task: Task, verdict: Verdict) -> None:
-        if self._ledger.hold(task, verdict) is not None:
+        hold = self.ledger.hold(task, verdict)
+        if hold is not None:
             self._tell(TaskHold(task.tid, task.recipe, task.name, verdict.reason))
             self._record_hold(task, verdict)
-            self._say(f"hold {task}: {verdict.reason}")
+            self._hold_lines.note(hold)
 
     def _grant(self, task: Task, verdict: Verdict, grant: Grant) -> None:
         if grant.jobs < task.wanted_jobs and not self._hand_over(task, grant):
             grant = all_jobs(task)
-        free_bytes = self._ledger.free_bytes if verdict.is_forced else 0
-        entry, release = self._ledger.grant(task, verdict, grant)
+        free_bytes = self.ledger.free_bytes if verdict.is_forced else 0
+        entry, release = self.ledger.grant(task, verdict, grant)
         if release is not None:
             self._tell_release(release, verdict.reason)
-        if release is not None or grant.jobs < task.wanted_jobs:
-            after = f" after {release.held_s:.0f} s" if release is not None and release.held_s >= 1 else ""
-            self._say(f"start {task}{after}: {verdict.reason}")
+        line = self._hold_lines.start(task, grant, verdict.reason, release)
+        if line is not None:
+            self._say(line)
         if verdict.is_forced:
             self._warn_if_too_large(task, free_bytes)
         self._record_grant(entry, verdict.reason)
 
     def _drop(self, tid: str, reason: str) -> None:
         """End a hold without a start."""
-        self._ledger.settle((), self._clock())
-        release = self._ledger.release(tid)
+        self.ledger.settle((), self._clock())
+        release = self.ledger.release(tid)
         if release is not None:
             self._tell_release(release, reason)
 
@@ -235,13 +228,13 @@ class Guard:
                 _time(),
                 **of_task(task),
                 reason=verdict.reason,
-                used_bytes=self.reading.used_bytes,
-                observed=self.is_observing,
+                used_bytes=self.ledger.reading.used_bytes,
+                observed=self.ledger.is_observing,
             )
         )
 
     def _record_grant(self, entry: Entry, reason: str) -> None:
-        task, grant, ledger = entry.task, entry.grant, self._ledger
+        task, grant, ledger = entry.task, entry.grant, self.ledger
         self._events.write(
             # By position: this is written of every task, while BitBake waits, and names cost as much as all the rest.
             Granted(
@@ -254,8 +247,11 @@ class Guard:
 
     def _tell_grant(self, entry: Entry) -> None:
         task, grant = entry.task, entry.grant
-        job_bytes = task.footprint.per_job_bytes
-        self._tell(TaskGrant(task.tid, entry.place, grant.jobs, grant.bytes, job_bytes, task.wanted_jobs))
+        # A guess would have the first compiler of a task stopped before anything is known of it.
+        job_bytes = 0 if task.footprint.is_guess else task.footprint.likely.per_job_bytes
+        largest_bytes = task.footprint.likely.serial_bytes if task.footprint.origin == "history" else 0
+        place, wanted = entry.place, task.wanted_jobs
+        self._tell(TaskGrant(task.tid, place, grant.jobs, grant.bytes, job_bytes, wanted, largest_bytes))
 
     def _tell_release(self, release: Release, reason: str) -> None:
         task = release.hold.task
@@ -277,30 +273,6 @@ class Guard:
         if kills is None or self._oom_kills_before is None:
             return None
         return max(0, kills - self._oom_kills_before)
-
-
-def _start_line(policy: Policy, reading: Reading) -> str:
-    limit = "no limit, all memory" if reading.limit_bytes is None else "limit"
-    return (
-        f"{limit} {format_bytes(reading.bound_bytes)} ({reading.limit_source}), "
-        f"{format_bytes(reading.used_bytes)} used, "
-        f"{format_bytes(policy.reserve_of(reading.bound_bytes))} in reserve, "
-        f"{reading.cpus:g} CPUs, mode {policy.mode.value}"
-    )
-
-
-def _summary(totals: Totals, peak_bytes: int, bound_bytes: int, kills: int | None, is_observing: bool) -> list[str]:
-    """What came of a build; `kills` by the kernel, None where they cannot be counted."""
-    would = "would have " if is_observing else ""
-    return [
-        f"peak {format_bytes(peak_bytes)} of {format_bytes(bound_bytes)} "
-        f"({100 * peak_bytes // max(1, bound_bytes)} %)"
-        + ("" if kills is None else f", {kills} killed by the kernel for memory"),
-        f"{would}held {totals.held} tasks"
-        + ("" if is_observing else f" ({totals.held_s / 60:.1f} min in all)")
-        + f", {would}shrunk {totals.shrunk}, let {totals.granted} start"
-        + (f", {totals.forced} of them although they may not fit" if totals.forced else ""),
-    ]
 
 
 def _names(tid: str, task: Task | None) -> dict[str, str]:

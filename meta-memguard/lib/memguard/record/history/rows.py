@@ -126,7 +126,7 @@ def read_last_runs(connection: sqlite3.Connection) -> dict[tuple[str, str], Past
     """
     # Columns beside max() are those of the row that has it: https://www.sqlite.org/lang_select.html#bareagg.
     rows = connection.execute(
-        """SELECT recipe, name, jobs, wall_s, cpu_s, max(build) FROM samples JOIN tasks ON tasks.id = task
+        """SELECT recipe, name, jobs, wall_s, cpu_s, peak_bytes, max(build) FROM samples JOIN tasks ON tasks.id = task
         WHERE outcome = ? GROUP BY task""",
         [Outcome.OK.value],
     )
@@ -161,10 +161,11 @@ def _sample(row: tuple[Any, ...]) -> Sample:
     return Sample(Record(*values), age_builds)
 
 
-def _run(jobs: Any, wall_s: Any, cpu_s: Any) -> PastRun:
-    if not (jobs is None or type(jobs) is int) or type(wall_s) is not float or type(cpu_s) is not float:
+def _run(jobs: Any, wall_s: Any, cpu_s: Any, peak_bytes: Any) -> PastRun:
+    are_whole = type(jobs) in _INTEGER_OR_NULL and type(peak_bytes) in _INTEGER_OR_NULL
+    if not are_whole or type(wall_s) is not float or type(cpu_s) is not float:
         raise Damage("a run of another shape")
-    return PastRun(jobs, wall_s, cpu_s)
+    return PastRun(jobs, wall_s, cpu_s, peak_bytes)
 
 
 # -- lives of jobs -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: MIT
+"""What people are told of a build while it runs, line by line.
+
+Runs in: the BitBake server; pure.
+Covers: the first line, the summary, and which holds are worth a line.
+Does not cover: who prints them (bitbake/session), what a finished build is told by (the report).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from memguard.decide.ledger import Hold, Release, Totals
+from memguard.model import Grant, Policy, Reading, Task
+from memguard.units import format_bytes
+
+# A hold is worth a line once it has lasted for this long: most are over before anybody could read of them.
+SAY_HOLD_S = 2.0
+
+
+class HoldLines:
+    """The lines on tasks that are held, and that start after that, or with fewer jobs than they want."""
+
+    def __init__(self) -> None:
+        self._unsaid: deque[Hold] = deque()
+        self._said: set[str] = set()
+
+    def note(self, hold: Hold) -> None:
+        """A task is held from now on."""
+        self._unsaid.append(hold)
+
+    def due(self, held: dict[str, Hold], now_s: float) -> Iterator[str]:
+        """The holds that have lasted long enough by now; held: those that last still."""
+        while self._unsaid and now_s - self._unsaid[0].since_s >= SAY_HOLD_S:
+            tid = self._unsaid.popleft().task.tid
+            hold = held.get(tid)
+            if hold is not None:
+                self._said.add(tid)
+                yield f"hold {hold.task}: {hold.reason}"
+
+    def start(self, task: Task, grant: Grant, reason: str, release: Release | None) -> str | None:
+        """A task starts; None where that is not worth a line."""
+        was_said = task.tid in self._said
+        self._said.discard(task.tid)
+        if not was_said and grant.jobs >= task.wanted_jobs:
+            return None
+        after = f" after {release.held_s:.0f} s" if release is not None and was_said else ""
+        return f"start {task}{after}: {reason}"
+
+
+def start_line(policy: Policy, reading: Reading) -> str:
+    """What the build begins with: limit, how it was found, reserve, mode."""
+    limit = "no limit, all memory" if reading.limit_bytes is None else "limit"
+    return (
+        f"{limit} {format_bytes(reading.bound_bytes)} ({reading.limit_source}), "
+        f"{format_bytes(reading.used_bytes)} used, "
+        f"{format_bytes(policy.reserve_of(reading.bound_bytes))} in reserve, "
+        f"{reading.cpus:g} CPUs, mode {policy.mode.value}"
+    )
+
+
+def summary_lines(
+    totals: Totals, peak_bytes: int, bound_bytes: int, kills: int | None, is_observing: bool
+) -> list[str]:
+    """What came of a build; `kills` by the kernel, None where they cannot be counted."""
+    would = "would have " if is_observing else ""
+    waits = f" ({totals.held_s / 60:.1f} min in all, {totals.idle_s:.0f} s of CPU idle meanwhile)"
+    return [
+        f"peak {format_bytes(peak_bytes)} of {format_bytes(bound_bytes)} "
+        f"({100 * peak_bytes // max(1, bound_bytes)} %)"
+        + ("" if kills is None else f", {kills} killed by the kernel for memory"),
+        f"{would}held {totals.held} tasks"
+        + ("" if is_observing else waits)
+        + f", {would}shrunk {totals.shrunk}, let {totals.granted} start"
+        + (f", {totals.forced} of them although they may not fit" if totals.forced else ""),
+    ]
