@@ -10,8 +10,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from memguard.decide.admit import GUESS_BYTES, LIGHT_BYTES, Situation, admit, admit_alone, admit_boldly
-from memguard.model import Footprint, Grant, Policy, Reading, Task
+from memguard.decide.admit import GUESS_BYTES, LIGHT_BYTES, LONG_S, Situation, admit, admit_alone, admit_boldly
+from memguard.model import Duration, Footprint, Grant, Policy, Reading, Task
 from memguard.units import GIB, MIB
 
 NO_RESERVE = Policy(reserve_bytes=0)
@@ -161,6 +161,15 @@ def test_where_nobody_watches_a_task_gets_the_jobs_that_fit_now() -> None:
     assert verdict.grant.jobs == 3
     assert situation(reading(used=6 * GIB), is_watched=False, granted_bytes=2 * GIB).free_bytes == 2 * GIB
     assert situation(reading(used=1 * GIB), is_watched=False, granted_bytes=6 * GIB).free_bytes == 2 * GIB
+
+
+def test_a_long_task_gets_its_jobs_though_others_wait() -> None:
+    """It may be the last that runs, and what has no pool keeps the jobs that it began with."""
+    heavy = task(per_job=3 * GIB, wanted=16)
+    for seconds, jobs in ((LONG_S - 1, 2), (LONG_S, 4)):
+        granted = admit(replace(heavy, duration=Duration(seconds, 0.0)), situation(others_wait=True)).grant
+        assert granted is not None
+        assert granted.jobs == jobs
 
 
 def test_a_guess_by_the_kind_gets_a_job_for_each_cpu() -> None:

@@ -38,10 +38,12 @@ LIGHT_BYTES = 64 * MIB
 # evidence: the C compilers of those recipes take 30 to 60 MiB each, those for C++ grow by 100 MiB and more a second
 GUESS_BYTES = 96 * MIB
 # The jobs of one task seldom have their peaks at once, and where they do one waits. Where no other task waits that
-# could keep the CPUs busy, as many start as would fit into this many times what there is; of a task of which only the
-# kind is known twice as many, up to one a CPU, since the guess is made for the heaviest of its kind.
+# could keep the CPUs busy, or none may be left by its end, since it takes this long with one job, as many start as
+# would fit into this many times what there is; of a task of which only the kind is known twice as many, up to one a
+# CPU, since the guess is made for the heaviest of its kind.
 # evidence: on real recipes a task holds 40 to 60 % of its peak on average over its run
 OVERCOMMIT = 1.5
+LONG_S = 60.0
 GUESS_FACTOR = 2
 
 
@@ -148,20 +150,27 @@ class Situation:
     def jobs_for(self, task: Task) -> int:
         """The jobs `task` starts with.
 
-        Watched: all that an empty container fits, and some more where no other task waits, since those that do not fit
-        now are held back one by one; but no more than keep the CPUs busy. Else those that fit now.
+        Watched: all that an empty container fits, since those that do not fit now are held back one by one, but no more
+        than keep the CPUs busy; some more where no other task waits, or this one is so long that it may be the last.
+        Else those that fit now.
         """
         footprint, wanted = self.size_of(task), task.wanted_jobs
         if not self.is_watched:
             return max(1, footprint.jobs_within(self.free_bytes, wanted))
-        wanted = min(wanted, ceil(self.reading.cpus) if self.others_wait else slots_of(wanted, self.reading.cpus))
-        if self.others_wait:
+        is_filled = self.others_wait and not _is_long(task)
+        wanted = min(wanted, ceil(self.reading.cpus) if is_filled else slots_of(wanted, self.reading.cpus))
+        if is_filled:
             return max(1, footprint.jobs_within(self.budget_bytes, wanted))
         jobs = max(1, footprint.jobs_within(int(OVERCOMMIT * self.budget_bytes), wanted))
         if not footprint.is_guess:
             return jobs
         tried = min(ceil(self.reading.cpus), footprint.jobs_within(GUESS_FACTOR * self.budget_bytes, wanted))
         return max(jobs, tried)
+
+
+def _is_long(task: Task) -> bool:
+    """Whether a task may be the last that runs, if it has one job."""
+    return task.duration is not None and task.duration.seconds(1) >= LONG_S
 
 
 def is_light(footprint: Footprint) -> bool:
