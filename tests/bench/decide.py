@@ -20,7 +20,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from memguard.model import Duration
+from memguard.model import PastRun
 from testbed.bitbake import locate
 
 from .statistics import quantile
@@ -78,6 +78,7 @@ class Queue:
         self.stampcache: dict[str, bool] = {}
         self.sq_live: set[str] = set()
         self.stats = SimpleNamespace(active=0)
+        self.number_tasks = THREADS
         self.active: deque[str] = deque()
 
     def start(self, tid: str, scheduler: Any) -> None:
@@ -123,11 +124,11 @@ def measure(make: Any, queue: Queue, calls: int) -> tuple[float, float, list[flo
     return made, first, times
 
 
-def durations(queue: Queue) -> dict[tuple[str, str], Duration]:
+def past_runs(queue: Queue) -> dict[tuple[str, str], PastRun]:
     """What a history would know of every task of a queue: some seconds, of which CPUs are busy with a tenth."""
     recipes = queue.rqdata.dataCaches[""].pkg_fn
     return {
-        (recipes[file], task): Duration(1.0 + place % 97, 0.0, 0.1)
+        (recipes[file], task): PastRun(None, 1.0 + place % 97, 0.1)
         for place, (file, _, task) in enumerate(tid.rpartition(":") for tid in queue.entries)
     }
 
@@ -168,8 +169,8 @@ def main(arguments: list[str]) -> int:
                     makers = [("stock", stock), ("memguard", MemguardScheduler)]
                     for name, make in makers if pair % 2 == 0 else reversed(makers):
                         queue = Queue(size, directory, heavy)
-                        known = durations(queue) if memory == "known" else {}
-                        with _silent(bb), mock.patch.object(session.Session, "durations", lambda _, known=known: known):
+                        known = past_runs(queue) if memory == "known" else {}
+                        with _silent(bb), mock.patch.object(session.Session, "last_runs", lambda _, known=known: known):
                             runs[name].append(measure(make, queue, options.calls))
                         session.forget()
                 medians = {name: [statistics.median(times) for *_, times in found] for name, found in runs.items()}

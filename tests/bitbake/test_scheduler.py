@@ -97,6 +97,7 @@ def queue(modules: SimpleNamespace, seed: int, threads: dict[str, str], director
         build_stamps={},
         stampcache={},
         sq_live=set(),
+        number_tasks=1,
         stats=SimpleNamespace(active=0),
     )
 

@@ -217,8 +217,8 @@ def test_the_last_run_that_ended_well_tells_how_long_a_task_takes(tmp_path: Path
         history.add([replace(template, build=build, wall_s=wall_s, cpu_s=2 * wall_s, outcome=Outcome(outcome))])
     history.add([replace(template, build="1", recipe="other", jobs=None, wall_s=5.0, cpu_s=4.0)])
     assert history.last_runs() == {
-        (template.recipe, template.task): PastRun(template.jobs, 20.0, 40.0),
-        ("other", template.task): PastRun(None, 5.0, 4.0),
+        (template.recipe, template.task): PastRun(template.jobs, 20.0, 40.0, template.peak_bytes),
+        ("other", template.task): PastRun(None, 5.0, 4.0, template.peak_bytes),
     }
     history.close()
     assert History(tmp_path / "none.db", warn=pytest.fail, is_read_only=True).last_runs() == {}

@@ -23,10 +23,10 @@ def reading(limit: int = 8 * GIB, used: int = 0, shmem: int = 0, cpus: float = 1
 
 
 def task(
-    tid: str = "t", base: int = 0, per_job: int = 0, serial: int = 0, wanted: int = 8, origin: str = "known"
+    tid: str = "t", base: int = 0, per_job: int = 0, serial: int = 0, wanted: int = 8, is_guess: bool = False
 ) -> Task:
     """A task of that footprint."""
-    return Task(tid, "", f"r-{tid}", "do_compile", Footprint(base, per_job, serial, origin), wanted)
+    return Task(tid, "", f"r-{tid}", "do_compile", Footprint(base, per_job, serial, "test", is_guess=is_guess), wanted)
 
 
 def light(tid: str, size: int) -> Task:
@@ -40,7 +40,7 @@ def situation(seen: Reading | None = None, policy: Policy = NO_RESERVE, **others
 
 
 SIZES = st.integers(0, 16 * GIB)
-FOOTPRINTS = st.builds(Footprint, SIZES, SIZES, SIZES, st.sampled_from(["known", "a guess"]))
+FOOTPRINTS = st.builds(Footprint, SIZES, SIZES, SIZES, st.just("test"), is_guess=st.booleans())
 TASKS = st.builds(Task, st.just("t"), st.just(""), st.just("r"), st.just("do_x"), FOOTPRINTS, st.integers(1, 64))
 KEPT = st.none() | TASKS.map(lambda task: replace(task, tid="kept")) | TASKS
 READINGS = st.builds(
@@ -143,12 +143,12 @@ def test_a_task_gets_the_jobs_that_an_empty_container_fits() -> None:
 
 def test_a_task_gets_no_more_jobs_than_keep_the_cpus_busy() -> None:
     """One and a half for each CPU; one for each where other tasks wait that could run there."""
-    small = task(per_job=MIB, wanted=12)
+    many = task(per_job=GIB, wanted=12)
     for others_wait, jobs in ((False, 6), (True, 4)):
-        verdict = admit(small, situation(reading(cpus=4), others_wait=others_wait))
+        verdict = admit(many, situation(reading(cpus=4), others_wait=others_wait))
         assert verdict.grant is not None
         assert (verdict.grant.jobs, verdict.reason) == (jobs, f"{jobs} of 12 jobs keep all CPUs busy")
-    remote = admit(task(per_job=MIB, wanted=40), situation(reading(cpus=4)))
+    remote = admit(task(per_job=GIB // 4, wanted=40), situation(reading(cpus=4)))
     assert remote.grant is not None
     assert remote.grant.jobs == 40
 
@@ -174,12 +174,12 @@ def test_a_long_task_gets_its_jobs_though_others_wait() -> None:
 
 def test_a_guess_by_the_kind_gets_a_job_for_each_cpu() -> None:
     """The guess is made for the heaviest of that kind; what is known gets what it needs."""
-    heavy = task(per_job=3 * GIB, wanted=16, origin="a C++ build")
+    heavy = task(per_job=3 * GIB, wanted=16, is_guess=True)
     for cpus, jobs in ((4, 4), (5, 5), (64, 5)):
         granted = admit(heavy, situation(reading(cpus=cpus))).grant
         assert granted is not None
         assert granted.jobs == jobs
-    known = replace(heavy, footprint=replace(heavy.footprint, origin="history"))
+    known = replace(heavy, footprint=replace(heavy.footprint, is_guess=False))
     for one, others_wait, jobs in ((known, False, 4), (heavy, True, 2)):
         granted = admit(one, situation(others_wait=others_wait)).grant
         assert granted is not None
@@ -221,7 +221,7 @@ def test_a_serial_peak_holds_whatever_the_jobs(wanted: int) -> None:
 
 def test_where_the_most_fits_all_jobs_do() -> None:
     """A recipe of few units is not shrunk for jobs that it has no work for."""
-    few = replace(task(per_job=GIB, wanted=16), footprint=Footprint(0, GIB, 0, "known", 4 * GIB))
+    few = replace(task(per_job=GIB, wanted=16), footprint=Footprint(0, GIB, 0, "test", 4 * GIB))
     assert admit(few, situation(rise_bytes=4 * GIB)).grant == Grant(16, 4 * GIB)
     assert admit(few, situation(rise_bytes=5 * GIB)).grant is None
 
@@ -240,7 +240,7 @@ def test_an_idle_cpu_lets_start_what_fits_now() -> None:
     assert admit_boldly(light("b", 4 * GIB), where).starts
     assert not admit_boldly(light("b", 6 * GIB), where).starts
     assert not admit_boldly(light("b", 4 * GIB), replace(where, emergency="a runs again, alone")).starts
-    guess = replace(light("b", 6 * GIB), footprint=Footprint(6 * GIB, 0, 0, "a C++ build"))
+    guess = replace(light("b", 6 * GIB), footprint=Footprint(6 * GIB, 0, 0, "test", is_guess=True))
     assert admit_boldly(guess, where).starts
     assert not admit_boldly(guess, replace(where, stopped=1)).starts
     assert admit_boldly(light("b", 4 * GIB), replace(where, stopped=1)).starts

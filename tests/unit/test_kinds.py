@@ -11,7 +11,7 @@ from memguard.model import Footprint
 from memguard.predict.kinds import Kinds
 from memguard.units import GIB, MIB
 
-GUESS = Footprint(64 * MIB, 160 * MIB, 320 * MIB, "an autotools build")
+GUESS = Footprint(64 * MIB, 160 * MIB, 320 * MIB, "an autotools build", is_guess=True)
 
 
 def kinds(*multiples: float, jobs: int = 1) -> Kinds:

@@ -72,7 +72,8 @@ def test_what_no_compiler_tells_of_is_pending() -> None:
     ledger = make_ledger()
     ledger.look(reading(), NOTHING, 100.0)
     for tid, origin in (("packing", "history"), ("own", "MEMGUARD_FOOTPRINT"), ("guess", "a build")):
-        one = Task(tid, "", tid, "do_x", Footprint(2 * GIB, 0, 0, origin), 1)
+        footprint = Footprint(2 * GIB, 0, 0, origin, is_guess=tid == "guess")
+        one = Task(tid, "", tid, "do_x", footprint, 1)
         assert ledger.offer(one, is_idle=True)
     seen = {"packing": TaskUse(GIB // 2), "own": TaskUse(GIB // 2, most_compilers=3), "guess": TaskUse(GIB)}
     ledger.look(reading(2 * GIB), BuildUse(seen), 101.0)

@@ -99,11 +99,13 @@ class SimulatedTask:
 
     speed:        jobs that run; stopped: jobs that do not, but hold what they held, frozen_bytes.
     rest_s:       work that is left while no job runs.
+    has_jobs:     several run at once in one of its phases.
     """
 
     __slots__ = (
         "ends",
         "frozen_bytes",
+        "has_jobs",
         "jobs",
         "phase",
         "phases",
@@ -118,6 +120,7 @@ class SimulatedTask:
 
     def __init__(self, phases: Sequence[Phase], jobs: int, started_s: float) -> None:
         self.phases = phases
+        self.has_jobs = any(phase.width > 1 for phase in phases)
         self.jobs = jobs
         self.started_s = started_s
         self.place = 0
@@ -242,7 +245,7 @@ class Engine:
         run.speed, run.used_bytes = speed, used_bytes
         self._stamps += 1
         run.stamp = self._stamps  # earlier events of this task, and of an earlier run of it, are void
-        self.states[self._tids[task]] = TaskUse(used_bytes, speed, most_compilers=1)
+        self.states[self._tids[task]] = TaskUse(used_bytes, speed, most_compilers=int(run.has_jobs))
         if speed:
             run.ends = self._clock + work_s / speed
             heapq.heappush(self._events, (run.ends, task, run.stamp))

@@ -171,7 +171,8 @@ class Memguard(InOrder):
         self._retries = RETRIES + 1  # the last of them alone
         self._reflex = SimulatedReflex(engine, settings.reserve_of(engine.container.limit_bytes))
         self._is_stale = False
-        self._ledger = Ledger(settings, self._read(), engine.now_s)
+        # Memory grows in steps of 256 MiB here, which nobody could stop in time.
+        self._ledger = Ledger(settings, self._read(), engine.now_s, is_bold=False)
 
     def ended(self, task: int) -> None:
         self._ended.append(self._tasks[task].tid)
@@ -201,11 +202,12 @@ class Memguard(InOrder):
         is_idle = not engine.runs
         if ledger.settle(self._ended, engine.now_s):
             rise_bytes = sum(
-                max(0, entry.need_bytes - engine.runs[int(tid)].used_bytes)
-                for tid, entry in ledger.running.items()
-                if int(tid) in engine.runs
+                max(0, ledger.running[tid].need_bytes - state.current_bytes)
+                for tid, state in engine.states.items()
+                if state.most_compilers and tid in ledger.running
             )
-            use = BuildUse(engine.states, sum(run.stopped for run in engine.runs.values()), rise_bytes=rise_bytes)
+            # A copy: what starts after this look nobody has seen yet.
+            use = BuildUse(dict(engine.states), sum(run.stopped for run in engine.runs.values()), rise_bytes=rise_bytes)
             ledger.look(self._read(), use, engine.now_s, is_idle)
         self._ended.clear()
         free_bytes = ledger.free_bytes

@@ -97,14 +97,13 @@ class SimulatedReflex:
     def _running(self, number: int, task: Task, entry: Entry) -> Running:
         run = self._engine.runs[number]
         phase = run.phase
-        has_jobs = any(other.width > 1 for other in run.phases)
         peak_bytes = task.footprint.per_job_bytes if phase.width > 1 else task.footprint.serial_bytes
         size_bytes = phase.job_bytes if phase.width > 1 else phase.base_bytes
         growth_bytes_s = self._growth_bytes_s(run)
         if growth_bytes_s and peak_bytes < size_bytes * BEYOND:
             peak_bytes = int(size_bytes * BEYOND)
         expected = Expected(max(peak_bytes, size_bytes), UNIT_S, UNIT_S / 2)
-        count = run.speed + run.stopped if has_jobs else 0
+        count = run.speed + run.stopped if run.has_jobs else 0
         jobs = tuple(
             Job(
                 pid=place,
@@ -125,7 +124,7 @@ class SimulatedReflex:
             jobs=jobs,
             next_job=expected,
             current_bytes=run.used_bytes,
-            is_stopped=not has_jobs and run.stopped > 0,
+            is_stopped=not run.has_jobs and run.stopped > 0,
         )
 
     def _growth_bytes_s(self, run: SimulatedTask) -> float:

@@ -70,9 +70,8 @@ class Reading:
         return self.used_bytes + max(0, self.left_bytes)
 
 
-# Where a footprint comes from that is the user's word, or more than a guess by the kind of recipe.
+# Where a footprint comes from that is the user's word.
 OWN_ORIGIN = "MEMGUARD_FOOTPRINT"
-KNOWN_ORIGINS = (OWN_ORIGIN, "history", "known")
 
 
 @dataclass(frozen=True)
@@ -83,6 +82,7 @@ class Footprint:
                 A serial part that is larger stands all the same.
     origin: where it comes from, for explanations: "MEMGUARD_FOOTPRINT", "history", "known", or the kind of recipe.
     margin: the share that was added to what is likely, so that hardly any run takes more.
+    is_guess: nothing is known of the task but its kind.
     """
 
     base_bytes: int
@@ -91,6 +91,7 @@ class Footprint:
     origin: str
     most_bytes: int | None = None
     margin: float = 0.0
+    is_guess: bool = False
 
     @cached_property
     def likely(self) -> Footprint:
@@ -110,11 +111,6 @@ class Footprint:
     def is_own(self) -> bool:
         """Whether the user has said so."""
         return self.origin == OWN_ORIGIN
-
-    @property
-    def is_guess(self) -> bool:
-        """Whether nothing is known of the task but its kind."""
-        return self.origin not in KNOWN_ORIGINS
 
     def peak_bytes(self, jobs: int) -> int:
         """Expected peak with `jobs` jobs."""

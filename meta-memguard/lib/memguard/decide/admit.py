@@ -150,13 +150,14 @@ class Situation:
     def jobs_for(self, task: Task) -> int:
         """The jobs `task` starts with.
 
-        Watched: all that an empty container fits, since those that do not fit now are held back one by one, but no more
-        than keep the CPUs busy; some more where no other task waits, or this one is so long that it may be the last.
-        Else those that fit now.
+        All that it wants where these fit now. Else, watched: all that an empty container fits, since those that do not
+        fit now are held back one by one, but no more than keep the CPUs busy; some more where no other task waits, or
+        this one is so long that it may be the last. Not watched: those that fit now.
         """
         footprint, wanted = self.size_of(task), task.wanted_jobs
-        if not self.is_watched:
-            return max(1, footprint.jobs_within(self.free_bytes, wanted))
+        fit = max(1, footprint.jobs_within(self.free_bytes, wanted))
+        if fit == wanted or not self.is_watched:
+            return fit
         is_filled = self.others_wait and not _is_long(task)
         wanted = min(wanted, ceil(self.reading.cpus) if is_filled else slots_of(wanted, self.reading.cpus))
         if is_filled:

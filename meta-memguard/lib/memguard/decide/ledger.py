@@ -84,12 +84,16 @@ class Totals:
 
 
 class Ledger:
-    """The state of one build. Who keeps it calls settle() before each decision, and look() when that says so."""
+    """The state of one build. Who keeps it calls settle() before each decision, and look() when that says so.
 
-    def __init__(self, policy: Policy, reading: Reading, now_s: float) -> None:
+    is_bold: where a CPU idles, a task may start that may prove too much: somebody stops it within a tenth of a second.
+    """
+
+    def __init__(self, policy: Policy, reading: Reading, now_s: float, is_bold: bool = True) -> None:
         self.policy = policy
         self.reading = reading
         self.is_observing = policy.mode is Mode.OBSERVE
+        self._is_bold = is_bold
         self.held: dict[str, Hold] = {}
         self.running: dict[str, Entry] = {}
         self.totals = Totals()
@@ -136,8 +140,8 @@ class Ledger:
 
     @property
     def is_hungry(self) -> bool:
-        """Whether a CPU idles although tasks are held."""
-        return bool(self.held) and self._use.is_watched and not self.is_crowded
+        """Whether a CPU idles although tasks are held, and one of them may be tried."""
+        return self._is_bold and bool(self.held) and self._use.is_watched and not self.is_crowded
 
     @property
     def emergency(self) -> str:

@@ -51,7 +51,8 @@ class Kind:
 
     @property
     def footprint(self) -> Footprint:
-        return Footprint(self.base_mib * MIB, self.per_job_mib * MIB, self.serial_mib * MIB, self.name)
+        base, per_job, serial = (size * MIB for size in (self.base_mib, self.per_job_mib, self.serial_mib))
+        return Footprint(base, per_job, serial, self.name, is_guess=True)
 
 
 def _kind(name: str, task: str, classes: str, base_mib: int, per_job_mib: int, serial_mib: int = 0) -> Kind:
