@@ -18,7 +18,7 @@ from pathlib import Path
 from testbed import builddir
 from testbed.bitbake import BitBake, locate
 from testbed.builddir import META_TEST
-from testbed.container import entering
+from testbed.container import cpu_s_of, entering
 from testbed.layer import write
 
 from .statistics import spread
@@ -97,7 +97,6 @@ class _accounting:
     def __enter__(self) -> tuple[tuple[str, ...], object]:
         v1, v2 = Path("/sys/fs/cgroup/cpuacct"), Path("/sys/fs/cgroup")
         self._group = (v1 if v1.is_dir() else v2) / f"memguard-bench-{os.getpid()}"
-        self._file = self._group / ("cpuacct.usage" if v1.is_dir() else "cpu.stat")
         self._group.mkdir()
         return entering(self._group), self._seconds
 
@@ -105,8 +104,7 @@ class _accounting:
         self._group.rmdir()
 
     def _seconds(self) -> float:
-        text = self._file.read_text(encoding="ascii").split()
-        return int(text[0]) / 1e9 if len(text) == 1 else int(text[text.index("usage_usec") + 1]) / 1e6
+        return cpu_s_of(self._group)
 
 
 if __name__ == "__main__":

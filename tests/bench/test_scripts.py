@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from bench.oe import Row, find_missed, print_table
 from bench.schedules import SCENARIOS, clairvoyant_s, draw_workload, lower_bound_s
-from memguard.units import GIB
+from memguard.units import GIB, MIB
 from testbed.container import NoContainer, container
+from testbed.oe_bed import RECIPES, SOURCES, Account, Built
+from testbed.oe_host import read_sources
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -143,6 +146,71 @@ def test_bench_chaos_in_small() -> None:
     assert "memguard: 1 of 1 builds succeeded" in bench.stdout, bench.stdout + bench.stderr
     assert re.search(r"^memguard: .* 0 finished objects made again, .* 0 outputs differ$", bench.stdout, re.MULTILINE)
     assert "memguard-chaos" not in Path("/proc/mounts").read_text(encoding="utf-8")
+
+
+@pytest.mark.checkout
+@pytest.mark.memcg
+@pytest.mark.timeout(7200)
+def test_bench_oe_in_small(tmp_path: Path) -> None:
+    """Two small recipes of OE-core build in each kind of build, each is measured, and no cgroup is left."""
+    if not os.environ.get("MEMGUARD_CHECKOUTS"):
+        pytest.skip("MEMGUARD_CHECKOUTS names no directory with clones of BitBake and OpenEmbedded-Core")
+    kept = os.environ.get("MEMGUARD_CHECKOUT_WORK")
+    where = ("--bed", str(Path(kept).expanduser() / "oe-bed")) if kept else ()
+    found = tmp_path / "oe.json"
+    small = ("--recipes", "zip-native,makedevs-native", "--repeats", "1", "--stock", "--json", str(found))
+    bench = script("bench", "oe", *where, *small, timeout=7000)
+    if bench.returncode == 2:
+        pytest.skip(bench.stderr.strip())
+    assert bench.returncode == 0, bench.stdout + bench.stderr
+    kinds = ("free", "stock", "first", "second", "third")
+    for kind in kinds:
+        assert re.search(rf"^ *{kind}  1 of 1  ", bench.stdout, re.MULTILINE), bench.stdout
+    rows = json.loads(found.read_text(encoding="utf-8"))
+    assert [row["kind"] for row in rows] == list(kinds)
+    for row in rows:
+        assert row["cpu_s"] > 1
+        assert row["peak_bytes"] > 50 << 20
+        assert (row["account"] is not None) == (row["kind"] in ("first", "second", "third"))
+    assert not list(Path("/sys/fs/cgroup").glob("**/memguard-oe-*"))
+
+
+def test_bench_oe_without_clones_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What is missing is one sentence and exit status 2, before anything is made or installed."""
+    monkeypatch.delenv("MEMGUARD_CHECKOUTS", raising=False)
+    bench = script("bench", "oe", "--bed", str(tmp_path / "bed"))
+    assert bench.returncode == 2
+    (sentence,) = [line for line in bench.stderr.splitlines() if not line.startswith(">> ")]
+    assert sentence.startswith("scripts/bench oe: ")
+    assert not (tmp_path / "bed").exists()
+
+
+def test_bench_oe_tells_medians_and_what_was_missed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Seconds are of builds that succeeded, as a ratio to free's median; a kernel kill under memguard is a miss."""
+    builds = [
+        ("free", Built(True, 100.0, 190.0, 2000 * MIB, 0, "1-free.log")),
+        ("first", Built(True, 120.0, 200.0, 1200 * MIB, 0, "1-first.log", Account(killed=2, idle_s=7.5))),
+        ("free", Built(True, 110.0, 191.0, 2000 * MIB, 0, "2-free.log")),
+        ("first", Built(False, 50.0, 80.0, 1536 * MIB, 3, "2-first.log", Account(killed=1))),
+    ]
+    rows = [Row(place // 2 + 1, kind, built) for place, (kind, built) in enumerate(builds)]
+    print_table(("free", "stock", "first"), rows)
+    free, first = (line.split() for line in capsys.readouterr().out.splitlines()[-2:])
+    assert free[:5] == ["free", "2", "of", "2", "105.0"]
+    assert "1 of 2 120.0 (120.0 to 120.0) 1.14 (1.14 to 1.14) 200.0" in " ".join(first)
+    assert " ".join(first).endswith("1368 (1200 to 1536) 3 3 7.5 (7.5 to 7.5)")
+    assert find_missed(rows) == ["round 2, first: not built (2-first.log)", "round 2, first: 3 killed by the kernel"]
+
+
+def test_the_bed_of_oe_builds_has_what_its_recipes_need() -> None:
+    """Each tarball is one of a recipe that is built, each recipe of the layer is built, and no name is there twice."""
+    sources = read_sources(SOURCES, RECIPES)
+    lines = SOURCES.read_text(encoding="utf-8").splitlines()
+    assert len(sources) == len([line for line in lines if not line.startswith("#")]) - 1
+    assert len({source.recipe for source in sources}) == len(sources)
+    assert all(re.fullmatch(r"[0-9a-f]{64}", source.sha256) for source in sources)
+    own = {path.name.partition("_")[0] for path in SOURCES.parent.glob("recipes-bed/*/*.bb")}
+    assert own <= set(RECIPES)
 
 
 @pytest.mark.memcg

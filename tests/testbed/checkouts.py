@@ -95,6 +95,26 @@ def clone(name: str) -> Path:
     return tree
 
 
+def name_building_user() -> str:
+    """Who builds where root asks for it."""
+    return os.environ.get("MEMGUARD_BUILD_USER", "builder")
+
+
+def building_user() -> pwd.struct_passwd:
+    """Who builds: this user, or where that is root, MEMGUARD_BUILD_USER. Raises NotHere where there is none."""
+    user = pwd.getpwuid(os.geteuid())
+    if user.pw_uid == 0:
+        name = name_building_user()
+        try:
+            user = pwd.getpwnam(name)
+        except KeyError:
+            raise NotHere(
+                f"OpenEmbedded-Core does not build as root, and there is no user {name} to build as; make one, or name "
+                "another in MEMGUARD_BUILD_USER."
+            ) from None
+    return user
+
+
 class Workspace:
     """A directory that the building user owns, with a copy of the layer; use `workspace()` to make it."""
 
@@ -173,16 +193,7 @@ def workspace() -> Iterator[Workspace]:
 
     Raises NotHere where no user may build: OE-core refuses root, so root builds as MEMGUARD_BUILD_USER ("builder").
     """
-    user = pwd.getpwuid(os.geteuid())
-    if user.pw_uid == 0:
-        name = os.environ.get("MEMGUARD_BUILD_USER", "builder")
-        try:
-            user = pwd.getpwnam(name)
-        except KeyError:
-            raise NotHere(
-                f"OpenEmbedded-Core does not build as root, and there is no user {name} to build as; make one, or name "
-                "another in MEMGUARD_BUILD_USER."
-            ) from None
+    user = building_user()
     kept = os.environ.get("MEMGUARD_CHECKOUT_WORK")
     path = Path(kept).expanduser().resolve() if kept else Path(tempfile.mkdtemp(prefix="memguard-checkouts-"))
     path.mkdir(parents=True, exist_ok=True)
@@ -260,16 +271,17 @@ def provide_source(recipe: Path, package: str, place: Workspace) -> None:
     named = os.environ.get("MEMGUARD_SOURCES")
     candidates = [Path(named).expanduser() / name] if named else []
     with tempfile.TemporaryDirectory() as directory:
-        if not any(_is(path, wanted.group(1)) for path in candidates):
+        if not any(has_digest(path, wanted.group(1)) for path in candidates):
             candidates = _debian_originals(package, wanted.group(1), Path(directory))
-        found = next((path for path in candidates if _is(path, wanted.group(1))), None)
+        found = next((path for path in candidates if has_digest(path, wanted.group(1))), None)
         if found is None:
             raise NotHere(f"{name} is neither in MEMGUARD_SOURCES nor what the package sources have for {package}.")
         shutil.copy(found, target)
     place.hand_over(target)
 
 
-def _is(path: Path, sha256: str) -> bool:
+def has_digest(path: Path, sha256: str) -> bool:
+    """Whether `path` is a file with this SHA-256."""
     return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
 
 

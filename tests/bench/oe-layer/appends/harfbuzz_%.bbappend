@@ -1,0 +1,3 @@
+# SPDX-License-Identifier: MIT
+PACKAGECONFIG:class-native = ""
+DEPENDS:remove:class-native = "glib-2.0-native"

@@ -1,0 +1,4 @@
+// SPDX-License-Identifier: MIT
+#include "triangulate.hpp"
+
+int part3(int count) { return triangulate<3>(count); }

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: MIT
+"""A bed of real OE-core builds: native recipes, offline, each build from nothing and in a container of its own.
+
+Covers: setting the bed up in a directory that stays, parsing, one build with all that is measured of it, and that
+nothing of it goes on afterwards, also on Ctrl-C.
+Does not cover: what the bed needs of the machine (oe_host), the cgroups (container), which builds are compared.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import fcntl
+import os
+import pwd
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from memguard.channels.build_directory import USUAL_NAME, BuildDirectory
+from memguard.record.events import BuildEnded, Event, parse
+
+from . import oe_host
+from .checkouts import REPOSITORY, NotHere, Workspace, clone
+from .container import Container, container
+
+LAYER = REPOSITORY / "tests" / "bench" / "oe-layer"
+SOURCES = LAYER / "sources.csv"
+# autotools, CMake with make and with Ninja, Meson, plain make; compilers from 30 to 760 MB.
+RECIPES = (
+    *("harfbuzz-native", "zip-native", "unzip-native", "gperf-native", "nettle-native", "libwebp-native"),
+    *("pixman-native", "speexdsp-native", "fribidi-native", "libtasn1-native", "libmd-native", "dosfstools-native"),
+    *("makedevs-native", "spirit-native", "eigenx-native", "jsonx-native", "cgalx-native", "gtest-native"),
+    "fmt-native",
+)
+SERIES, BITBAKE = "openembedded-core-wrynose", "bitbake-2.18"
+TIMEOUT_S = 7200.0
+# The server ends after the command.
+_GRACE_S = 60.0
+_SYSTEM_PATH = "/usr/bin:/bin:/usr/sbin:/sbin"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How one build runs: with memguard or stock, under which limit (None: none), tasks at once and jobs of each."""
+
+    is_guarded: bool
+    limit_bytes: int | None
+    threads: int
+    jobs: int
+
+
+@dataclass(frozen=True)
+class Account:
+    """What memguard wrote of one build. idle_s: as BuildEnded has it, None where that was not written."""
+
+    held: int = 0
+    stopped: int = 0
+    killed: int = 0
+    retried: int = 0
+    faults: int = 0
+    idle_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Built:
+    """What one build came to.
+
+    wall_s: until the command ended; cpu_s: of all its processes; peak_bytes: anonymous and shared memory of them all.
+    """
+
+    is_built: bool
+    wall_s: float
+    cpu_s: float
+    peak_bytes: int
+    kernel_kills: int
+    log: str
+    account: Account | None = None
+
+
+@contextlib.contextmanager
+def bed(path: Path, recipes: Sequence[str]) -> Iterator[Bed]:
+    """The bed in the directory `path`, with all that these recipes need; what is there stays, and is used again.
+
+    Nothing outside of `path` is touched, but for packages, a user and a locale that the machine lacks.
+    Raises NotHere.
+    """
+    if os.geteuid() != 0:
+        raise NotHere("A bed of OE-core builds makes cgroups, and builds as another user; run this as root.")
+    path = path.expanduser().resolve()
+    if not re.fullmatch(r"[\w./-]+", str(path)):
+        raise NotHere(f"BitBake does not build in {path}; a good value is --bed /var/tmp/oe-bed.")
+    trees = [clone(BITBAKE), clone(SERIES)]
+    # The building user shall read what root writes.
+    os.umask(0o022)
+    path.mkdir(parents=True, exist_ok=True)
+    lock = path / "oe-bed.lock"
+    if not lock.exists() and any(path.iterdir()):
+        raise NotHere(f"{path} has something in it that is no bed; name an empty directory with --bed.")
+    with _locked(lock):
+        oe_host.install_packages()
+        user = oe_host.find_or_make_user()
+        place = Workspace(path, user)
+        if not place.can_read(path):
+            raise NotHere(f"{user.pw_name} cannot enter {path}; a good value is --bed /var/tmp/oe-bed.")
+        oe_host.fetch_sources(oe_host.read_sources(SOURCES, recipes), place.downloads, path / "apt")
+        place.hand_over(*place.downloads.iterdir())
+        tools = oe_host.make_tools(path / "tools")
+        bitbake, oe = (_readable(tree, place) for tree in trees)
+        yield Bed(place, user, tools, bitbake, oe, recipes)
+
+
+@contextlib.contextmanager
+def _locked(lock: Path) -> Iterator[None]:
+    """Have the bed to oneself. Raises NotHere where somebody else has it."""
+    with open(lock, "w", encoding="ascii") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise NotHere(f"Somebody builds in {lock.parent} already; name another directory with --bed.") from None
+        yield
+
+
+def _readable(tree: Path, place: Workspace) -> Path:
+    """The clone where it lies if the building user can read it, else a clone of it in the bed. Raises NotHere."""
+    if place.can_read(tree / "LICENSE"):
+        return tree
+    own = place.path / tree.name
+    commits = [_git("-C", str(path), "rev-parse", "HEAD") if path.is_dir() else "" for path in (tree, own)]
+    if commits[0] != commits[1]:
+        shutil.rmtree(own, ignore_errors=True)
+        _git("clone", "--quiet", "--local", "--no-hardlinks", str(tree), str(own))
+    return own
+
+
+def _git(*words: str) -> str:
+    """What git says. Raises NotHere where it fails."""
+    done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise NotHere(f"git {' '.join(words)} failed: {' '.join(done.stderr.split())}")
+    return done.stdout.strip()
+
+
+class ParseFailed(Exception):
+    """BitBake could not read the recipes; the text ends with what it said."""
+
+
+class Bed:
+    """Everything that builds need, in one directory; use `bed()` to set it up and to have it alone."""
+
+    def __init__(
+        self,
+        place: Workspace,
+        user: pwd.struct_passwd,
+        tools: Path,
+        bitbake: Path,
+        oe: Path,
+        recipes: Sequence[str],
+    ) -> None:
+        self.bitbake, self.oe = bitbake, oe
+        self.recipes = recipes
+        self._place = place
+        self._user = user
+        self._path = os.pathsep.join([str(tools), str(bitbake / "bin"), _SYSTEM_PATH])
+        self._layer = place.path / LAYER.name
+        self._logs = place.path / "logs"
+        self._logs.mkdir(exist_ok=True)
+        shutil.rmtree(self._layer, ignore_errors=True)
+        shutil.copytree(LAYER, self._layer)
+        for is_guarded in (False, True):
+            self._configure(is_guarded)
+
+    def _directory(self, is_guarded: bool) -> Path:
+        """The build directory: parsed recipes stay in it, and with memguard, what that writes."""
+        return self._place.path / ("build-memguard" if is_guarded else "build-stock")
+
+    def _configure(self, is_guarded: bool) -> None:
+        """Write the configuration; stock does not even know the layer."""
+        conf = self._directory(is_guarded) / "conf"
+        conf.mkdir(parents=True, exist_ok=True)
+        layers = [self.oe / "meta", self._layer, *([self._place.layer] if is_guarded else [])]
+        switch = 'INHERIT += "memguard"\n' if is_guarded else ""
+        (conf / "bblayers.conf").write_text(
+            f'BBPATH = "${{TOPDIR}}"\nBBFILES ?= ""\nBBLAYERS = "{" ".join(map(str, layers))}"\n', encoding="utf-8"
+        )
+        (conf / "local.conf").write_text(
+            f'OE_BED = "{self._place.path}"\nrequire conf/oe-bed.inc\n{switch}', encoding="utf-8"
+        )
+        self._place.hand_over(conf.parent, conf, *conf.iterdir())
+
+    def parse(self, is_guarded: bool) -> None:
+        """Parse all recipes, so that no build has to. Raises ParseFailed."""
+        log = self._logs / f"parse-{'memguard' if is_guarded else 'stock'}.log"
+        self._make_empty()
+        if not self._run(is_guarded, None, ["bitbake", "-p"], log).is_built:
+            raise ParseFailed(f"the recipes could not be parsed:\n{log.read_text(errors='replace')[-4000:]}")
+
+    def forget_history(self) -> None:
+        """Have the next build with memguard be its first."""
+        shutil.rmtree(self._memguard.path, ignore_errors=True)
+
+    def build(self, name: str, setting: Setting) -> Built:
+        """Build all recipes from nothing; what BitBake says goes to the log of this name. Raises NoContainer."""
+        self._make_empty()
+        conf = self._logs / f"{name}.conf"
+        conf.write_text(
+            f'BB_NUMBER_THREADS = "{setting.threads}"\nPARALLEL_MAKE = "-j {setting.jobs}"\n', encoding="utf-8"
+        )
+        words = ["bitbake", "-R", str(conf), *self.recipes]
+        return self._run(setting.is_guarded, setting.limit_bytes, words, self._logs / f"{name}.log")
+
+    @property
+    def _memguard(self) -> BuildDirectory:
+        return BuildDirectory(self._directory(True) / USUAL_NAME)
+
+    def _make_empty(self) -> None:
+        """Leave nothing of an earlier build but parsed recipes and history."""
+        for name in ("out", "sstate"):
+            left = self._place.path / name
+            if left.exists():
+                shutil.rmtree(left)
+            left.mkdir()
+            self._place.hand_over(left)
+
+    def _run(self, is_guarded: bool, limit_bytes: int | None, words: Sequence[str], log: Path) -> Built:
+        """Run a command as after oe-init-build-env, as the building user, until nothing of it is left."""
+        directory = self._directory(is_guarded)
+        env = self._place.environment(self.bitbake, BITBAKEDIR=str(self.bitbake), PATH=self._path)
+        set_up = f'. "{self.oe}/oe-init-build-env" "{directory}" >/dev/null && exec "$@"'
+        as_user = ["setpriv", f"--reuid={self._user.pw_uid}", f"--regid={self._user.pw_gid}", "--init-groups"]
+        # A shell that starts a bench in the background has it, and all it starts, ignore these.
+        clean = ["env", "--default-signal=INT,QUIT", "-i", *(f"{name}={value}" for name, value in env.items())]
+        command = [*as_user, *clean, "bash", "-c", set_up, "bash", *words]
+        before = set(self._memguard.path.rglob("*"))
+        with container(limit_bytes, "memguard-oe", counts_cpu=True) as box:
+            status, wall_s = _run_inside(box, command, self._place.path, log)
+            box.wait_until_empty(_GRACE_S)
+            cpu_s, peak_bytes, kernel_kills = box.cpu_s, box.peak_process_bytes, box.oom_kills
+        account = _read(set(self._memguard.path.rglob("*")) - before) if is_guarded else None
+        return Built(status == 0, round(wall_s, 1), round(cpu_s, 1), peak_bytes, kernel_kills, str(log), account)
+
+
+def _run_inside(box: Container, command: Sequence[str], directory: Path, log: Path) -> tuple[int, float]:
+    """Exit status and seconds of a command in a container; -9 for one that took too long."""
+    with open(log, "wb") as out:
+        started_s = time.monotonic()
+        client = subprocess.Popen(
+            [*box.prefix, *command],
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+        try:
+            client.wait(TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            out.write(f"\nkilled after {TIMEOUT_S:g} s\n".encode())
+        finally:
+            # Also on Ctrl-C; what it started is killed with the container.
+            if client.poll() is None:
+                os.killpg(client.pid, signal.SIGKILL)
+                client.wait()
+    return client.returncode, time.monotonic() - started_s
+
+
+def _read(written: Iterable[Path]) -> Account:
+    """The account out of the files that a build with memguard has added."""
+    events = [event for path in written if path.suffix == ".jsonl" for event in _events(path)]
+    count = collections.Counter(event.event for event in events)
+    ends = [event for event in events if isinstance(event, BuildEnded)]
+    return Account(
+        held=count["hold"],
+        stopped=count["stop"],
+        killed=count["kill"],
+        retried=count["retry"],
+        faults=sum(path.name.startswith("fault-") for path in written),
+        idle_s=ends[-1].idle_s if ends else None,
+    )
+
+
+def _events(log: Path) -> Iterator[Event]:
+    """The events of a log; the last line of a build that was killed may be half of one."""
+    for line in log.read_bytes().splitlines():
+        with contextlib.suppress(ValueError):
+            yield parse(line)
