@@ -82,31 +82,53 @@ def choose_next(queue: Queue, gate: Gate, is_idle: bool) -> str | None:
     is_idle: nothing runs. The liveness law: then anything that is ready starts, since BitBake fails a build that runs
     nothing and starts nothing. Held tasks are all offered, then the first that is not held, and the gate refuses none.
     """
-    held = gate.held
     is_crowded = gate.is_crowded and not is_idle
-    if held:
-        for gone in queue.taken_back(held):
-            gate.release(gone)
-        for task in gate.releasable(is_idle):
-            if is_crowded and not _is_quiet(task):
-                continue
-            if queue.is_ready(task.tid) and _starts(queue, gate, task.tid, is_idle):
-                return task.tid
+    tid = _held_one(queue, gate, is_idle, is_crowded)
+    if tid is not None:
+        return tid
     if is_crowded:
-        tid = queue.first(held)
-        if tid is None or queue.is_weightless(tid):
-            return tid
-        tid = _first_quiet(queue, held)
-        return tid if tid is not None and _starts(queue, gate, tid, is_idle) else None
+        return _quiet_one(queue, gate)
+    tid = _new_one(queue, gate, is_idle)
+    return tid if tid is not None else _bold_one(queue, gate)
+
+
+def _held_one(queue: Queue, gate: Gate, is_idle: bool, is_crowded: bool) -> str | None:
+    """A held task that has its memory now; while the CPUs are crowded, one that is quiet."""
+    held = gate.held
+    if not held:
+        return None
+    for gone in queue.taken_back(held):
+        gate.release(gone)
+    for task in gate.releasable(is_idle):
+        may_start = not is_crowded or _is_quiet(task)
+        if may_start and queue.is_ready(task.tid) and _starts(queue, gate, task.tid, is_idle):
+            return task.tid
+    return None
+
+
+def _quiet_one(queue: Queue, gate: Gate) -> str | None:
+    """While the CPUs are crowded: the next in order if it runs nothing, else a quiet one of those next in order."""
+    tid = queue.first(gate.held)
+    if tid is None or queue.is_weightless(tid):
+        return tid
+    tid = _first_quiet(queue, gate.held)
+    return tid if tid is not None and _starts(queue, gate, tid, is_idle=False) else None
+
+
+def _new_one(queue: Queue, gate: Gate, is_idle: bool) -> str | None:
+    """The next in order that has its memory; those before it are held from here on."""
     for _ in range(HOLDS_PER_CALL):
-        tid = queue.first(held)
-        if tid is not None and _starts(queue, gate, tid, is_idle):
+        tid = queue.first(gate.held)
+        if tid is None or _starts(queue, gate, tid, is_idle):
             return tid
-        if tid is None:
-            break
+    return None
+
+
+def _bold_one(queue: Queue, gate: Gate) -> str | None:
+    """Where a CPU idles all the same: a held task that is tried."""
     if gate.is_hungry:
         for task in gate.bold():
-            if queue.is_ready(task.tid) and gate.offer(task, is_idle, is_bold=True):
+            if queue.is_ready(task.tid) and gate.offer(task, is_idle=False, is_bold=True):
                 return task.tid
     return None
 
