@@ -106,8 +106,8 @@ def _measure(made: Bed, kinds: Sequence[str], options: argparse.Namespace, rows:
         f"{len(os.sched_getaffinity(0))} CPUs; {options.repeats} rounds of {', '.join(kinds)}",
         flush=True,
     )
-    for is_guarded in (False, True):
-        made.parse(is_guarded)
+    for setting in (FREE, GUARDED):
+        made.parse(setting)
     for number in range(1, options.repeats + 1):
         made.forget_history()
         for kind in kinds:

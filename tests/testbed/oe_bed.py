@@ -184,20 +184,26 @@ class Bed:
         conf = self._directory(is_guarded) / "conf"
         conf.mkdir(parents=True, exist_ok=True)
         layers = [self.oe / "meta", self._layer, *([self._place.layer] if is_guarded else [])]
+        # BitBake reads all recipes, and wants the sources of those that take them from a file.
+        ours = {path.name for path in (LAYER / "recipes-bed").iterdir()}
+        left_out = [name for name in sorted(ours) if not any(recipe.startswith(name) for recipe in self.recipes)]
+        mask = "".join(f'BBMASK += "/recipes-bed/{name}/"\n' for name in left_out)
         switch = 'INHERIT += "memguard"\n' if is_guarded else ""
         (conf / "bblayers.conf").write_text(
             f'BBPATH = "${{TOPDIR}}"\nBBFILES ?= ""\nBBLAYERS = "{" ".join(map(str, layers))}"\n', encoding="utf-8"
         )
         (conf / "local.conf").write_text(
-            f'OE_BED = "{self._place.path}"\nrequire conf/oe-bed.inc\n{switch}', encoding="utf-8"
+            f'OE_BED = "{self._place.path}"\nrequire conf/oe-bed.inc\n{mask}{switch}', encoding="utf-8"
         )
         self._place.hand_over(conf.parent, conf, *conf.iterdir())
 
-    def parse(self, is_guarded: bool) -> None:
-        """Parse all recipes, so that no build has to. Raises ParseFailed."""
-        log = self._logs / f"parse-{'memguard' if is_guarded else 'stock'}.log"
+    def parse(self, setting: Setting) -> None:
+        """Parse all recipes as a build does, so that it need not. Raises ParseFailed."""
+        name = f"parse-{'memguard' if setting.is_guarded else 'stock'}"
+        log = self._logs / f"{name}.log"
         self._make_empty()
-        if not self._run(is_guarded, None, ["bitbake", "-p"], log).is_built:
+        words = ["bitbake", *self._numbers(name, setting), "-p"]
+        if not self._run(setting.is_guarded, None, words, log).is_built:
             raise ParseFailed(f"the recipes could not be parsed:\n{log.read_text(errors='replace')[-4000:]}")
 
     def forget_history(self) -> None:
@@ -207,12 +213,15 @@ class Bed:
     def build(self, name: str, setting: Setting) -> Built:
         """Build all recipes from nothing; what BitBake says goes to the log of this name. Raises NoContainer."""
         self._make_empty()
-        conf = self._logs / f"{name}.conf"
-        conf.write_text(
-            f'BB_NUMBER_THREADS = "{setting.threads}"\nPARALLEL_MAKE = "-j {setting.jobs}"\n', encoding="utf-8"
-        )
-        words = ["bitbake", "-R", str(conf), *self.recipes]
+        words = ["bitbake", *self._numbers(name, setting), *self.recipes]
         return self._run(setting.is_guarded, setting.limit_bytes, words, self._logs / f"{name}.log")
+
+    def _numbers(self, name: str, setting: Setting) -> list[str]:
+        """What tells BitBake how many tasks and jobs to run."""
+        conf = self._logs / f"{name}.conf"
+        numbers = f'BB_NUMBER_THREADS = "{setting.threads}"\nPARALLEL_MAKE = "-j {setting.jobs}"\n'
+        conf.write_text(numbers, encoding="utf-8")
+        return ["-R", str(conf)]
 
     @property
     def _memguard(self) -> BuildDirectory:
