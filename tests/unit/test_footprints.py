@@ -204,3 +204,20 @@ def test_what_was_seen_moves_the_prior_and_not_the_users_word() -> None:
     assert predictor.predict("zlib", "do_install", frozenset()) == by_kind("do_install", frozenset())
     seen["own", "do_compile"] = seen["zlib", "do_compile"]
     assert predictor.predict("own", "do_compile", frozenset()) == own["own"]["do_compile"]
+
+
+def test_what_others_of_a_kind_took_corrects_the_guess() -> None:
+    """Of a recipe that nobody has built; other kinds, known recipes and the user's word stay as they are."""
+    autotools, known = frozenset({"autotools"}), Footprint(5 * MIB, 0, 0, "known")
+    own = {"mine": {"do_compile": Footprint(7 * MIB, 0, 0, "MEMGUARD_FOOTPRINT")}}
+    predictor = Predictor([Known("zip", "do_compile", known)], own)
+    guess = predictor.predict("new", "do_compile", autotools)
+    assert predictor.take("light-0", "do_compile", autotools, 1, 40 * MIB) == guess.origin
+    for number in range(1, 9):
+        predictor.take(f"light-{number}", "do_compile", autotools, 1, 40 * MIB)
+    learned = predictor.predict("new", "do_compile", autotools)
+    assert learned.is_guess
+    assert 40 * MIB < learned.peak_bytes(1) < guess.peak_bytes(1) / 2
+    assert predictor.predict("new", "do_compile", frozenset({"cmake"})) == by_kind("do_compile", frozenset({"cmake"}))
+    assert predictor.predict("zip", "do_compile", autotools) == known
+    assert predictor.predict("mine", "do_compile", autotools) == own["mine"]["do_compile"]

@@ -42,6 +42,14 @@ def test_heavy_recipes_raise_the_guess() -> None:
     assert kinds(*[2.0] * 8).multiple(GUESS.origin) > 2.0
 
 
+def test_news_is_told_once() -> None:
+    """What moves the expectation by little is none: all that are held would be judged anew."""
+    found = kinds(*[0.2] * 30)
+    assert not found.learn(GUESS, "next", 1, int(GUESS.peak_bytes(1) * 0.2))
+    assert Kinds().learn(GUESS, "first", 1, int(GUESS.peak_bytes(1) * 0.2))
+    assert not Kinds().learn(GUESS, "unseen", 1, 0)
+
+
 def test_a_spread_of_sizes_keeps_a_distance() -> None:
     """Of recipes that differ the expectation lies near the larger ones."""
     assert kinds(0.1, 0.9, 0.1, 0.9, 0.1, 0.9).multiple(GUESS.origin) > 0.9

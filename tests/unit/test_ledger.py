@@ -68,14 +68,17 @@ def test_a_task_that_nobody_has_seen_yet_takes_all_that_it_needs() -> None:
 
 
 def test_what_no_compiler_tells_of_is_pending() -> None:
-    """A task that has run none yet will take the rest of its need, of a guess only a little; the user's word stands."""
+    """A task that has run none yet will take the rest of its need; the user's word stands."""
     ledger = make_ledger()
     ledger.look(reading(), NOTHING, 100.0)
-    for tid, origin in (("packing", "history"), ("own", "MEMGUARD_FOOTPRINT"), ("guess", "a build")):
-        footprint = Footprint(2 * GIB, 0, 0, origin, is_guess=tid == "guess")
-        one = Task(tid, "", tid, "do_x", footprint, 1)
+    for tid, origin in (("packing", "history"), ("own", "MEMGUARD_FOOTPRINT"), ("compiling", "history")):
+        one = Task(tid, "", tid, "do_x", Footprint(2 * GIB, 0, 0, origin), 1)
         assert ledger.offer(one, is_idle=True)
-    seen = {"packing": TaskUse(GIB // 2), "own": TaskUse(GIB // 2, most_compilers=3), "guess": TaskUse(GIB)}
+    seen = {
+        "packing": TaskUse(GIB // 2),
+        "own": TaskUse(GIB // 2, most_compilers=3),
+        "compiling": TaskUse(GIB, most_compilers=1),
+    }
     ledger.look(reading(2 * GIB), BuildUse(seen), 101.0)
     assert ledger.free_bytes == 3 * GIB
 

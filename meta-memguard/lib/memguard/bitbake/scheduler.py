@@ -104,18 +104,19 @@ class _Guarded(RunQueueScheduler):
         complete, failed = rq.runq_complete, rq.failed_tids
         ended = [tid for tid in guard.ledger.running if tid in complete or tid in failed]
         self._learn(guard, [tid for tid in ended if tid in complete])
+        guard.ledger.left = len(rq.rqdata.runtaskentries) - len(complete) - rq.stats.active
         guard.settle(ended, is_idle)
         return is_idle
 
     def _learn(self, guard: Guard, ended: Iterable[str]) -> None:
         """What tasks took says something of others of their kind, those included that are held."""
         seen = {tid: use for tid in ended if (use := guard.ledger.use_of(tid)) is not None and use.peak_bytes}
-        for tid, use in seen.items():
-            self._known.take(tid, max(1, use.most_compilers), use.peak_bytes)
-        if not seen:
+        kinds = {self._known.take(tid, max(1, use.most_compilers), use.peak_bytes) for tid, use in seen.items()} - {""}
+        if not kinds:
             return
-        guessed, begun = [tid for tid, task in self._tasks.items() if task.footprint.is_guess], self.rq.runq_running
-        for tid in [tid for tid in guessed if tid not in begun]:
+        begun = self.rq.runq_running
+        guessed = [(tid, task.footprint) for tid, task in self._tasks.items() if tid not in begun]
+        for tid in [tid for tid, footprint in guessed if footprint.is_guess and footprint.origin in kinds]:
             del self._tasks[tid]
             if tid in guard.held:
                 guard.ledger.revise(self._task(tid))
@@ -290,11 +291,11 @@ class _Known:
             self._classes[taskfn] = classes
         return classes
 
-    def take(self, tid: str, jobs: int, peak_bytes: int) -> None:
-        """What a task took with so many jobs."""
+    def take(self, tid: str, jobs: int, peak_bytes: int) -> str:
+        """What a task took with so many jobs; the kind of which something else is expected now, "" for none."""
         mc, _, name, taskfn = split_tid_mcfn(tid)
         recipe = self._rqdata.dataCaches[mc].pkg_fn[taskfn]
-        self._predictor.take(recipe, name, self._classes_of(mc, taskfn), jobs, peak_bytes)
+        return self._predictor.take(recipe, name, self._classes_of(mc, taskfn), jobs, peak_bytes)
 
     @property
     def has_durations(self) -> bool:

@@ -11,7 +11,7 @@ nothing done, until there is room. A CPU that idles costs a CPU, a kill costs wo
 
 - What is expected to fit beside all that runs starts, and a light task starts whatever is expected.
 - Where a CPU idles, what fits beside what is used *now* starts, too: the peaks of tasks seldom meet, and where they do
-  the newest waits. While one does, nothing starts of which only the kind is known, unless all of it fits.
+  the newest waits.
 - Tasks that need more than half of the memory run one after the other, or all are left to the end, where nothing is
   left to fill the gaps beside them: while none runs, memory is kept for the oldest. What fits beside it, what is light,
   and, with a CPU idle, what fits now, starts all the same.
@@ -34,9 +34,6 @@ from memguard.units import MIB, format_bytes
 # A task that takes no more than this is light: to hold it gains nothing that could be measured.
 # evidence: of 246 tasks of nineteen recipes of OE-core, 190 take less
 LIGHT_BYTES = 64 * MIB
-# What a task takes at first of which nothing but its kind is known: the process of the task, its make and a compiler.
-# evidence: the C compilers of those recipes take 30 to 60 MiB each, those for C++ grow by 100 MiB and more a second
-GUESS_BYTES = 96 * MIB
 # The jobs of one task seldom have their peaks at once, and where they do one waits. Where no other task waits that
 # could keep the CPUs busy, or none may be left by its end, since it takes this long with one job, as many start as
 # would fit into this many times what there is; of a task of which only the kind is known twice as many, up to one a
@@ -198,11 +195,8 @@ def admit(task: Task, situation: Situation) -> Verdict:
 
 
 def admit_boldly(task: Task, situation: Situation) -> Verdict:
-    """May `task`, which admit() holds, start since a CPU idles? Where it fits beside what is used now, it may.
-
-    Where only its kind is known it is taken to need little at first, unless jobs are stopped.
-    """
-    need_bytes = situation.need_bytes(task) if situation.stopped else first_need(task, situation)
+    """May `task`, which admit() holds, start since a CPU idles? Where it fits beside what is used now, it may."""
+    need_bytes = situation.need_bytes(task)
     if situation.emergency or need_bytes > situation.room_bytes:
         return Verdict(f"needs {format_bytes(need_bytes)}, {format_bytes(max(0, situation.room_bytes))} are free")
     if situation.is_starved and situation.kept is not None and situation.kept.tid != task.tid:
@@ -219,12 +213,6 @@ def admit_alone(task: Task, situation: Situation) -> Verdict:
     jobs = max(1, task.footprint.jobs_within(room, task.wanted_jobs))
     reason = f"nothing else runs, so with {jobs} of {task.wanted_jobs} jobs"
     return Verdict(reason, _grant(task, jobs), is_forced=True)
-
-
-def first_need(task: Task, situation: Situation) -> int:
-    """What a task needs to begin: all that it takes at least, or a little where only its kind is known."""
-    need_bytes = situation.need_bytes(task)
-    return min(need_bytes, GUESS_BYTES) if task.footprint.is_guess else need_bytes
 
 
 def _start(task: Task, situation: Situation, reason: str) -> Verdict:

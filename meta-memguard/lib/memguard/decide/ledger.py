@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from memguard.decide.admit import GUESS_BYTES, Situation, admit, admit_alone, admit_boldly, first_need
+from memguard.decide.admit import Situation, admit, admit_alone, admit_boldly
 from memguard.model import BuildUse, Grant, Mode, Policy, Reading, Task, TaskUse, Verdict
 
 # A reading costs some 50 us of kernel time, as much as BitBake needs to pick a task out of a thousand. In this time
@@ -26,12 +26,16 @@ READING_AGE_S = 0.1
 STARVED_S = 300.0
 
 
+# While so many tasks for each CPU have not begun, some of them will run beside one that starts now.
+# evidence: seven tasks of a recipe follow its compile, which nothing else may run beside
+LEFT_PER_CPU = 8
+
+
 @dataclass(frozen=True)
 class Hold:
     """A task that waits for memory. `place` counts up over the build, so that the oldest has the smallest.
 
     need_bytes: its peak with the fewest jobs it starts with.
-    first_bytes: what it needs to begin where a CPU idles.
     """
 
     task: Task
@@ -39,7 +43,6 @@ class Hold:
     since_s: float
     reason: str
     need_bytes: int
-    first_bytes: int
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ class Totals:
 class Ledger:
     """The state of one build. Who keeps it calls settle() before each decision, and look() when that says so.
 
+    left:    tasks of the build that have not begun; 0 where nobody says.
     is_bold: where a CPU idles, a task may start that may prove too much: somebody stops it within a tenth of a second.
     """
 
@@ -94,6 +98,7 @@ class Ledger:
         self.reading = reading
         self.is_observing = policy.mode is Mode.OBSERVE
         self._is_bold = is_bold
+        self.left = 0
         self.held: dict[str, Hold] = {}
         self.running: dict[str, Entry] = {}
         self.totals = Totals()
@@ -188,7 +193,7 @@ class Ledger:
         if situation is self._timid_in:
             return
         found = False
-        holds = [hold for hold in self.held.values() if hold.first_bytes <= situation.room_bytes]
+        holds = [hold for hold in self.held.values() if hold.need_bytes <= situation.room_bytes]
         for hold in sorted(holds, key=lambda hold: (hold.need_bytes, hold.place)):
             if admit_boldly(hold.task, situation).starts:
                 found = True
@@ -222,9 +227,8 @@ class Ledger:
             self.held[task.tid] = replace(known, reason=verdict.reason)
             return None
         situation = self._now()
-        need_bytes, first_bytes = situation.need_bytes(task), first_need(task, situation)
-        place = self._next_place()
-        hold = self.held[task.tid] = Hold(task, place, self._now_s, verdict.reason, need_bytes, first_bytes)
+        need_bytes, place = situation.need_bytes(task), self._next_place()
+        hold = self.held[task.tid] = Hold(task, place, self._now_s, verdict.reason, need_bytes)
         self._timid_in = None
         if len(self.held) == 2 or situation.is_heavy(need_bytes):
             self._situation = None
@@ -242,9 +246,7 @@ class Ledger:
         """More is known of a held task: it keeps its place."""
         known = self.held.get(task.tid)
         if known is not None:
-            situation = self._now()
-            need_bytes, first_bytes = situation.need_bytes(task), first_need(task, situation)
-            self.held[task.tid] = replace(known, task=task, need_bytes=need_bytes, first_bytes=first_bytes)
+            self.held[task.tid] = replace(known, task=task, need_bytes=self._now().need_bytes(task))
             self._waiting_in = self._timid_in = None
 
     def use_of(self, tid: str) -> TaskUse | None:
@@ -298,7 +300,8 @@ class Ledger:
                 is_watched=use.is_watched,
                 stopped=0 if self.is_observing else use.stopped,
                 emergency=self.emergency,
-                others_wait=len(self.held) > 1,  # who is asked about is mostly one of them
+                # Who is asked about is mostly one of the held.
+                others_wait=len(self.held) > 1 or self.left > LEFT_PER_CPU * self.reading.cpus,
             )
             self._situation = self._keep(situation)
         return self._situation
@@ -325,11 +328,9 @@ def _pending_bytes(entry: Entry, use: TaskUse | None) -> int:
     """
     if use is None:
         return entry.need_bytes
-    footprint = entry.task.footprint
-    if use.most_compilers and not footprint.is_own:
+    if use.most_compilers and not entry.task.footprint.is_own:
         return 0
-    need_bytes = min(entry.need_bytes, GUESS_BYTES) if footprint.is_guess else entry.need_bytes
-    return max(0, need_bytes - use.current_bytes)
+    return max(0, entry.need_bytes - use.current_bytes)
 
 
 def all_jobs(task: Task) -> Grant:

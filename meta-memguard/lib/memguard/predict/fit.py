@@ -361,8 +361,8 @@ def _least(sample: Sample) -> float:
     if record.peak_bytes is None:
         return float(_cut(record.largest_process_bytes))
     seen = _cut(record.peak_bytes)
-    if record.outcome is not Outcome.MEMORY_KILL:
-        return seen * (1 + SPREADS * USUAL_SPREAD)
+    if record.outcome is not Outcome.MEMORY_KILL:  # earlier versions called throttled what was stopped for a moment
+        return seen * (1 + SPREADS * USUAL_SPREAD * (record.outcome is not Outcome.THROTTLED))
     return max(seen * KILL_RATIO, seen + KILL_LEAST_BYTES)
 
 

@@ -127,9 +127,13 @@ class Predictor:
         self._rows: dict[str, list[tuple[re.Pattern[str], Known]]] = {}
         self._kinds = Kinds()
 
-    def take(self, recipe: str, task: str, classes: frozenset[str], jobs: int, peak_bytes: int) -> None:
-        """What a task took: it says something of others of its kind."""
-        self._kinds.learn(by_kind(task, classes), recipe, jobs, peak_bytes)
+    def take(self, recipe: str, task: str, classes: frozenset[str], jobs: int, peak_bytes: int) -> str:
+        """What a task took says something of others of its kind: the kind of which more is to be expected now, or less.
+
+        "" where nothing worth mentioning has changed.
+        """
+        guess = by_kind(task, classes)
+        return guess.origin if self._kinds.learn(guess, recipe, jobs, peak_bytes) else ""
 
     def predict(self, recipe: str, task: str, classes: frozenset[str], version: str = "") -> Footprint:
         """The footprint of `task` of `recipe` (PN, PV), which inherits `classes` (names without .bbclass)."""

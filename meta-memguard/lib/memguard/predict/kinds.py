@@ -23,6 +23,8 @@ PRIOR_SPREAD = 0.7
 PRIOR_RECIPES = 2.0
 # One recipe in six takes more.
 DEVIATIONS = 1.0
+# A smaller change is no news: thousands of tasks may be held, and all of that kind would be judged anew.
+NEWS = 0.1
 # No multiple beyond these is believed.
 MULTIPLES = (1 / 32, 8.0)
 
@@ -32,13 +34,23 @@ class Kinds:
 
     def __init__(self) -> None:
         self._seen: dict[str, dict[str, float]] = {}
+        self._told: dict[str, float] = {}
 
-    def learn(self, guess: Footprint, recipe: str, jobs: int, peak_bytes: int) -> None:
-        """A task of `recipe` for which `guess` stands took so much with so many jobs; a later run replaces it."""
+    def learn(self, guess: Footprint, recipe: str, jobs: int, peak_bytes: int) -> bool:
+        """A task of `recipe` for which `guess` stands took so much with so many jobs; a later run replaces it.
+
+        Whether that moves what is expected of others by more than NEWS since they were told last.
+        """
         guessed_bytes = guess.peak_bytes(max(1, jobs))
-        if guessed_bytes > 0 and peak_bytes > 0:
-            least, most = MULTIPLES
-            self._seen.setdefault(guess.origin, {})[recipe] = log(min(most, max(least, peak_bytes / guessed_bytes)))
+        if guessed_bytes <= 0 or peak_bytes <= 0:
+            return False
+        kind, (least, most) = guess.origin, MULTIPLES
+        self._seen.setdefault(kind, {})[recipe] = log(min(most, max(least, peak_bytes / guessed_bytes)))
+        multiple = self.multiple(kind)
+        if abs(multiple / self._told.get(kind, 1.0) - 1) <= NEWS:
+            return False
+        self._told[kind] = multiple
+        return True
 
     def footprint(self, guess: Footprint) -> Footprint:
         """What is to be expected of a recipe of this kind that nobody has built."""

@@ -25,10 +25,6 @@ if TYPE_CHECKING:
 
 # The tasks whose compilers are known again in the next build, with or without a pool.
 COMPILES = ("do_compile", "do_install")
-# A run might have taken more, had it not been stopped for this share of its time. What was stopped for less ran on
-# beside the same jobs as before.
-# evidence: on real recipes a run of 40 s that was stopped for 0.1 s took what it took without
-THROTTLED_SHARE = 0.1
 
 
 def record_of(run: Watched, build: str, outcome: Outcome, counts: KernelCounts, use: WardUse, now_s: float) -> Record:
@@ -38,7 +34,8 @@ def record_of(run: Watched, build: str, outcome: Outcome, counts: KernelCounts, 
     """
     tally, note = run.tally, run.note
     wall_s = run.wall_s(now_s)
-    was_slowed = counts.throttles > run.before.throttles or use.stopped_s > THROTTLED_SHARE * wall_s
+    # By the kernel, at memory.high. What was stopped took what it takes in a build that is short of memory.
+    was_slowed = counts.throttles > run.before.throttles
     cpu_s = max(run.end.cpu_s if run.end else 0.0, tally.cpu_s)
     if outcome is Outcome.FAILED and (counts.kills > run.before.kills or use.kills):
         outcome = Outcome.MEMORY_KILL
