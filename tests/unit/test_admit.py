@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from memguard.decide.admit import LIGHT_BYTES, LONG_S, Situation, admit, admit_alone, admit_boldly
+from memguard.decide.admit import LIGHT_BYTES, LONG_S, TRIED_BYTES, Situation, admit, admit_alone, admit_boldly
 from memguard.model import Duration, Footprint, Grant, Policy, Reading, Task
 from memguard.units import GIB, MIB
 
@@ -240,6 +240,9 @@ def test_an_idle_cpu_lets_start_what_fits_now() -> None:
     assert not admit_boldly(light("b", 4 * GIB), replace(where, emergency="a runs again, alone")).starts
     assert admit_boldly(light("b", 4 * GIB), replace(where, stopped=1)).starts
     assert not admit_boldly(light("b", 4 * GIB), replace(where, pending_bytes=2 * GIB)).starts
+    for size, starts in ((TRIED_BYTES, True), (TRIED_BYTES + 1, False)):
+        guess = replace(light("b", 0), footprint=Footprint(size, 0, 0, "test", is_guess=True))
+        assert admit_boldly(guess, where).starts is starts
 
 
 def test_a_light_task_starts_whatever_is_expected() -> None:
