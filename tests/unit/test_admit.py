@@ -178,8 +178,13 @@ def test_a_guess_by_the_kind_gets_a_job_for_each_cpu() -> None:
         assert granted is not None
         assert granted.jobs == jobs
     known = replace(heavy, footprint=replace(heavy.footprint, is_guess=False))
-    for one, others_wait, jobs in ((known, False, 4), (heavy, True, 2)):
-        granted = admit(one, situation(others_wait=others_wait)).grant
+    for one, others_wait, jobs in ((known, False, 4), (known, True, 2), (heavy, True, 2)):
+        granted = admit(one, situation(rise_bytes=2 * GIB, others_wait=others_wait)).grant
+        assert granted is not None
+        assert granted.jobs == jobs
+    for is_guess, jobs in ((True, 4), (False, 8)):  # while others wait a guess has no more than fit now
+        one = task(per_job=GIB, wanted=8, is_guess=is_guess)
+        granted = admit(one, situation(rise_bytes=4 * GIB, others_wait=True)).grant
         assert granted is not None
         assert granted.jobs == jobs
 

@@ -153,7 +153,8 @@ class Situation:
 
         All that it wants where these fit now. Else, watched: all that an empty container fits, since those that do not
         fit now are held back one by one, but no more than keep the CPUs busy; some more where no other task waits, or
-        this one is so long that it may be the last. Not watched: those that fit now.
+        this one is so long that it may be the last. Not watched, or of a task of which only the kind is known while
+        others wait: those that fit now.
         """
         footprint, wanted = self.size_of(task), task.wanted_jobs
         fit = max(1, footprint.jobs_within(self.free_bytes, wanted))
@@ -162,7 +163,7 @@ class Situation:
         is_filled = self.others_wait and not _is_long(task)
         wanted = min(wanted, ceil(self.reading.cpus) if is_filled else slots_of(wanted, self.reading.cpus))
         if is_filled:
-            return max(1, footprint.jobs_within(self.budget_bytes, wanted))
+            return min(fit, wanted) if footprint.is_guess else max(1, footprint.jobs_within(self.budget_bytes, wanted))
         jobs = max(1, footprint.jobs_within(int(OVERCOMMIT * self.budget_bytes), wanted))
         if not footprint.is_guess:
             return jobs
