@@ -252,7 +252,8 @@ TINY_COMMAND:pn-tiny-02 = "echo 'x.c:1:1: error: expected x'; false"
     assert (told["verdict"], told["recipe"], told["task"]) == ("memory", "tiny-01", "do_compile")
     assert told["program"].startswith("python")
     assert told["memory"]["limit_bytes"] == 2 * GIB
-    assert told["memory"]["used_bytes"] > GIB
+    # As of the last look before: it took gigabytes within less than the time between two.
+    assert 0 < told["memory"]["used_bytes"] <= 2 * GIB
     assert [(other["verdict"], other["recipe"]) for other in told["others"]] == [("other", "tiny-02")]
     (console,) = tell("-", stdin=result.output.encode())
     assert console["verdict"] == "memory"  # memguard's own count
