@@ -252,7 +252,9 @@ def with_one_running(modules: SimpleNamespace, tmp_path: Path, cpus: float) -> t
     rq.runq_running.add(first)
     rq.build_stamps[first] = scheduler.stamps[first]
     rq.stats.active = 1
-    use = BuildUse({first: TaskUse(0, cpus, most_compilers=1)})
+    # Less than half of the memory will be free.
+    rise_bytes = scheduler._guard.ledger.budget_bytes * 6 // 10
+    use = BuildUse({first: TaskUse(0, cpus, most_compilers=1)}, rise_bytes=rise_bytes)
     scheduler._guard._state_file = SimpleNamespace(read=lambda now_s: SimpleNamespace(use=use))
     scheduler._guard.sample()
     return rq, scheduler, first

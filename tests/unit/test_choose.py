@@ -54,11 +54,11 @@ def queue(*sizes: int, cpu_s: float | None = None) -> Ready:
     return Ready({task.tid: task for task in tasks})
 
 
-def gate(cpus: float = 4.0) -> Ledger:
-    """The ledger of an empty container of 8 GiB that a sentinel watches."""
-    reading = Reading(8 * GIB, "", 0, 0, 8 * GIB, None, 8 * GIB, cpus)
-    ledger = Ledger(Policy(reserve_bytes=0), reading, 0.0)
-    ledger.look(reading, BuildUse({}), 0.0)
+def gate(cpus: float = 4.0, used: int = 0) -> Ledger:
+    """The ledger of a container of 8 GiB that a sentinel watches, and in which so much is used by now."""
+    empty = Reading(8 * GIB, "", 0, 0, 8 * GIB, None, 8 * GIB, cpus)
+    ledger = Ledger(Policy(reserve_bytes=0), empty, 0.0)
+    ledger.look(replace(empty, used_bytes=used, room_bytes=8 * GIB - used), BuildUse({}), 0.0)
     return ledger
 
 
@@ -130,7 +130,7 @@ def test_only_so_many_are_held_in_one_call() -> None:
 
 def test_busy_cpus_let_only_quiet_tasks_start() -> None:
     """One of those next in order that leaves the CPUs alone passes; one too far behind does not."""
-    ready, ledger = queue(*[GIB // 8] * (CROWD_LOOK + 2), cpu_s=1.0), gate(cpus=0.5)
+    ready, ledger = queue(*[GIB // 8] * (CROWD_LOOK + 2), cpu_s=1.0), gate(cpus=0.5, used=5 * GIB)
     assert start(ready, ledger, is_idle=True) == "0"
     assert ledger.is_crowded
     assert start(ready, ledger) is None
@@ -144,7 +144,7 @@ def test_busy_cpus_let_only_quiet_tasks_start() -> None:
 
 def test_busy_cpus_let_light_tasks_start() -> None:
     """What takes next to nothing starts, held or not: others may wait for it."""
-    ready, ledger = queue(GIB, GIB, LIGHT_BYTES), gate(cpus=0.5)
+    ready, ledger = queue(GIB, GIB, LIGHT_BYTES), gate(cpus=0.5, used=5 * GIB)
     assert start(ready, ledger, is_idle=True) == "0"
     ledger.hold(ready.tasks["2"], ledger.judge(ready.tasks["2"], is_idle=False))
     assert start(ready, ledger) == "2"
@@ -153,7 +153,7 @@ def test_busy_cpus_let_light_tasks_start() -> None:
 
 def test_busy_cpus_hold_back_light_tasks_that_are_long() -> None:
     """They would only take CPU time from those that run; what nobody knows is taken to be short."""
-    ready, ledger = queue(GIB, LIGHT_BYTES, LIGHT_BYTES), gate(cpus=0.5)
+    ready, ledger = queue(GIB, LIGHT_BYTES, LIGHT_BYTES), gate(cpus=0.5, used=5 * GIB)
     assert start(ready, ledger, is_idle=True) == "0"
     for tid, seconds in (("1", SHORT_S + 1), ("2", SHORT_S)):
         ready.tasks[tid] = replace(ready.tasks[tid], duration=Duration(seconds, 0.0))

@@ -149,10 +149,14 @@ def test_observing_counts_and_holds_nothing() -> None:
 def test_busy_cpus_crowd_the_build_until_their_tasks_end() -> None:
     """Four CPUs' work on four CPUs is a crowd, three are not, and an end thins it out."""
     ledger = make_ledger()
-    ledger.look(reading(), NOTHING, 100.0)
+    ledger.look(reading(5 * GIB), NOTHING, 100.0)
     for number in range(4):
         assert not ledger.is_crowded
         ledger.offer(task(str(number), 1), is_idle=not number)
+    assert ledger.is_crowded
+    ledger.look(reading(1 * GIB), NOTHING, 100.5)
+    assert not ledger.is_crowded  # while there is memory for all
+    ledger.look(reading(5 * GIB), NOTHING, 100.6)
     assert ledger.is_crowded
     ledger.settle(["0"], 101.0)
     assert not ledger.is_crowded

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from memguard.decide.admit import Situation, admit, admit_alone, admit_boldly
+from memguard.decide.order import HALF
 from memguard.model import BuildUse, Grant, Mode, Policy, Reading, Task, TaskUse, Verdict
 
 # A reading costs some 50 us of kernel time, as much as BitBake needs to pick a task out of a thousand. In this time
@@ -136,17 +137,19 @@ class Ledger:
 
     @property
     def is_crowded(self) -> bool:
-        """Whether running tasks keep all CPUs busy.
+        """Whether running tasks keep all CPUs busy while less than half of the memory will be free.
 
         One more would take CPU time from those that are waited for most, and hold memory all the same; what they leave
-        idle light tasks take.
+        idle light tasks take. Where there is memory for all, as many run as in a stock build.
         """
-        return self._use.is_watched and self._busy_cpus >= self.reading.cpus
+        is_busy = self._use.is_watched and self._busy_cpus >= self.reading.cpus
+        return is_busy and self.free_bytes < HALF * self.budget_bytes
 
     @property
     def is_hungry(self) -> bool:
         """Whether a CPU idles although tasks are held, and one of them may be tried."""
-        return self._is_bold and bool(self.held) and self._use.is_watched and not self.is_crowded
+        may_try = self._is_bold and bool(self.held) and self._use.is_watched
+        return may_try and self._busy_cpus < self.reading.cpus
 
     @property
     def emergency(self) -> str:
