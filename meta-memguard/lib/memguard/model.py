@@ -184,7 +184,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Grant:
-    """What one task was given: jobs and bytes for the whole of its run."""
+    """What one task was given as it starts: jobs, and what it is expected to take with them."""
 
     jobs: int
     bytes: int
@@ -194,14 +194,12 @@ class Grant:
 class Verdict:
     """The answer to "may this task start?", with the reason in words: a grant, or None to hold it.
 
-    is_forced:  it starts although it may not fit, since nothing else runs.
-    need_bytes: what a held task waits for.
+    is_forced: it starts although it may not fit, since nothing else runs.
     """
 
     reason: str
     grant: Grant | None = None
     is_forced: bool = False
-    need_bytes: int = 0
 
     @property
     def starts(self) -> bool:
@@ -267,8 +265,8 @@ class Policy:
     def fewest_jobs(self, wanted_jobs: int, cpus: float) -> int:
         """The fewest jobs worth starting a task with that wants `wanted_jobs`, on `cpus` CPUs.
 
-        A grant holds for the whole run of a task, so a large build started with one job would crawl for hours
-        where a short wait gives it many; jobs beyond the CPUs buy nothing, so they do not count as wanted here.
+        A large build started with one job would crawl for hours where a short wait gives it many, if it has no pool or
+        nobody watches; jobs beyond the CPUs buy nothing, so they do not count as wanted here.
         """
         if self.min_jobs is not None:
             return max(1, min(self.min_jobs, wanted_jobs))

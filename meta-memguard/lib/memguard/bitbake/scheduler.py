@@ -51,10 +51,10 @@ class _Guarded(RunQueueScheduler):
             if session is not None and session.guard is not None:
                 self._guard = session.guard
                 self._known = _Known(runqueue, rqdata, session, session.guard)
-                if self.orders_by_duration and not self._guard.ledger.is_observing:
-                    budget_bytes = self._guard.ledger.budget_bytes
-                    if self._known.has_durations or self._known.may_pass(budget_bytes, self.rq.number_tasks):
-                        self._ready.take_order(self._known.by_remaining_path(self.prio_map, budget_bytes))
+                ledger = self._guard.ledger
+                if self.orders_by_duration and not ledger.is_observing:
+                    order = self._known.order(self.prio_map, self._task, ledger.budget_bytes, self.rq.number_tasks)
+                    self._ready.take_order(order)
         except Exception:
             self._step_aside()
 
@@ -297,26 +297,22 @@ class _Known:
         recipe = self._rqdata.dataCaches[mc].pkg_fn[taskfn]
         return self._predictor.take(recipe, name, self._classes_of(mc, taskfn), jobs, peak_bytes)
 
-    @property
-    def has_durations(self) -> bool:
-        """Whether earlier builds tell how long anything takes."""
-        return bool(self._durations)
-
-    def may_pass(self, budget_bytes: int, threads: int) -> bool:
-        """Whether a stock build might take more than `budget_bytes`: the heaviest tasks, as many as run at once."""
-        long = [self.task(tid) for tid in self._rqdata.runtaskentries if self._seconds(tid) >= LONG_S]
-        peaks = [task.footprint.likely.peak_bytes(task.wanted_jobs) for task in long]
-        return sum(sorted(peaks)[-max(1, threads) :]) > budget_bytes
-
-    def by_remaining_path(self, order: list[str], budget_bytes: int) -> list[str]:
+    def order(self, order: list[str], task: Callable[[str], Task], budget_bytes: int, threads: int) -> list[str]:
         """`order`, but first that for which the longest chain waits, by what tasks took in earlier builds.
 
-        Those that nobody has built take as long as their kind does. budget_bytes: what tasks may use together.
+        Those that nobody has built take as long as their kind does. In a first build BitBake's order stays, unless the
+        heaviest tasks, as many as run at once, might take more than there is.
+
+        task: what is known of one; budget_bytes: what tasks may use together; threads: how many run at once.
         """
         entries = self._rqdata.runtaskentries
         seconds = {tid: self._seconds(tid) for tid in entries}
-        long = [tid for tid in entries if seconds[tid] >= LONG_S]
-        shares = {tid: self.task(tid).footprint.likely.peak_bytes(1) / max(1, budget_bytes) for tid in long}
+        long = {tid: task(tid) for tid in entries if seconds[tid] >= LONG_S}
+        if not self._durations:
+            peaks = sorted(one.footprint.likely.peak_bytes(one.wanted_jobs) for one in long.values())
+            if sum(peaks[-max(1, threads) :]) <= budget_bytes:
+                return order
+        shares = {tid: one.footprint.likely.peak_bytes(1) / max(1, budget_bytes) for tid, one in long.items()}
         seconds = one_after_the_other(seconds, shares)
         paths = remaining_paths(list(entries), lambda tid: entries[tid].depends, seconds)
         return by_remaining_path(order, paths)

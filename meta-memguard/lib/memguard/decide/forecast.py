@@ -9,6 +9,7 @@ Does not cover: what is done about it (regulate.py).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from math import sqrt
 from typing import NamedTuple
 
@@ -42,6 +43,12 @@ class Budget:
     def __init__(self, moments: int, doubt_bytes: int) -> None:
         self._means, self._variances = [0.0] * moments, [0.0] * moments
         self._doubt_bytes = doubt_bytes
+
+    def copy(self) -> Budget:
+        """The same, to go on with."""
+        other = Budget(len(self._means), self._doubt_bytes)
+        other._means, other._variances = list(self._means), list(self._variances)
+        return other
 
     def add(self, sizes: _Sizes, sign: int = 1) -> None:
         """Something more, or with sign -1 less."""
@@ -107,21 +114,22 @@ class Forecast:
         tasks = moment.tasks
         ahead = [job.left_s for task in tasks for job in task.jobs] + [task.next_job.rise_s for task in tasks]
         most_s = min(max(ahead, default=1.0), FORECAST_MOST_S)
-        self._moments = [share * most_s for share in MOMENTS]
+        self._moment, self._moments = moment, [share * most_s for share in MOMENTS]
         self._jobs = {(task.tid, job.pid): Outlook(job, task, self._moments) for task in tasks for job in task.jobs}
 
     def budget(self, doubt_bytes: int) -> Budget:
         """A budget without any job; `doubt_bytes` are kept free for what is not known."""
         return Budget(len(self._moments), doubt_bytes)
 
-    def of_all(self, moment: Moment) -> Budget:
+    @cached_property
+    def of_all(self) -> Budget:
         """All jobs, and those that follow them: each task goes on with as many as it has.
 
         What is stopped counts as if it went on: it does so before others begin. Where a task with a pool has none, its
         implicit job may begin any time.
         """
-        budget = self.budget(moment.reserve_bytes - moment.kill_bytes)
-        for task in moment.tasks:
+        budget = self.budget(self._moment.reserve_bytes - self._moment.kill_bytes)
+        for task in self._moment.tasks:
             if task.held_tokens is not None and not task.jobs:
                 budget.add(self.new(task))
             for job in task.jobs:
@@ -130,9 +138,10 @@ class Forecast:
                 budget.add(outlook.following)
         return budget
 
-    def rise_bytes(self, moment: Moment) -> int:
+    @property
+    def rise_bytes(self) -> int:
         """What all tasks are expected to take together beyond what is used now, when that is most."""
-        return max(0, int(self.of_all(moment).most_bytes))
+        return max(0, int(self.of_all.most_bytes))
 
     def of(self, task: Running, job: Job) -> Outlook:
         """That of one job."""

@@ -28,7 +28,7 @@ STARVED_S = 300.0
 
 
 # While so many tasks for each CPU have not begun, some of them will run beside one that starts now.
-# evidence: seven tasks of a recipe follow its compile, which nothing else may run beside
+# evidence: chosen, not measured; a native recipe has eleven tasks that run, of which two follow its compile
 LEFT_PER_CPU = 8
 
 
@@ -61,7 +61,6 @@ class Entry:
     task: Task
     grant: Grant
     place: int
-    since_s: float
     need_bytes: int
 
 
@@ -250,7 +249,7 @@ class Ledger:
         known = self.held.get(task.tid)
         if known is not None:
             self.held[task.tid] = replace(known, task=task, need_bytes=self._now().need_bytes(task))
-            self._waiting_in = self._timid_in = None
+            self._situation = None
 
     def use_of(self, tid: str) -> TaskUse | None:
         """What was seen last of a task, None where nobody has seen it."""
@@ -279,7 +278,7 @@ class Ledger:
         self.totals.granted += 1
         before = self.running.pop(task.tid, None)
         need_bytes = self._now().need_bytes(task)
-        entry = self.running[task.tid] = Entry(task, grant, place, self._now_s, need_bytes)
+        entry = self.running[task.tid] = Entry(task, grant, place, need_bytes)
         self._granted_bytes += grant.bytes - (before.grant.bytes if before else 0)
         self._situation = None
         return entry

@@ -72,7 +72,7 @@ def _tokens(moment: Moment, oldest_first: Sequence[Running], forecast: Forecast)
     if not pools:
         return []
     room = moment.left_bytes - moment.reserve_bytes
-    budget = forecast.of_all(moment)
+    budget = forecast.of_all.copy()
     # The implicit job is followed by another whatever happens; it is taken to be the one that ends last.
     following = {
         task.tid: [forecast.of(task, job) for job in sorted(task.jobs, key=lambda job: -job.left_s)][1:]

@@ -61,10 +61,10 @@ def _kind(name: str, task: str, classes: str, base_mib: int, per_job_mib: int, s
 
 # First match wins. Per job: what one compiler of that language takes in ordinary sources. Serial: the largest single
 # process of such a recipe.
-# evidence: RPM and several distributions plan 512 MiB a C++ job. C, which is what autotools and plain makes of OE-core
-# build, took 30 to 60 MiB a compiler in ten of twelve recipes that were measured, 100 and 300 in the largest of the
-# others; meson builds both (fribidi 50, harfbuzz 500). rustc takes a crate at a time; serial parts from buildstats of
-# recipes of that kind. Sources stand in the table of known recipes, which is condensed from the same facts.
+# evidence: RPM and several distributions plan 512 MiB a C++ job. C is what autotools and plain makes of OE-core build:
+# of nine such recipes eight took 14 to 90 MiB with one or two jobs, one 315 and more; meson builds both (fribidi took
+# 115 MiB, harfbuzz 1,100). rustc takes a crate at a time; serial parts from buildstats of recipes of that kind. Sources
+# stand in the table of known recipes, which is condensed from the same facts.
 KINDS = (
     _kind(
         "a Rust build", "do_compile*", "cargo cargo_common rust python_maturin python_setuptools3_rust", 128, 600, 1024

@@ -258,7 +258,7 @@ class Reflex:
             stalled_s=self._standstill.take(now_s, usages) if self._signals.stopped else 0.0,
         )
         forecast = Forecast(self.moment)
-        self.rise_bytes = forecast.rise_bytes(self.moment)
+        self.rise_bytes = forecast.rise_bytes
         done = [acted for action in regulate(self.moment, forecast) if (acted := self._carry_out(action, now_s))]
         self._signals.beat()
         if any(acted.action.act is not Act.TOKENS for acted in done):

@@ -31,7 +31,7 @@ _NO_USE = BuildUse({}, is_watched=False)
 class Guard:
     """One build, its ledger and all around it. Not thread-safe: the server calls it from one thread.
 
-    What the ledger knows may be read by all; what changes it goes through here, so that others learn of it.
+    The ledger is there for all to read. Holds and grants change through here, so that others learn of them.
     """
 
     def __init__(
