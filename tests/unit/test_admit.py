@@ -139,6 +139,15 @@ def test_a_task_gets_the_jobs_that_an_empty_container_fits() -> None:
         assert verdict.reason == f"{jobs} of 32 jobs fit into the container"
 
 
+def test_what_no_job_makes_larger_is_not_shrunk() -> None:
+    """A task whose jobs take nothing starts with all of them, also where less is free than it takes."""
+    for is_watched in (True, False):
+        full = situation(rise_bytes=8 * GIB, granted_bytes=8 * GIB, is_watched=is_watched)
+        verdict = admit(task(base=50 * MIB), full)
+        assert verdict.grant is not None
+        assert (verdict.grant.jobs, verdict.reason) == (8, "it is light")
+
+
 def test_a_task_gets_no_more_jobs_than_keep_the_cpus_busy() -> None:
     """One and a half for each CPU; one for each where other tasks wait that could run there."""
     many = task(per_job=GIB, wanted=12)

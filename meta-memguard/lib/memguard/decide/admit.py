@@ -151,12 +151,14 @@ class Situation:
     def jobs_for(self, task: Task) -> int:
         """The jobs `task` starts with.
 
-        All that it wants where these fit now. Else, watched: all that an empty container fits, since those that do not
-        fit now are held back one by one, but no more than keep the CPUs busy; some more where no other task waits, or
-        this one is so long that it may be the last. Not watched, or of a task of which only the kind is known while
-        others wait: those that fit now.
+        All that it wants where these fit now, or where jobs make no difference to what it takes. Else, watched: all
+        that an empty container fits, since those that do not fit now are held back one by one, but no more than keep
+        the CPUs busy; some more where no other task waits, or this one is so long that it may be the last. Not watched,
+        or of a task of which only the kind is known while others wait: those that fit now.
         """
         footprint, wanted = self.size_of(task), task.wanted_jobs
+        if not footprint.per_job_bytes:
+            return wanted
         fit = max(1, footprint.jobs_within(self.free_bytes, wanted))
         if fit == wanted or not self.is_watched:
             return fit
