@@ -41,11 +41,10 @@ KILL_PAUSE_S = 0.5
 STALLED_S = 10.0
 # A job that is expected to grow by less than this is as large as it gets.
 GROWN_BYTES = 4 * MIB
-# One that is expected to grow by less than this is small: it would free next to nothing, and has soon ended. It is
-# stopped after all others; and where the protected job alone is expected to take more than there is, only if memory
-# runs out before the next look.
-# evidence: C compilers of real recipes take 30 to 60 MiB; what makes memory short there takes 200 and more
-SMALL_BYTES = 64 * MIB
+# One that is expected to grow by less than this is small: to stop it would keep next to nothing free, and it has soon
+# ended. It is stopped after all others, and only if memory runs out before the next look.
+# evidence: C compilers of real recipes take 14 to 60 MiB; what makes memory short there takes 200 and more
+SMALL_BYTES = 48 * MIB
 
 
 def regulate(moment: Moment, forecast: Forecast | None = None) -> list[Action]:
@@ -168,10 +167,9 @@ def _stops(moment: Moment, oldest_first: Sequence[Running], forecast: Forecast) 
     room, reaction_s = moment.left_bytes - moment.stop_bytes, moment.reaction_s
     soon_bytes = _soon_bytes([job for task in oldest_first for job in task.jobs if not job.is_stopped], reaction_s)
     soon_bytes = max(soon_bytes, moment.fill_bytes_s * reaction_s)
-    is_futile = _is_futile(moment, forecast, protected)
     found: list[Action] = []
     for task, job in _stoppable(oldest_first, protected, reaction_s):
-        if soon_bytes <= room and (budget.fits(room) or (is_futile and _is_small(job, reaction_s))):
+        if soon_bytes <= room and (budget.fits(room) or _is_small(job, reaction_s)):
             return found
         found.append(Action(Act.STOP, task.tid, "memory is short", job))
         budget.take(forecast.of(task, job).own)
@@ -200,22 +198,8 @@ def _stoppable(
     return sorted(found, key=lambda pair: _is_small(pair[1], reaction_s))
 
 
-def _is_futile(moment: Moment, forecast: Forecast, protected: tuple[Running, Job] | None) -> bool:
-    """Whether the protected job alone is expected to pass the stop mark, whatever is stopped beside it."""
-    if protected is None:
-        return False
-    budget = forecast.budget(moment.stop_bytes - moment.kill_bytes)
-    budget.add(forecast.of(*protected).own)
-    return not budget.fits(moment.left_bytes - moment.stop_bytes)
-
-
 def _is_small(job: Job, reaction_s: float) -> bool:
-    """Whether a job will take next to nothing more; one like none that has ended, whether it holds next to nothing.
-
-    How a newborn rises says nothing: C compilers map most of what they ever take at once.
-    """
-    if not job.expected.ended:
-        return job.bytes + job.soon_bytes(reaction_s) < SMALL_BYTES
+    """Whether a job is expected to take next to nothing more, and does not grow as if it would."""
     return max(job.need_bytes, job.soon_bytes(reaction_s)) < SMALL_BYTES
 
 
@@ -267,7 +251,7 @@ def _wakes(
     soon_bytes = _soon_bytes([job for _, job in going], moment.reaction_s)
     most = int(min(WAKES_MOST, moment.since_wake_s / WAKE_PAUSE_S))
     found: list[Action] = []
-    is_any_left, is_futile = False, _is_futile(moment, forecast, protected)
+    is_any_left = False
     for task in oldest_first:
         if task.is_stopped:
             fits = moment.left_bytes - moment.reserve_bytes >= budget.most_bytes + task.current_bytes
@@ -283,7 +267,7 @@ def _wakes(
             fits_soon = soon_bytes + more_bytes <= moment.left_bytes - moment.stop_bytes
             is_small = _is_small(job, moment.reaction_s)
             room = moment.left_bytes - free
-            fits = budget.fits(room) or (is_small and is_futile and room >= SMALL_BYTES)
+            fits = budget.fits(room) or (is_small and room >= SMALL_BYTES)
             if not fits_soon or not fits or (is_any_left and not is_small):
                 budget.take(own)
                 is_any_left = True  # those that are small pass it
