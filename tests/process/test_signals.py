@@ -186,6 +186,7 @@ def test_a_sentinel_that_hangs_leaves_nothing_stopped(sleeper: subprocess.Popen[
         assert process.stdin
         assert process.stdout
         watchman = int(process.stdout.readline())
+        eventually(lambda: is_stopped(sleeper))
         deadline = time.monotonic() + 3.2  # longer than a beat may be late
         while time.monotonic() < deadline:
             assert is_stopped(sleeper)

@@ -231,6 +231,13 @@ def test_small_jobs_are_stopped_after_all_others() -> None:
     assert acts(regulate(moment(100, small, large)), Act.STOP) == [2, 5]
 
 
+def test_many_small_jobs_are_small_no_more() -> None:
+    """Jobs are small together or not at all: of forty that take 20 MiB more each, those are stopped that do not fit."""
+    crowd = task(*[job(pid, 5, 0.3, peak_mib=25, growth_mib_s=10) for pid in range(40, 0, -1)])
+    assert len(acts(regulate(moment(128 + 400, crowd)), Act.STOP)) > 10
+    assert acts(regulate(moment(128 + 1000, crowd)), Act.STOP) == []
+
+
 # -- wake --------------------------------------------------------------------------------------------------------------
 
 

@@ -24,7 +24,8 @@ stopped is woken for good, one after the other, whatever memory is left. The wor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from itertools import accumulate
 
 from memguard.decide.forecast import Budget, Forecast
 from memguard.decide.moment import REACTION_S, Act, Action, Job, Moment, Running
@@ -41,9 +42,10 @@ KILL_PAUSE_S = 0.5
 STALLED_S = 10.0
 # A job that is expected to grow by less than this is as large as it gets.
 GROWN_BYTES = 4 * MIB
-# One that is expected to grow by less than this is small: to stop it would keep next to nothing free, and it has soon
-# ended. It is stopped after all others, and only if memory runs out before the next look.
-# evidence: C compilers of real recipes take 14 to 60 MiB; what makes memory short there takes 200 and more
+# Those that are expected to grow least, by no more than this together, are small: to stop them would keep next to
+# nothing free, and they have soon ended. They are stopped after all others, and only if memory runs out before the next
+# look. Counted one by one they would be no bound: of sixty-four, each may be small.
+# evidence: C compilers of real recipes take 14 to 60 MiB, two or three at once; what makes memory short, over 200
 SMALL_BYTES = 48 * MIB
 
 
@@ -148,7 +150,7 @@ def _going(tasks: Sequence[Running], stops: Sequence[Action]) -> list[tuple[Runn
         for task in tasks
         if not task.is_stopped
         for job in task.jobs
-        if not job.is_stopped and (task.tid, job.pid) not in stopped
+        if not job.is_stopped and _key(task, job) not in stopped
     ]
 
 
@@ -167,9 +169,10 @@ def _stops(moment: Moment, oldest_first: Sequence[Running], forecast: Forecast) 
     room, reaction_s = moment.left_bytes - moment.stop_bytes, moment.reaction_s
     soon_bytes = _soon_bytes([job for task in oldest_first for job in task.jobs if not job.is_stopped], reaction_s)
     soon_bytes = max(soon_bytes, moment.fill_bytes_s * reaction_s)
+    small = _small(oldest_first, reaction_s)
     found: list[Action] = []
-    for task, job in _stoppable(oldest_first, protected, reaction_s):
-        if soon_bytes <= room and (budget.fits(room) or _is_small(job, reaction_s)):
+    for task, job in _stoppable(oldest_first, protected, small):
+        if soon_bytes <= room and (budget.fits(room) or _key(task, job) in small):
             return found
         found.append(Action(Act.STOP, task.tid, "memory is short", job))
         budget.take(forecast.of(task, job).own)
@@ -184,7 +187,7 @@ def _stops(moment: Moment, oldest_first: Sequence[Running], forecast: Forecast) 
 
 
 def _stoppable(
-    oldest_first: Sequence[Running], protected: tuple[Running, Job] | None, reaction_s: float
+    oldest_first: Sequence[Running], protected: tuple[Running, Job] | None, small: Collection[tuple[str, int]]
 ) -> list[tuple[Running, Job]]:
     """The jobs that may be stopped: the youngest of the newest task first, and after all others the small ones."""
     found = [
@@ -195,12 +198,20 @@ def _stoppable(
         if not job.is_stopped and job.may_stop and not (protected and job is protected[1])
         if job.need_bytes >= GROWN_BYTES or job.growth_bytes_s > 0
     ]
-    return sorted(found, key=lambda pair: _is_small(pair[1], reaction_s))
+    return sorted(found, key=lambda pair: _key(*pair) in small)
 
 
-def _is_small(job: Job, reaction_s: float) -> bool:
-    """Whether a job is expected to take next to nothing more, and does not grow as if it would."""
-    return max(job.need_bytes, job.soon_bytes(reaction_s)) < SMALL_BYTES
+def _small(tasks: Sequence[Running], reaction_s: float) -> set[tuple[str, int]]:
+    """The jobs, stopped or not, that are expected to take next to nothing more together, and do not grow as if not."""
+    least_first = sorted(
+        (max(job.need_bytes, job.soon_bytes(reaction_s)), _key(task, job)) for task in tasks for job in task.jobs
+    )
+    together = accumulate(more_bytes for more_bytes, _ in least_first)
+    return {key for (_, key), sum_bytes in zip(least_first, together) if sum_bytes <= SMALL_BYTES}
+
+
+def _key(task: Running, job: Job) -> tuple[str, int]:
+    return task.tid, job.pid
 
 
 def _kills(moment: Moment, oldest_first: Sequence[Running], going: Sequence[tuple[Running, Job]]) -> list[Action]:
@@ -249,6 +260,7 @@ def _wakes(
     for task, job in going:
         budget.add(forecast.of(task, job).own)
     soon_bytes = _soon_bytes([job for _, job in going], moment.reaction_s)
+    small = _small(oldest_first, moment.reaction_s)
     most = int(min(WAKES_MOST, moment.since_wake_s / WAKE_PAUSE_S))
     found: list[Action] = []
     is_any_left = False
@@ -265,7 +277,7 @@ def _wakes(
             budget.add(own)
             free = moment.stop_bytes if protected and job is protected[1] else moment.reserve_bytes
             fits_soon = soon_bytes + more_bytes <= moment.left_bytes - moment.stop_bytes
-            is_small = _is_small(job, moment.reaction_s)
+            is_small = _key(task, job) in small
             room = moment.left_bytes - free
             fits = budget.fits(room) or (is_small and room >= SMALL_BYTES)
             if not fits_soon or not fits or (is_any_left and not is_small):
