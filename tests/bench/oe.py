@@ -3,11 +3,16 @@
 
 Nineteen native recipes from their own sources, offline (tests/testbed/oe_bed.py). In each round, one after the other:
 
-free    stock without a limit, 2 tasks at once of -j 2: the reference
-stock   stock under the limit, 4 tasks of -j 8; only with --stock
-first   memguard under the limit, 4 tasks of -j 8, without a history
-second  the same with the history of the first
-third   the same with the history of both
+free     stock without a limit, 2 tasks at once of -j 2: the reference
+first    memguard under the limit, 4 tasks of -j 8, without a history
+second   the same with the history of the first
+third    the same with the history of both
+
+and where --builds names them:
+
+stock    stock under the limit, 4 tasks of -j 8
+crowded  stock without a limit, 4 tasks of -j 8: the reference of the next one
+roomy    memguard without a limit, 4 tasks of -j 8, without a history
 
 Nothing else should run on the machine. The first run of all prepares the bed, which takes minutes.
 """
@@ -21,7 +26,7 @@ import os
 import signal
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +34,8 @@ from typing import Any
 from memguard.units import MIB, format_bytes, parse_bytes
 from testbed.checkouts import NotHere
 from testbed.container import NoContainer
-from testbed.oe_bed import RECIPES, Bed, Built, ParseFailed, Setting, bed
+from testbed.oe_bed import MISSING, RECIPES, Bed, Built, Kind, ParseFailed, Setting, bed
+from testbed.oe_host import NINJA
 
 from .statistics import spread
 
@@ -37,25 +43,38 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 # The bed stays with the virtual environment, as the BitBake of the tests does.
 BED = REPOSITORY / ".venv" / "oe-bed"
 LIMIT = "1536M"
-FREE = Setting(is_guarded=False, limit_bytes=None, threads=2, jobs=2)
-CROWDED = Setting(is_guarded=False, limit_bytes=parse_bytes(LIMIT), threads=4, jobs=8)
-GUARDED = replace(CROWDED, is_guarded=True)
-# What is built, in this order.
-KINDS = {"free": FREE, "stock": CROWDED, "first": GUARDED, "second": GUARDED, "third": GUARDED}
+
+
+@dataclass(frozen=True)
+class Build:
+    """How one build of a round runs. over: the one its wall time is a multiple of; is_first: it has no history."""
+
+    setting: Setting
+    over: str = "free"
+    is_first: bool = False
+
+
+_CROWDED = Setting(is_guarded=False, limit_bytes=None, threads=4, jobs=8)
+_GUARDED = replace(_CROWDED, is_guarded=True, limit_bytes=parse_bytes(LIMIT))
+BUILDS = {
+    "free": Build(Setting(is_guarded=False, limit_bytes=None, threads=2, jobs=2)),
+    "stock": Build(replace(_GUARDED, is_guarded=False)),
+    "first": Build(_GUARDED, is_first=True),
+    "second": Build(_GUARDED),
+    "third": Build(_GUARDED),
+    "crowded": Build(_CROWDED, over="crowded"),
+    "roomy": Build(replace(_CROWDED, is_guarded=True), over="crowded", is_first=True),
+}
+USUAL = ["free", "first", "second", "third"]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One build of one kind."""
+    """One of the builds of a round, and what it came to."""
 
     round: int
-    kind: str
+    name: str
     built: Built
-
-    @property
-    def idle_s(self) -> float | None:
-        """CPU seconds that idled although a held task would have fit; None where nobody says."""
-        return self.built.account.idle_s if self.built.account else None
 
 
 def main(arguments: list[str]) -> int:
@@ -66,8 +85,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--bed", metavar="DIR", type=Path, default=BED, help="where the bed is, or is made")
     parser.add_argument("--repeats", metavar="N", type=_count, default=3, help="rounds (default: 3)")
     parser.add_argument("--limit", type=_size, default=parse_bytes(LIMIT), help=f"of memory (default: {LIMIT})")
+    parser.add_argument("--builds", type=_builds, default=USUAL, help=f"in this order (default: {','.join(USUAL)})")
+    parser.add_argument("--series", choices=MISSING, default="wrynose", help="of OE-core (default: wrynose)")
     parser.add_argument("--recipes", type=_recipes, default=list(RECIPES), help=f"fewer of {','.join(RECIPES)}")
-    parser.add_argument("--stock", action="store_true", help="build stock under the limit, too")
+    parser.add_argument(
+        "--gmock", action="store_true", help="with gmock's tests, whose largest compiler takes over 1.2 GB"
+    )
+    parser.add_argument("--ninja", metavar="VERSION", default=NINJA, help=f"another one than {NINJA}, as 1.11.1.4")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write what every build came to as JSON, too")
     options = parser.parse_args(arguments)
     if options.json and not options.json.parent.is_dir():
@@ -75,11 +99,11 @@ def main(arguments: list[str]) -> int:
     # Whatever ends this ends with no cgroup left; a shell's background jobs ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    kinds = [kind for kind in KINDS if kind != "stock" or options.stock]
+    recipes = [recipe for recipe in options.recipes if recipe not in MISSING[options.series]]
     rows: list[Row] = []
     try:
-        with bed(options.bed, options.recipes) as made:
-            _measure(made, kinds, options, rows)
+        with bed(options.bed, Kind(options.series, recipes, options.ninja, options.gmock)) as made:
+            _measure(made, options, rows)
     except (NotHere, NoContainer) as missing:
         print(f"scripts/bench oe: {missing}", file=sys.stderr)
         return 2
@@ -91,7 +115,7 @@ def main(arguments: list[str]) -> int:
         return 130
     finally:
         if rows:
-            print_table(kinds, rows)
+            print_table(options.builds, rows)
         if options.json and rows:
             options.json.write_text(json.dumps([_as_data(row) for row in rows], indent=1) + "\n", encoding="utf-8")
     missed = find_missed(rows)
@@ -99,25 +123,26 @@ def main(arguments: list[str]) -> int:
     return 1 if missed else 0
 
 
-def _measure(made: Bed, kinds: Sequence[str], options: argparse.Namespace, rows: list[Row]) -> None:
-    """Build each kind, round by round, and add what each build came to."""
+def _measure(made: Bed, options: argparse.Namespace, rows: list[Row]) -> None:
+    """Build each of the builds, round by round, and add what it came to."""
     print(
-        f"{made.bitbake.name}, {made.oe.name}; {len(made.recipes)} recipes; limit {format_bytes(options.limit)}; "
-        f"{len(os.sched_getaffinity(0))} CPUs; {options.repeats} rounds of {', '.join(kinds)}",
+        f"{made.bitbake.name}, {made.oe.name}; {len(made.kind.recipes)} recipes; limit {format_bytes(options.limit)}; "
+        f"{len(os.sched_getaffinity(0))} CPUs; {options.repeats} rounds of {', '.join(options.builds)}",
         flush=True,
     )
-    for setting in (FREE, GUARDED):
-        made.parse(setting)
+    for is_guarded in sorted({BUILDS[name].setting.is_guarded for name in options.builds}):
+        made.parse(next(build.setting for build in BUILDS.values() if build.setting.is_guarded == is_guarded))
     for number in range(1, options.repeats + 1):
-        made.forget_history()
-        for kind in kinds:
-            setting = KINDS[kind]
+        for name in options.builds:
+            setting = BUILDS[name].setting
             if setting.limit_bytes is not None:
                 setting = replace(setting, limit_bytes=options.limit)
-            row = Row(number, kind, made.build(f"{number}-{kind}", setting))
+            if BUILDS[name].is_first:
+                made.forget_history()
+            row = Row(number, name, made.build(f"{number}-{name}", setting))
             rows.append(row)
             print(_line(row), flush=True)
-            if kind == "free" and not row.built.is_built:
+            if name == "free" and not row.built.is_built:
                 # Nothing stood in its way: what follows would fail for the same reason.
                 raise SystemExit(f"the build without a limit failed; {row.built.log} says why")
 
@@ -125,10 +150,11 @@ def _measure(made: Bed, kinds: Sequence[str], options: argparse.Namespace, rows:
 def _line(row: Row) -> str:
     built, account = row.built, row.built.account
     words = [
-        f"round {row.round}, {row.kind}: {'built' if built.is_built else 'NOT BUILT'}, {built.wall_s:.1f} s wall",
+        f"round {row.round}, {row.name}: {'built' if built.is_built else 'NOT BUILT'}, {built.wall_s:.1f} s wall",
         f"{built.cpu_s:.1f} s CPU",
         f"peak {built.peak_bytes / MIB:.0f} MiB",
         f"{built.kernel_kills} killed by the kernel",
+        f"stood still for {built.still_s:.1f} s at most",
     ]
     if account:
         idle = "?" if account.idle_s is None else f"{account.idle_s:.1f}"
@@ -143,30 +169,42 @@ def _line(row: Row) -> str:
     return ", ".join(words)
 
 
-def print_table(kinds: Sequence[str], rows: Sequence[Row]) -> None:
-    """One line for each kind. Seconds are of builds that succeeded; peaks, kills and idle CPUs of all."""
-    walls = [row.built.wall_s for row in rows if row.kind == "free" and row.built.is_built]
-    reference_s = statistics.median(walls) if walls else None
-    headings = ("", "built", "wall, s", "x free", "CPU, s", "peak, MiB", "kernel kills", "memguard's", "idle, s")
+def print_table(names: Sequence[str], rows: Sequence[Row]) -> None:
+    """One line for each build. Seconds are of those that succeeded; peaks, kills, idle CPUs and standstills of all."""
+    headings = (
+        "",
+        "built",
+        "wall, s",
+        "x",
+        "of",
+        "CPU, s",
+        "peak, MiB",
+        "kernel kills",
+        "memguard's",
+        "idle, s",
+        "still, s",
+    )
     table = [headings]
-    for kind in kinds:
-        mine = [row for row in rows if row.kind == kind]
+    for name in names:
+        mine = [row.built for row in rows if row.name == name]
         if not mine:
             continue
-        well = [row.built for row in mine if row.built.is_built]
-        accounts = [row.built.account for row in mine if row.built.account]
-        ratios = [built.wall_s / reference_s for built in well] if reference_s else []
+        walls = [built.wall_s for built in mine if built.is_built]
+        over_s = [row.built.wall_s for row in rows if row.name == BUILDS[name].over and row.built.is_built]
+        accounts = [built.account for built in mine if built.account]
         table.append(
             (
-                kind,
-                f"{len(well)} of {len(mine)}",
-                _spread([built.wall_s for built in well], 1),
-                _spread(ratios, 2),
-                _spread([built.cpu_s for built in well], 1),
-                _spread([row.built.peak_bytes / MIB for row in mine], 0),
-                str(sum(row.built.kernel_kills for row in mine)),
+                name,
+                f"{len(walls)} of {len(mine)}",
+                _spread(walls, 1),
+                _spread([wall_s / statistics.median(over_s) for wall_s in walls] if over_s else [], 2),
+                BUILDS[name].over,
+                _spread([built.cpu_s for built in mine if built.is_built], 1),
+                _spread([built.peak_bytes / MIB for built in mine], 0),
+                str(sum(built.kernel_kills for built in mine)),
                 str(sum(account.killed for account in accounts)) if accounts else "-",
-                _spread([row.idle_s for row in mine if row.idle_s is not None], 1),
+                _spread([account.idle_s for account in accounts if account.idle_s is not None], 1),
+                _spread([built.still_s for built in mine], 1),
             )
         )
     widths = [max(len(cells[column]) for cells in table) for column in range(len(headings))]
@@ -185,7 +223,7 @@ def find_missed(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         if row.built.account is None:
             continue
-        name = f"round {row.round}, {row.kind}"
+        name = f"round {row.round}, {row.name}"
         missed += [] if row.built.is_built else [f"{name}: not built ({row.built.log})"]
         missed += [f"{name}: {row.built.kernel_kills} killed by the kernel"] if row.built.kernel_kills else []
         missed += [f"{name}: {row.built.account.faults} faults"] if row.built.account.faults else []
@@ -193,7 +231,7 @@ def find_missed(rows: Sequence[Row]) -> list[str]:
 
 
 def _as_data(row: Row) -> dict[str, Any]:
-    return {"round": row.round, "kind": row.kind, **asdict(row.built)}
+    return {"round": row.round, "build": row.name, **asdict(row.built)}
 
 
 def _checked(parse: Callable[[str], Any], says: str) -> Callable[[str], Any]:
@@ -213,16 +251,21 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _known(text: str) -> list[str]:
-    names = text.split(",")
-    if not set(names) <= set(RECIPES):
-        raise ValueError(text)
-    return names
+def _some_of(known: Iterable[str]) -> Callable[[str], list[str]]:
+    """Reads names of these, with commas between them."""
+
+    def read(text: str) -> list[str]:
+        if not set(text.split(",")) <= set(known):
+            raise ValueError(text)
+        return text.split(",")
+
+    return read
 
 
 _count = _checked(_positive, "not a number of rounds; a good value is 3")
 _size = _checked(parse_bytes, f"not a size; a good value is {LIMIT}")
-_recipes = _checked(_known, f"none but {','.join(RECIPES)}")
+_recipes = _checked(_some_of(RECIPES), f"none but {','.join(RECIPES)}")
+_builds = _checked(_some_of(BUILDS), f"none but {','.join(BUILDS)}; a good value is {','.join(USUAL)}")
 
 
 if __name__ == "__main__":

@@ -158,20 +158,20 @@ def test_bench_oe_in_small(tmp_path: Path) -> None:
     kept = os.environ.get("MEMGUARD_CHECKOUT_WORK")
     where = ("--bed", str(Path(kept).expanduser() / "oe-bed")) if kept else ()
     found = tmp_path / "oe.json"
-    small = ("--recipes", "zip-native,makedevs-native", "--repeats", "1", "--stock", "--json", str(found))
-    bench = script("bench", "oe", *where, *small, timeout=7000)
+    small = ("--recipes", "zip-native,makedevs-native", "--repeats", "1", "--json", str(found))
+    names = ("free", "stock", "first", "second", "third")
+    bench = script("bench", "oe", *where, *small, "--builds", ",".join(names), timeout=7000)
     if bench.returncode == 2:
         pytest.skip(bench.stderr.strip())
     assert bench.returncode == 0, bench.stdout + bench.stderr
-    kinds = ("free", "stock", "first", "second", "third")
-    for kind in kinds:
-        assert re.search(rf"^ *{kind}  1 of 1  ", bench.stdout, re.MULTILINE), bench.stdout
+    for name in names:
+        assert re.search(rf"^ *{name}  1 of 1  ", bench.stdout, re.MULTILINE), bench.stdout
     rows = json.loads(found.read_text(encoding="utf-8"))
-    assert [row["kind"] for row in rows] == list(kinds)
+    assert [row["build"] for row in rows] == list(names)
     for row in rows:
         assert row["cpu_s"] > 1
         assert row["peak_bytes"] > 50 << 20
-        assert (row["account"] is not None) == (row["kind"] in ("first", "second", "third"))
+        assert (row["account"] is not None) == (row["build"] in ("first", "second", "third"))
     assert not list(Path("/sys/fs/cgroup").glob("**/memguard-oe-*"))
 
 
@@ -189,16 +189,16 @@ def test_bench_oe_tells_medians_and_what_was_missed(capsys: pytest.CaptureFixtur
     """Seconds are of builds that succeeded, as a ratio to free's median; a kernel kill under memguard is a miss."""
     builds = [
         ("free", Built(True, 100.0, 190.0, 2000 * MIB, 0, "1-free.log")),
-        ("first", Built(True, 120.0, 200.0, 1200 * MIB, 0, "1-first.log", Account(killed=2, idle_s=7.5))),
+        ("first", Built(True, 120.0, 200.0, 1200 * MIB, 0, "1-first.log", Account(killed=2, idle_s=7.5), 4.0)),
         ("free", Built(True, 110.0, 191.0, 2000 * MIB, 0, "2-free.log")),
-        ("first", Built(False, 50.0, 80.0, 1536 * MIB, 3, "2-first.log", Account(killed=1))),
+        ("first", Built(False, 50.0, 80.0, 1536 * MIB, 3, "2-first.log", Account(killed=1), 9.0)),
     ]
-    rows = [Row(place // 2 + 1, kind, built) for place, (kind, built) in enumerate(builds)]
+    rows = [Row(place // 2 + 1, name, built) for place, (name, built) in enumerate(builds)]
     print_table(("free", "stock", "first"), rows)
     free, first = (line.split() for line in capsys.readouterr().out.splitlines()[-2:])
     assert free[:5] == ["free", "2", "of", "2", "105.0"]
-    assert "1 of 2 120.0 (120.0 to 120.0) 1.14 (1.14 to 1.14) 200.0" in " ".join(first)
-    assert " ".join(first).endswith("1368 (1200 to 1536) 3 3 7.5 (7.5 to 7.5)")
+    assert "1 of 2 120.0 (120.0 to 120.0) 1.14 (1.14 to 1.14) free 200.0" in " ".join(first)
+    assert " ".join(first).endswith("1368 (1200 to 1536) 3 3 7.5 (7.5 to 7.5) 6.5 (4.0 to 9.0)")
     assert find_missed(rows) == ["round 2, first: not built (2-first.log)", "round 2, first: 3 killed by the kernel"]
 
 

@@ -26,7 +26,7 @@ from memguard.channels.build_directory import USUAL_NAME, BuildDirectory
 from memguard.record.events import BuildEnded, Event, parse
 
 from . import oe_host
-from .checkouts import REPOSITORY, NotHere, Workspace, clone
+from .checkouts import REPOSITORY, SERIES, SERIES_CONF, NotHere, Workspace, clone
 from .container import Container, container
 
 LAYER = REPOSITORY / "tests" / "bench" / "oe-layer"
@@ -38,11 +38,37 @@ RECIPES = (
     *("makedevs-native", "spirit-native", "eigenx-native", "jsonx-native", "cgalx-native", "gtest-native"),
     "fmt-native",
 )
-SERIES, BITBAKE = "openembedded-core-wrynose", "bitbake-2.18"
+# Those of which the release has another version than the archive.
+MISSING = {
+    "wrynose": (),
+    "scarthgap": (
+        *("harfbuzz-native", "gperf-native", "nettle-native", "libwebp-native", "pixman-native", "fribidi-native"),
+        "libtasn1-native",
+    ),
+}
 TIMEOUT_S = 7200.0
+# How often CPU time is read, and with less than this share of one CPU a build stands still.
+_LOOK_S = 0.25
+_STILL_CPUS = 0.05
 # The server ends after the command.
 _GRACE_S = 60.0
 _SYSTEM_PATH = "/usr/bin:/bin:/usr/sbin:/sbin"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What kind of bed it is.
+
+    series:    the release of OE-core, with the BitBake that belongs to it.
+    recipes:   what is built.
+    ninja:     its version; those before 1.13 take no tokens.
+    has_gmock: googletest comes with the tests of gmock, one compiler of which takes over 1.2 GB.
+    """
+
+    series: str
+    recipes: Sequence[str]
+    ninja: str = oe_host.NINJA
+    has_gmock: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,6 +98,7 @@ class Built:
     """What one build came to.
 
     wall_s: until the command ended; cpu_s: of all its processes; peak_bytes: anonymous and shared memory of them all.
+    still_s: the longest time in which next to no CPU time was used.
     """
 
     is_built: bool
@@ -81,11 +108,12 @@ class Built:
     kernel_kills: int
     log: str
     account: Account | None = None
+    still_s: float = 0.0
 
 
 @contextlib.contextmanager
-def bed(path: Path, recipes: Sequence[str]) -> Iterator[Bed]:
-    """The bed in the directory `path`, with all that these recipes need; what is there stays, and is used again.
+def bed(path: Path, kind: Kind) -> Iterator[Bed]:
+    """The bed in the directory `path`, with all that its recipes need; what is there stays, and is used again.
 
     Nothing outside of `path` is touched, but for packages, a user and a locale that the machine lacks.
     Raises NotHere.
@@ -95,7 +123,7 @@ def bed(path: Path, recipes: Sequence[str]) -> Iterator[Bed]:
     path = path.expanduser().resolve()
     if not re.fullmatch(r"[\w./-]+", str(path)):
         raise NotHere(f"BitBake does not build in {path}; a good value is --bed /var/tmp/oe-bed.")
-    trees = [clone(BITBAKE), clone(SERIES)]
+    trees = [clone(f"bitbake-{SERIES[kind.series]}"), clone(f"openembedded-core-{kind.series}")]
     # The building user shall read what root writes.
     os.umask(0o022)
     path.mkdir(parents=True, exist_ok=True)
@@ -108,11 +136,11 @@ def bed(path: Path, recipes: Sequence[str]) -> Iterator[Bed]:
         place = Workspace(path, user)
         if not place.can_read(path):
             raise NotHere(f"{user.pw_name} cannot enter {path}; a good value is --bed /var/tmp/oe-bed.")
-        oe_host.fetch_sources(oe_host.read_sources(SOURCES, recipes), place.downloads, path / "apt")
+        oe_host.fetch_sources(oe_host.read_sources(SOURCES, kind.recipes), place.downloads, path / "apt")
         place.hand_over(*place.downloads.iterdir())
-        tools = oe_host.make_tools(path / "tools")
+        tools = oe_host.make_tools(path / f"tools-ninja-{kind.ninja}", kind.ninja)
         bitbake, oe = (_readable(tree, place) for tree in trees)
-        yield Bed(place, user, tools, bitbake, oe, recipes)
+        yield Bed(place, user, tools, bitbake, oe, kind)
 
 
 @contextlib.contextmanager
@@ -160,10 +188,10 @@ class Bed:
         tools: Path,
         bitbake: Path,
         oe: Path,
-        recipes: Sequence[str],
+        kind: Kind,
     ) -> None:
         self.bitbake, self.oe = bitbake, oe
-        self.recipes = recipes
+        self.kind = kind
         self._place = place
         self._user = user
         self._path = os.pathsep.join([str(tools), str(bitbake / "bin"), _SYSTEM_PATH])
@@ -177,7 +205,7 @@ class Bed:
 
     def _directory(self, is_guarded: bool) -> Path:
         """The build directory: parsed recipes stay in it, and with memguard, what that writes."""
-        return self._place.path / ("build-memguard" if is_guarded else "build-stock")
+        return self._place.path / f"build-{'memguard' if is_guarded else 'stock'}-{self.kind.series}"
 
     def _configure(self, is_guarded: bool) -> None:
         """Write the configuration; stock does not even know the layer."""
@@ -186,15 +214,15 @@ class Bed:
         layers = [self.oe / "meta", self._layer, *([self._place.layer] if is_guarded else [])]
         # BitBake reads all recipes, and wants the sources of those that take them from a file.
         ours = {path.name for path in (LAYER / "recipes-bed").iterdir()}
-        left_out = [name for name in sorted(ours) if not any(recipe.startswith(name) for recipe in self.recipes)]
+        left_out = [name for name in sorted(ours) if f"{name}-native" not in self.kind.recipes]
         mask = "".join(f'BBMASK += "/recipes-bed/{name}/"\n' for name in left_out)
         switch = 'INHERIT += "memguard"\n' if is_guarded else ""
         (conf / "bblayers.conf").write_text(
             f'BBPATH = "${{TOPDIR}}"\nBBFILES ?= ""\nBBLAYERS = "{" ".join(map(str, layers))}"\n', encoding="utf-8"
         )
-        (conf / "local.conf").write_text(
-            f'OE_BED = "{self._place.path}"\nrequire conf/oe-bed.inc\n{mask}{switch}', encoding="utf-8"
-        )
+        gmock = 'OE_BED_GMOCK = "ON"\n' if self.kind.has_gmock else ""
+        base = f'OE_BED = "{self._place.path}"\nrequire conf/oe-bed.inc\n{SERIES_CONF.get(self.kind.series, "")}'
+        (conf / "local.conf").write_text(f"{base}{gmock}{mask}{switch}", encoding="utf-8")
         self._place.hand_over(conf.parent, conf, *conf.iterdir())
 
     def parse(self, setting: Setting) -> None:
@@ -213,7 +241,7 @@ class Bed:
     def build(self, name: str, setting: Setting) -> Built:
         """Build all recipes from nothing; what BitBake says goes to the log of this name. Raises NoContainer."""
         self._make_empty()
-        words = ["bitbake", *self._numbers(name, setting), *self.recipes]
+        words = ["bitbake", *self._numbers(name, setting), *self.kind.recipes]
         return self._run(setting.is_guarded, setting.limit_bytes, words, self._logs / f"{name}.log")
 
     def _numbers(self, name: str, setting: Setting) -> list[str]:
@@ -247,15 +275,17 @@ class Bed:
         command = [*as_user, *clean, "bash", "-c", set_up, "bash", *words]
         before = set(self._memguard.path.rglob("*"))
         with container(limit_bytes, "memguard-oe", counts_cpu=True) as box:
-            status, wall_s = _run_inside(box, command, self._place.path, log)
+            status, wall_s, still_s = _run_inside(box, command, self._place.path, log)
             box.wait_until_empty(_GRACE_S)
             cpu_s, peak_bytes, kernel_kills = box.cpu_s, box.peak_process_bytes, box.oom_kills
         account = _read(set(self._memguard.path.rglob("*")) - before) if is_guarded else None
-        return Built(status == 0, round(wall_s, 1), round(cpu_s, 1), peak_bytes, kernel_kills, str(log), account)
+        seconds = (round(wall_s, 1), round(cpu_s, 1))
+        return Built(status == 0, *seconds, peak_bytes, kernel_kills, str(log), account, round(still_s, 1))
 
 
-def _run_inside(box: Container, command: Sequence[str], directory: Path, log: Path) -> tuple[int, float]:
-    """Exit status and seconds of a command in a container; -9 for one that took too long."""
+def _run_inside(box: Container, command: Sequence[str], directory: Path, log: Path) -> tuple[int, float, float]:
+    """Exit status and seconds of a command in a container, and the longest time it stood still; -9 for one that took
+    too long."""
     with open(log, "wb") as out:
         started_s = time.monotonic()
         client = subprocess.Popen(
@@ -266,16 +296,31 @@ def _run_inside(box: Container, command: Sequence[str], directory: Path, log: Pa
             stderr=out,
             start_new_session=True,
         )
+        still_s = 0.0
         try:
-            client.wait(TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            out.write(f"\nkilled after {TIMEOUT_S:g} s\n".encode())
+            still_s = _wait(client, box, started_s + TIMEOUT_S)
+            if client.poll() is None:
+                out.write(f"\nkilled after {TIMEOUT_S:g} s\n".encode())
         finally:
             # Also on Ctrl-C; what it started is killed with the container.
             if client.poll() is None:
                 os.killpg(client.pid, signal.SIGKILL)
                 client.wait()
-    return client.returncode, time.monotonic() - started_s
+    return client.returncode, time.monotonic() - started_s, still_s
+
+
+def _wait(client: subprocess.Popen[bytes], box: Container, deadline_s: float) -> float:
+    """Wait for a command; the longest time in which next to nothing of its container was on a CPU."""
+    now_s, cpu_s = time.monotonic(), box.cpu_s
+    longest_s, went_on_s = 0.0, now_s
+    while client.poll() is None and now_s < deadline_s:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            client.wait(_LOOK_S)
+        before_s, then_s, now_s, cpu_s = cpu_s, now_s, time.monotonic(), box.cpu_s
+        if cpu_s - before_s >= _STILL_CPUS * (now_s - then_s):
+            went_on_s = now_s
+        longest_s = max(longest_s, now_s - went_on_s)
+    return longest_s
 
 
 def _read(written: Iterable[Path]) -> Account:

@@ -26,7 +26,8 @@ PACKAGES = (
     *("libboost-dev", "libcgal-dev", "libeigen3-dev", "nlohmann-json3-dev"),
 )
 # OE-core wants newer ones than a distribution has.
-TOOLS = ("cmake==4.4.5", "meson==1.9.2", "ninja==1.13.2")
+TOOLS = ("cmake==4.4.5", "meson==1.9.2")
+NINJA = "1.13.2"
 # The Python that everybody may run: the one that runs this may lie where the building user cannot go.
 SYSTEM_PYTHON = "/usr/bin/python3"
 ARCHIVE = "http://deb.debian.org/debian"
@@ -135,22 +136,29 @@ def _prepare_archive(work: Path, suites: Sequence[str]) -> list[str]:
     return apt_get
 
 
-def make_tools(directory: Path) -> Path:
-    """The directory of programs of TOOLS, made if need be. Raises NotHere."""
+def make_tools(directory: Path, ninja: str) -> Path:
+    """The directory of programs of TOOLS and of this ninja, made if need be. Raises NotHere."""
     programs, venv, stamp = directory / "bin", directory / "venv", directory / "installed"
-    wanted = "\n".join(TOOLS) + "\n"
+    packages = [*TOOLS, f"ninja=={ninja}"]
+    wanted = "\n".join(packages) + "\n"
     if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
         return programs
     shutil.rmtree(directory, ignore_errors=True)
     programs.mkdir(parents=True)
     _check([SYSTEM_PYTHON, "-m", "venv", str(venv)], f"{SYSTEM_PYTHON} makes no virtual environment")
-    pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *TOOLS]
-    _check(pip, f"{' '.join(TOOLS)} could not be installed")
+    pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages]
+    _check(pip, f"{' '.join(packages)} could not be installed")
     # The programs themselves: what pip has put before them is Python, and costs memory and time in each call.
-    (real,) = venv.glob("lib/python*/site-packages/cmake/data/bin")
-    places = {"cmake": real, "cpack": real, "ctest": real, "meson": venv / "bin", "ninja": venv / "bin"}
-    for name, place in places.items():
-        (programs / name).symlink_to(place / name)
+    (packaged,) = venv.glob("lib/python*/site-packages")
+    for name, package in {
+        "cmake": "cmake",
+        "cpack": "cmake",
+        "ctest": "cmake",
+        "meson": "meson",
+        "ninja": "ninja",
+    }.items():
+        real = packaged / package / "data" / "bin" / name
+        (programs / name).symlink_to(real if real.exists() else venv / "bin" / name)
     stamp.write_text(wanted, encoding="utf-8")
     return programs
 
