@@ -48,11 +48,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Series:
-    """The builds of one task in order, and what was thought of it before the first."""
+    """The builds of one task in order, and what was thought of it before the first.
+
+    kind: of which kind it was taken to be, "" where that was not asked.
+    """
 
     name: str
     prior: Footprint
     runs: tuple[Run, ...]
+    kind: str = ""
 
 
 @dataclass

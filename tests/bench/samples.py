@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Measures what recipes of the test distribution take at several job counts, for `scripts/bench predict`.
+"""Measures what compiles take at several job counts, for `scripts/bench predict`.
 
-Real BitBake, real compilers, memguard only observing, one task at a time; the samples are what its history holds then.
+Real BitBake, real compilers, memguard only observing; the samples are what its history holds then. Recipes are those of
+the test distribution, one task at a time, or with --bed, the OE-core recipes of `scripts/bench oe`, two at a time; of
+those it is told of which kind they were taken to be before anybody had built them.
 """
 
 from __future__ import annotations
@@ -12,12 +14,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from memguard.record.history.store import History
-from testbed import builddir
+from testbed import builddir, oe_bed
 from testbed.bitbake import locate
 from testbed.builddir import META_TEST
+from testbed.checkouts import NotHere
+from testbed.container import NoContainer
+from testbed.events import read_log
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BITBAKE_LAYERS = META_TEST.parent
@@ -37,12 +45,15 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench samples", description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path, metavar="FILE", help="JSON lines, one sample each; is written anew")
     parser.add_argument("--jobs", default="1,2,4,8", help="job counts, in turn (default: 1,2,4,8)")
-    parser.add_argument("--recipes", default=",".join(RECIPES), help="what to build, one after the other")
+    parser.add_argument("--recipes", help="what to build (default: all)")
+    parser.add_argument("--bed", metavar="DIR", type=Path, help="build OE-core's recipes in this bed")
     parser.add_argument("--repeats", type=int, default=3, help="builds at each of them (default: 3)")
     options = parser.parse_args(arguments)
-    bitbake = locate()
-    recipes = options.recipes.split(",")
     counts = [int(count) for count in options.jobs.split(",")]
+    if options.bed:
+        return _build_in_bed(options, (options.recipes or ",".join(oe_bed.RECIPES)).split(","), counts)
+    bitbake = locate()
+    recipes = (options.recipes or ",".join(RECIPES)).split(",")
     rust_bin = _find_rust()
     if "rust-crates" in recipes and not rust_bin:
         parser.error("rust-crates needs cargo and rustc; without them: --recipes many-units,link-time,one-giant")
@@ -56,13 +67,45 @@ def main(arguments: list[str]) -> int:
                 if result.returncode:
                     print(result.output[-4000:], file=sys.stderr)
                     return 1
-                lines = _samples(scratch / "build" / "memguard" / "history.db", recipes)
-                options.output.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+                samples = _samples(scratch / "build" / "memguard" / "history.db", recipes)
+                _write(options.output, samples)
                 number = repeat * len(counts) + counts.index(jobs) + 1
-                print(f"build {number}: -j {jobs}, {result.wall_s:.0f} s, {len(lines)} samples", flush=True)
+                print(f"build {number}: -j {jobs}, {result.wall_s:.0f} s, {len(samples)} samples", flush=True)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return 0
+
+
+def _build_in_bed(options: argparse.Namespace, recipes: list[str], counts: list[int]) -> int:
+    setting = oe_bed.Setting(is_guarded=True, limit_bytes=None, threads=2, jobs=1, mode="observe")
+    try:
+        with oe_bed.bed(options.bed, oe_bed.Kind("wrynose", recipes)) as bed:
+            bed.parse(setting)
+            bed.forget_history()
+            kinds: dict[str, str] = {}
+            for number, jobs in enumerate(counts * options.repeats, 1):
+                built = bed.build(f"samples-{number}", replace(setting, jobs=jobs))
+                if not built.is_built:
+                    print(f"the build failed; {built.log} says why", file=sys.stderr)
+                    return 1
+                kinds = kinds or _kinds(bed.memguard.events)
+                samples = [
+                    {**sample, "kind": kinds.get(sample["pn"], "")}
+                    for sample in _samples(bed.memguard.history, recipes)
+                ]
+                _write(options.output, samples)
+                print(f"build {number}: -j {jobs}, {built.wall_s:.0f} s, {len(samples)} samples", flush=True)
+    except (NotHere, NoContainer, oe_bed.ParseFailed) as missing:
+        print(f"scripts/bench samples: {missing}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _kinds(events: Path) -> dict[str, str]:
+    """Of which kind each recipe's compile was taken to be, out of the first build's log."""
+    (log,) = events.glob("*.jsonl")
+    grants = [event for event in read_log(log) if event["event"] == "grant" and event["task"] == "do_compile"]
+    return {event["recipe"]: event["origin"] for event in grants}
 
 
 def _find_rust() -> str:
@@ -75,12 +118,16 @@ def _find_rust() -> str:
     return str(root / "bin") if (root / "bin" / "cargo").exists() else ""
 
 
-def _samples(file: Path, recipes: list[str]) -> list[str]:
-    """What the history holds of the compiles of these recipes, oldest first, as JSON."""
+def _samples(file: Path, recipes: list[str]) -> list[dict[str, Any]]:
+    """What the history holds of the compiles of these recipes, oldest first."""
     history = History(file, warn=print, is_read_only=True)
     samples = [sample for sample in history.export() if sample["task"] == "do_compile" and sample["pn"] in recipes]
     history.close()
-    return [json.dumps(sample) for sample in samples]
+    return samples
+
+
+def _write(file: Path, samples: Sequence[dict[str, Any]]) -> None:
+    file.write_text("".join(f"{json.dumps(sample)}\n" for sample in samples), encoding="utf-8")
 
 
 if __name__ == "__main__":

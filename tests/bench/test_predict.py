@@ -118,3 +118,16 @@ def test_the_oracle_is_seldom_exceeded_and_changes_nothing() -> None:
     assert asked == [run for name in CLASSES for series in generate(name, 40, 3, 1) for run in series.runs[1:2]]
     exceeded = sum(run.oracle_bytes < run.true_bytes for run in told)
     assert 0 < exceeded <= 0.05 * len(told)
+
+
+def test_who_is_left_out_is_predicted_from_others_of_its_kind(tmp_path: Path) -> None:
+    """What three recipes took that are alike is expected of each, rather than what their kind is guessed to take."""
+    measured = tmp_path / "samples.jsonl"
+    kind = "a C++ build (cmake, qmake)"
+    measured.write_text("".join(sample_line(1, 1, 200, pn=recipe, kind=kind) for recipe in ("bar", "baz", "foo")))
+    found = bench("--recipes", "1", "--samples", str(measured))
+    assert found.returncode == 0, found.stderr
+    (line,) = [line for line in found.stdout.splitlines() if line.startswith(kind)]
+    tasks, exceeded, guessed, learned_exceeded, learned = line.removeprefix(kind).split()
+    assert (tasks, exceeded, learned_exceeded) == ("3", "0.0%", "0.0%")
+    assert int(learned[:-1]) < 0.7 * int(guessed[:-1])

@@ -73,12 +73,16 @@ class Kind:
 
 @dataclass(frozen=True)
 class Setting:
-    """How one build runs: with memguard or stock, under which limit (None: none), tasks at once and jobs of each."""
+    """How one build runs: with memguard or stock, under which limit (None: none), tasks at once and jobs of each.
+
+    mode: MEMGUARD_MODE.
+    """
 
     is_guarded: bool
     limit_bytes: int | None
     threads: int
     jobs: int
+    mode: str = "enforce"
 
 
 @dataclass(frozen=True)
@@ -236,7 +240,7 @@ class Bed:
 
     def forget_history(self) -> None:
         """Have the next build with memguard be its first."""
-        shutil.rmtree(self._memguard.path, ignore_errors=True)
+        shutil.rmtree(self.memguard.path, ignore_errors=True)
 
     def build(self, name: str, setting: Setting) -> Built:
         """Build all recipes from nothing; what BitBake says goes to the log of this name. Raises NoContainer."""
@@ -247,12 +251,14 @@ class Bed:
     def _numbers(self, name: str, setting: Setting) -> list[str]:
         """What tells BitBake how many tasks and jobs to run."""
         conf = self._logs / f"{name}.conf"
-        numbers = f'BB_NUMBER_THREADS = "{setting.threads}"\nPARALLEL_MAKE = "-j {setting.jobs}"\n'
-        conf.write_text(numbers, encoding="utf-8")
+        lines = [f'BB_NUMBER_THREADS = "{setting.threads}"', f'PARALLEL_MAKE = "-j {setting.jobs}"']
+        lines += [f'MEMGUARD_MODE = "{setting.mode}"'] if setting.is_guarded else []
+        conf.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         return ["-R", str(conf)]
 
     @property
-    def _memguard(self) -> BuildDirectory:
+    def memguard(self) -> BuildDirectory:
+        """What memguard has written in the builds since its history was forgotten."""
         return BuildDirectory(self._directory(True) / USUAL_NAME)
 
     def _make_empty(self) -> None:
@@ -273,12 +279,12 @@ class Bed:
         # A shell that starts a bench in the background has it, and all it starts, ignore these.
         clean = ["env", "--default-signal=INT,QUIT", "-i", *(f"{name}={value}" for name, value in env.items())]
         command = [*as_user, *clean, "bash", "-c", set_up, "bash", *words]
-        before = set(self._memguard.path.rglob("*"))
+        before = set(self.memguard.path.rglob("*"))
         with container(limit_bytes, "memguard-oe", counts_cpu=True) as box:
             status, wall_s, still_s = _run_inside(box, command, self._place.path, log)
             box.wait_until_empty(_GRACE_S)
             cpu_s, peak_bytes, kernel_kills = box.cpu_s, box.peak_process_bytes, box.oom_kills
-        account = _read(set(self._memguard.path.rglob("*")) - before) if is_guarded else None
+        account = _read(set(self.memguard.path.rglob("*")) - before) if is_guarded else None
         seconds = (round(wall_s, 1), round(cpu_s, 1))
         return Built(status == 0, *seconds, peak_bytes, kernel_kills, str(log), account, round(still_s, 1))
 
