@@ -145,11 +145,21 @@ def test_the_youngest_jobs_are_stopped_until_the_others_fit() -> None:
     assert acts(regulate(moment(128 + 210, growing)), Act.STOP) == []
 
 
-def test_the_newest_task_is_stopped_first() -> None:
-    """A younger job of an older task goes on while the newest task has one to stop."""
+def test_the_youngest_job_is_stopped_first_whosever_it_is() -> None:
+    """What was begun first ends first, also beside an older task that begins more and more."""
     old = task(job(9, 50, 0.5), job(1, 50, 0.5))
     new = task(job(5, 50, 0.5), job(4, 50, 0.5), tid="b", place=2)
-    assert acts(regulate(moment(128 + 110, old, new)), Act.STOP) == [5, 4]
+    assert acts(regulate(moment(128 + 110, old, new)), Act.STOP) == [9, 5]
+
+
+def test_what_was_begun_first_goes_on_before_what_an_older_task_begins() -> None:
+    """Nothing stands still with memory while an older task has one compiler after the other."""
+    newborn, frozen = job(9, 5, 0.1, peak_mib=400), job(5, 300, 0.5, peak_mib=700, is_stopped=True)
+    old, new = task(newborn), task(frozen, tid="b", place=2)
+    found = regulate(moment(128 + 300, old, new))
+    assert acts(found, Act.STOP) == [9]
+    found = regulate(moment(128 + 300, task(replace(newborn, is_stopped=True)), new))
+    assert acts(found, Act.WAKE) == [5]
 
 
 def test_what_has_grown_goes_on() -> None:
@@ -332,9 +342,10 @@ def test_the_largest_is_killed_where_none_holds_enough() -> None:
 
 
 def test_the_first_job_is_killed_only_where_it_is_the_last() -> None:
-    """With another to kill it goes on, however large it is."""
+    """With another to kill it goes on, however large it is; alone it has nearly all that is left."""
     assert acts(regulate(moment(30, all_stopped(job(2, 5, 0.1, is_stopped=True)))), Act.KILL) == [2]
-    assert acts(regulate(moment(30, all_stopped())), Act.KILL) == [1]
+    assert acts(regulate(moment(30, all_stopped())), Act.KILL) == []
+    assert acts(regulate(moment(10, all_stopped())), Act.KILL) == [1]
 
 
 def test_no_second_kill_before_the_first_has_shown() -> None:
@@ -427,11 +438,11 @@ def test_pools_stay_within_grants_and_slots(at: Moment) -> None:
 
 @given(moments())
 def test_the_first_job_goes_on(at: Moment) -> None:
-    """The oldest job of the oldest task is never stopped, and not killed while another may be."""
-    oldest = next((task for task in sorted(at.tasks, key=lambda task: task.place) if task.jobs), None)
-    if oldest is None:
+    """The oldest job is never stopped, and not killed while another may be."""
+    jobs = [job for task in sorted(at.tasks, key=lambda task: task.place) for job in reversed(task.jobs)]
+    if not jobs:
         return
-    first = oldest.jobs[-1]
+    first = min(jobs, key=lambda job: job.start_ticks)
     found = regulate(at)
     assert first.pid not in acts(found, Act.STOP)
     if first.pid in acts(found, Act.KILL):

@@ -12,12 +12,13 @@ beyond what is used now, at several moments until the longest job ends. In order
   whose next jobs would make it so, from the newest task first. The oldest task gets its tokens first; each task keeps
   its one implicit job. Tokens of all tasks together never exceed the slots.
 - Where the running jobs alone would pass the stop mark, or grow so fast that they will before the next look, the
-  youngest jobs of the newest tasks are stopped: they hold least, and have most still to take. Then whole tasks.
+  youngest jobs are stopped, whosever they are: they hold least, and have most still to take. Then whole tasks.
 - Where the kill mark is passed and nothing can be stopped, one job is killed: the youngest that holds what is missing.
 - What was stopped is woken, the oldest first and before new jobs begin, once what it will take fits again.
 
-Something always goes on: one job is protected, the oldest of the oldest task. It is never stopped, its room is kept,
-and it is woken first. With all others stopped it finishes and frees what it held; then the next one is protected.
+Something always goes on: one job is protected, the oldest of all. It is never stopped, its room is kept, and it is
+woken first. With all others stopped it finishes and frees what it held; then the next one is protected. So no job holds
+memory and stands still for longer than those take that began before it.
 It may wait for something that a stopped one has, a lock or an answer: where nothing has gone on for some time, what is
 stopped is woken for good, one after the other, whatever memory is left. The worst that follows is a kill.
 """
@@ -37,6 +38,10 @@ WAKES_MOST = 8
 # From one wake, or kill, to the next where nobody knows what comes of it: memory must be seen to move.
 TASK_PAUSE_S = 1.0
 KILL_PAUSE_S = 0.5
+# The kill mark of a job that is the only one, as a share of that of others. None at all would have the kernel kill it,
+# and with it, in a pod, everything.
+# evidence: chosen, not measured; the kernel's counts are right to some MiB
+LAST_SHARE = 0.25
 # From the last sign of life of what runs to the first wake for good, and on to the next. CPU time is seen up to four
 # seconds late, and who waits for a disk or the network may show none for some seconds more.
 STALLED_S = 10.0
@@ -132,9 +137,15 @@ def _give(
 # -- stop, wake, kill --------------------------------------------------------------------------------------------------
 
 
+def _by_age(tasks: Sequence[Running]) -> list[tuple[Running, Job]]:
+    """The jobs of tasks that are not stopped as a whole, the oldest first; of equals those of the oldest task."""
+    found = [(task, job) for task in tasks if not task.is_stopped for job in reversed(task.jobs)]
+    return sorted(found, key=lambda pair: pair[1].start_ticks)
+
+
 def _protected(oldest_first: Sequence[Running]) -> tuple[Running, Job] | None:
-    """The one job that always goes on: the oldest of the oldest task that has one."""
-    return next(((task, task.jobs[-1]) for task in oldest_first if task.jobs and not task.is_stopped), None)
+    """The one job that always goes on: the oldest."""
+    return next(iter(_by_age(oldest_first)), None)
 
 
 def _soon_bytes(jobs: Iterable[Job], seconds: float) -> float:
@@ -155,7 +166,7 @@ def _going(tasks: Sequence[Running], stops: Sequence[Action]) -> list[tuple[Runn
 
 
 def _stops(moment: Moment, oldest_first: Sequence[Running], forecast: Forecast) -> list[Action]:
-    """Jobs to stop, the youngest of the newest task first, until what the others take fits.
+    """Jobs to stop, the youngest first, until what the others take fits.
 
     It must fit by the forecast, and until the next look also if no job ends and all grow on at their pace.
     """
@@ -189,13 +200,11 @@ def _stops(moment: Moment, oldest_first: Sequence[Running], forecast: Forecast) 
 def _stoppable(
     oldest_first: Sequence[Running], protected: tuple[Running, Job] | None, small: Collection[tuple[str, int]]
 ) -> list[tuple[Running, Job]]:
-    """The jobs that may be stopped: the youngest of the newest task first, and after all others the small ones."""
+    """The jobs that may be stopped: the youngest first, and after all others the small ones."""
     found = [
         (task, job)
-        for task in reversed(oldest_first)
-        if task.may_stop and not task.is_stopped
-        for job in task.jobs
-        if not job.is_stopped and job.may_stop and not (protected and job is protected[1])
+        for task, job in reversed(_by_age(oldest_first))
+        if task.may_stop and job.may_stop and not job.is_stopped and not (protected and job is protected[1])
         if job.need_bytes >= GROWN_BYTES or job.growth_bytes_s > 0
     ]
     return sorted(found, key=lambda pair: _key(*pair) in small)
@@ -218,15 +227,18 @@ def _kills(moment: Moment, oldest_first: Sequence[Running], going: Sequence[tupl
     """The job to kill, where next to nothing is left and nothing can be stopped any more.
 
     It is the youngest that holds what is missing, else the one that holds most: no more are killed than must be. What
-    it held must last until the next one may be killed.
+    it held must last until the next one may be killed. The only one there is has the last of the memory: it would take
+    as much the next time.
     """
-    short = moment.kill_bytes - moment.left_bytes
+    holders = [task for task in oldest_first if task.jobs or task.current_bytes > SMALL_BYTES]
+    is_only = len(holders) == 1 and len(holders[0].jobs) == 1
+    short = int(moment.kill_bytes * (LAST_SHARE if is_only else 1.0)) - moment.left_bytes
     if short + max(0.0, moment.fill_bytes_s) * REACTION_S <= 0 or moment.since_kill_s < KILL_PAUSE_S:
         return []
     until_next_s = REACTION_S + KILL_PAUSE_S
     missing = short + max(_soon_bytes([job for _, job in going], until_next_s), moment.fill_bytes_s * until_next_s)
     protected = _protected(oldest_first)
-    youngest_first = [(task, job) for task in reversed(oldest_first) if task.may_kill for job in task.jobs]
+    youngest_first = [(task, job) for task, job in reversed(_by_age(oldest_first)) if task.may_kill]
     found = [(task, job) for task, job in youngest_first if not protected or job is not protected[1]] or youngest_first
     enough = next((pair for pair in found if pair[1].bytes >= missing), None)
     for task, job in [enough] if enough else sorted(found, key=lambda pair: -pair[1].bytes)[:1]:
@@ -264,29 +276,31 @@ def _wakes(
     most = int(min(WAKES_MOST, moment.since_wake_s / WAKE_PAUSE_S))
     found: list[Action] = []
     is_any_left = False
+    for task, job in _by_age(oldest_first):
+        if not job.is_stopped or len(found) >= most:
+            continue
+        own, more_bytes = forecast.of(task, job).own, job.soon_bytes(moment.reaction_s)
+        budget.add(own)
+        free = moment.stop_bytes if protected and job is protected[1] else moment.reserve_bytes
+        fits_soon = soon_bytes + more_bytes <= moment.left_bytes - moment.stop_bytes
+        is_small = _key(task, job) in small
+        room = moment.left_bytes - free
+        fits = budget.fits(room) or (is_small and room >= SMALL_BYTES)
+        if not fits_soon or not fits or (is_any_left and not is_small):
+            budget.take(own)
+            is_any_left = True  # those that are small pass it
+            continue
+        soon_bytes += more_bytes
+        found.append(Action(Act.WAKE, task.tid, "it fits again", job))
+    if found or is_any_left:
+        return found
     for task in oldest_first:
         if task.is_stopped:
             fits = moment.left_bytes - moment.reserve_bytes >= budget.most_bytes + task.current_bytes
-            if not found and (is_stuck or (fits and moment.since_wake_s >= TASK_PAUSE_S)):
-                found.append(Action(Act.WAKE, task.tid, "it fits again"))
-            return found
-        for job in [job for job in reversed(task.jobs) if job.is_stopped]:
-            if len(found) >= most:
-                return found
-            own, more_bytes = forecast.of(task, job).own, job.soon_bytes(moment.reaction_s)
-            budget.add(own)
-            free = moment.stop_bytes if protected and job is protected[1] else moment.reserve_bytes
-            fits_soon = soon_bytes + more_bytes <= moment.left_bytes - moment.stop_bytes
-            is_small = _key(task, job) in small
-            room = moment.left_bytes - free
-            fits = budget.fits(room) or (is_small and room >= SMALL_BYTES)
-            if not fits_soon or not fits or (is_any_left and not is_small):
-                budget.take(own)
-                is_any_left = True  # those that are small pass it
-                continue
-            soon_bytes += more_bytes
-            found.append(Action(Act.WAKE, task.tid, "it fits again", job))
-    return found
+            if is_stuck or (fits and moment.since_wake_s >= TASK_PAUSE_S):
+                return [Action(Act.WAKE, task.tid, "it fits again")]
+            break
+    return []
 
 
 def _wake_for_good(oldest_first: Sequence[Running]) -> list[Action]:
