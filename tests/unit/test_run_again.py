@@ -25,6 +25,12 @@ UNCLEAR = Finding("unclear", "a linker crashed", "ld", "ld: crashed", 3)
 OTHER = Finding("other", "a compile error")
 
 
+def test_no_run_but_the_last_leaves_a_cpu_idle() -> None:
+    """Jobs are halved down to the CPUs; who has fewer keeps them."""
+    assert plan(8, 3, cpus=3) == (Attempt(4), Attempt(3), Attempt(3), ALONE)
+    assert plan(2, 2, cpus=4) == (Attempt(2), Attempt(2), ALONE)
+
+
 @pytest.mark.parametrize(
     ("jobs", "retries", "attempts"),
     [

@@ -153,11 +153,23 @@ def test_a_task_that_waits_begins_anew() -> None:
 def test_who_waits_gets_a_turn_once_it_fits() -> None:
     """The state names its mark and attempt, and no other may start while it is alone."""
     world = World()
+    world.look(sight(used_gib=4.0))
     world.hear(GRANT, NOTE, WAIT)
     world.look(sight(used_gib=7.5))
     assert (world.published[-1].turns, world.published[-1].alone) == ({}, "heavy do_compile")
     assert world.published[-1].tasks[TID].state == "retrying"
     world.look(sight(used_gib=4.0))
+    assert world.published[-1].turns == {LEADER.mark: 1}
+
+
+def test_who_will_never_fit_does_not_wait_for_more() -> None:
+    """Where nothing holds memory but what always does, a task runs again although it may not fit."""
+    world = World()
+    world.look(sight(used_gib=4.0))
+    world.hear(GRANT, NOTE, replace(WAIT, need_bytes=7 * GIB))
+    world.look(sight(used_gib=4.3))
+    assert world.published[-1].turns == {}
+    world.look(sight(used_gib=4.1))
     assert world.published[-1].turns == {LEADER.mark: 1}
 
 

@@ -13,8 +13,10 @@ from typing import Any
 from memguard.channels.fifo import Listener, Notes
 from memguard.channels.notes import TaskWait
 from memguard.channels.state import StateFile, as_object
+from memguard.decide.turn import Waiting, next_turn
 from memguard.model import Reading
 from memguard.task.turn import Turns
+from memguard.units import GIB, MIB
 from testbed.states import STATE
 
 WAIT = TaskWait(42, 17, 4, False, 1, "cc1plus", "was killed", 3000, 1.5, 3.25, 1000)
@@ -102,3 +104,16 @@ def test_a_state_that_tells_no_turns_is_none(tmp_path: Path) -> None:
 
         world.each = write
         assert 2 <= world.wait() <= 2.5
+
+
+def test_who_does_not_fit_keeps_nobody_waiting() -> None:
+    """While others work, the oldest that fits has its turn, but not one that must be alone; else the oldest of all."""
+    large, alone = Waiting("large", 1, 900 * MIB, False, 5.0), Waiting("alone", 2, 10 * MIB, True, 5.0)
+    small = Waiting("small", 3, 10 * MIB, False, 5.0)
+    waiting = [small, alone, large]
+    assert next_turn(waiting, 100 * MIB, others_work=True, is_any_alone=False, since_turn_s=9.0) == "small"
+    assert next_turn([alone, large], 100 * MIB, others_work=True, is_any_alone=False, since_turn_s=9.0) is None
+    assert next_turn(waiting, GIB, others_work=True, is_any_alone=False, since_turn_s=9.0) == "large"
+    assert next_turn(waiting, GIB, others_work=True, is_any_alone=True, since_turn_s=9.0) is None
+    assert next_turn(waiting, 100 * MIB, others_work=False, is_any_alone=False, since_turn_s=0.0) is None
+    assert next_turn(waiting, 100 * MIB, False, False, 0.0, is_empty=True) == "large"

@@ -53,17 +53,18 @@ class Cause:
         return f"{self.program or 'a process'} {self.words}"
 
 
-def plan(jobs: int, retries: int) -> tuple[Attempt, ...]:
+def plan(jobs: int, retries: int, cpus: int = 1) -> tuple[Attempt, ...]:
     """The runs that may follow a first one with `jobs` jobs: each with half as many, and at last one job and alone.
 
     A task with one job has as many: what was short of memory may be something else, and is waited for before each run.
-    The last one is not counted in `retries`; with 0 of them there is none at all.
+    Nor has any fewer than the CPUs, as long as it has more to begin with: what does not fit is stopped, not begun with
+    fewer jobs for the rest of the run. The last one is not counted in `retries`; with 0 of them there is none at all.
     """
     if retries <= 0:
         return ()
     attempts = []
     for _ in range(retries):
-        jobs = max(1, jobs // 2)
+        jobs = max(1, min(jobs, cpus), jobs // 2)
         attempts.append(Attempt(jobs))
     return (*attempts, Attempt(1, is_alone=True))
 

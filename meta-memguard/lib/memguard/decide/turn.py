@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 # From one turn to the next: what the last one takes must be seen first.
 PAUSE_S = 2.0
-# Who waits longer goes on although it may not fit, if nothing else works: something outside of the build is to blame.
+# Who waits longer goes on although it may not fit, if nothing else works: something outside of the build holds memory.
 PATIENCE_S = 60.0
 
 
@@ -35,18 +35,26 @@ class Waiting:
 
 
 def next_turn(
-    waiting: Sequence[Waiting], free_bytes: int, others_work: bool, is_any_alone: bool, since_turn_s: float
+    waiting: Sequence[Waiting],
+    free_bytes: int,
+    others_work: bool,
+    is_any_alone: bool,
+    since_turn_s: float,
+    is_empty: bool = False,
 ) -> str | None:
-    """The tid of the task whose turn it is, None for nobody: the oldest, once what it needs fits.
+    """The tid of the task whose turn it is, None for nobody: the oldest whose need fits, the oldest where none works.
 
     free_bytes:   what is left until the limit, less the reserve.
     others_work:  whether any task works that does not wait.
     is_any_alone: whether one of these runs alone.
+    is_empty:     nothing holds memory but what always does, so that no more will ever fit.
     """
     if not waiting or is_any_alone or (others_work and since_turn_s < PAUSE_S):
         return None
-    first = min(waiting, key=lambda task: task.place)
-    fits = first.need_bytes <= free_bytes
+    oldest_first = sorted(waiting, key=lambda task: task.place)
     if others_work:
-        return first.tid if fits and not first.alone else None
-    return first.tid if fits or first.waits_s >= PATIENCE_S else None
+        fitting = (task.tid for task in oldest_first if task.need_bytes <= free_bytes and not task.alone)
+        return next(fitting, None)
+    first = oldest_first[0]
+    fits = first.need_bytes <= free_bytes
+    return first.tid if fits or is_empty or first.waits_s >= PATIENCE_S else None

@@ -53,7 +53,7 @@ from memguard.sentinel.instructions import (
 from memguard.sentinel.publish import Publisher, Whole, task_state
 from memguard.sentinel.remember import lost_record, record_of
 from memguard.sentinel.ward import Acted, Sight, WardUse
-from memguard.sentinel.watched import Instant, KernelCounts, Report, Watched
+from memguard.sentinel.watched import Instant, KernelCounts, Outside, Report, Watched
 
 # The events that a state lists, and the tasks that a report does.
 EVENTS_MOST = 20
@@ -85,6 +85,7 @@ class Sentinel:
         self._events: deque[dict[str, Any]] = deque(maxlen=EVENTS_MOST)
         self._gone: deque[tuple[float, str, TaskState]] = deque(maxlen=GONE_MOST)
         self._places, self._turn_s = 0, float("-inf")
+        self._outside = Outside()
 
     def handle(self, stimulus: Stimulus) -> list[Instruction]:
         """Take in what has happened; what is to be done, in this order."""
@@ -203,6 +204,8 @@ class Sentinel:
         lost = [run for run in ended if not run.ended_well]
         self._gone.extend((self._at.now_s, run.note.tid, task_state(run, self._uses)) for run in lost)
         yield from self._end(ended)
+        if self._reading is not None:
+            self._outside.take(self._sight.used_bytes, self._watched.values())
         self._give_turn()
         yield from self._publish()
         reading = self._publisher.reading(self._whole())
@@ -231,7 +234,7 @@ class Sentinel:
         free = moment.left_bytes - self._policy.reserve_of(reading.bound_bytes)
         others = [run for run in self._watched.values() if not run.waits]
         others_work, is_any_alone = any(run.works for run in others), any(run.is_alone for run in others)
-        tid = next_turn(waiting, free, others_work, is_any_alone, now_s - self._turn_s)
+        tid = next_turn(waiting, free, others_work, is_any_alone, now_s - self._turn_s, self._outside.is_least)
         if tid is not None:
             self._turn_s = now_s
             self._run(tid).begin_turn(now_s)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the sentinel knows of one task, and what it reports of a whole build.
+"""What the sentinel knows of one task and of what no task holds, and what it reports of a whole build.
 
 Runs in: the sentinel; pure.
 Covers: what is kept of a task from its note to its end.
@@ -8,6 +8,8 @@ Does not cover: its jobs (job_memory), and what is remembered when it has ended 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -163,3 +165,20 @@ class Report:
     killed: int = 0
     retried: int = 0
     warnings: tuple[str, ...] = ()
+
+
+class Outside:
+    """What is used that no task holds: BitBake's own, and what others in the container hold."""
+
+    def __init__(self) -> None:
+        self._bytes = self._least_bytes = math.inf
+
+    def take(self, used_bytes: int, runs: Iterable[Watched]) -> None:
+        """So much is used in all while these tasks run."""
+        self._bytes = max(0, used_bytes - sum(run.usage.current_bytes for run in runs))
+        self._least_bytes = min(self._least_bytes, self._bytes)
+
+    @property
+    def is_least(self) -> bool:
+        """Whether it is about the least that was seen, so that no more memory is to be expected."""
+        return self._bytes <= self._least_bytes + LIGHT_BYTES
