@@ -221,3 +221,13 @@ def test_what_others_of_a_kind_took_corrects_the_guess() -> None:
     assert predictor.predict("new", "do_compile", frozenset({"cmake"})) == by_kind("do_compile", frozenset({"cmake"}))
     assert predictor.predict("zip", "do_compile", autotools) == known
     assert predictor.predict("mine", "do_compile", autotools) == own["mine"]["do_compile"]
+
+
+def test_what_still_runs_teaches_only_that_more_is_to_be_expected() -> None:
+    """One that has taken more than its kind is thought to raises that at once; one that is young says nothing."""
+    predictor, meson = Predictor([], {}), frozenset({"meson"})
+    guess = predictor.predict("new", "do_compile", meson)
+    assert predictor.take("young", "do_compile", meson, 1, 30 * MIB, has_ended=False) == ""
+    assert predictor.predict("new", "do_compile", meson) == guess
+    assert predictor.take("large", "do_compile", meson, 1, 900 * MIB, has_ended=False) == guess.origin
+    assert predictor.predict("new", "do_compile", meson).peak_bytes(1) > guess.peak_bytes(1)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import bisect
 import os
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from typing import Any, Callable
 
 from bb.runqueue import RunQueueScheduler, RunQueueSchedulerCompletion, RunQueueSchedulerSpeed, split_tid_mcfn
@@ -22,15 +22,12 @@ from memguard.act.job_variables import jobs_in, variables_of
 from memguard.bitbake import session as sessions
 from memguard.bitbake.session import Session
 from memguard.decide.choose import choose_next
-from memguard.decide.order import by_remaining_path, one_after_the_other, remaining_paths
-from memguard.model import Duration, PastRun, Task
+from memguard.decide.order import order_of_starts
+from memguard.model import BuildUse, Duration, PastRun, Task
 from memguard.predict.durations import by_kind, learn_duration
 from memguard.predict.footprints import Predictor, read_table
 from memguard.predict.footprints import by_kind as kind_of
 from memguard.server.guard import Guard
-
-# What shorter tasks need of the memory does not matter for the order.
-LONG_S = 5.0
 
 
 class _Guarded(RunQueueScheduler):
@@ -43,6 +40,7 @@ class _Guarded(RunQueueScheduler):
         self._guard: Guard | None = None
         self._number_tasks: int | None = None
         self._tasks: dict[str, Task] = {}
+        self._learned_in: BuildUse | None = None
         self._ready = _Ready(self, self._task)
         if runqueue.cooker.configuration.dry_run:
             return
@@ -108,10 +106,21 @@ class _Guarded(RunQueueScheduler):
         guard.settle(ended, is_idle)
         return is_idle
 
-    def _learn(self, guard: Guard, ended: Iterable[str]) -> None:
-        """What tasks took says something of others of their kind, those included that are held."""
-        seen = {tid: use for tid in ended if (use := guard.ledger.use_of(tid)) is not None and use.peak_bytes}
-        kinds = {self._known.take(tid, max(1, use.most_compilers), use.peak_bytes) for tid, use in seen.items()} - {""}
+    def _learn(self, guard: Guard, ended: Collection[str]) -> None:
+        """What tasks took says something of others of their kind, those included that are held.
+
+        So does what running ones have taken so far, where that is more than was expected.
+        """
+        if not ended and self._learned_in is guard.ledger.use:
+            return
+        self._learned_in = guard.ledger.use
+        seen = {
+            tid: use for tid, use in self._learned_in.tasks.items() if tid in guard.ledger.running and use.peak_bytes
+        }
+        kinds = {
+            self._known.take(tid, max(1, use.most_compilers), use.peak_bytes, tid in ended) for tid, use in seen.items()
+        }
+        kinds.discard("")
         if not kinds:
             return
         begun = self.rq.runq_running
@@ -291,31 +300,21 @@ class _Known:
             self._classes[taskfn] = classes
         return classes
 
-    def take(self, tid: str, jobs: int, peak_bytes: int) -> str:
+    def take(self, tid: str, jobs: int, peak_bytes: int, has_ended: bool = True) -> str:
         """What a task took with so many jobs; the kind of which something else is expected now, "" for none."""
         mc, _, name, taskfn = split_tid_mcfn(tid)
         recipe = self._rqdata.dataCaches[mc].pkg_fn[taskfn]
-        return self._predictor.take(recipe, name, self._classes_of(mc, taskfn), jobs, peak_bytes)
+        return self._predictor.take(recipe, name, self._classes_of(mc, taskfn), jobs, peak_bytes, has_ended)
 
     def order(self, order: list[str], task: Callable[[str], Task], budget_bytes: int, threads: int) -> list[str]:
-        """`order`, but first that for which the longest chain waits, by what tasks took in earlier builds.
+        """In which order tasks start, by what they took in earlier builds, or else by what their kind takes.
 
-        Those that nobody has built take as long as their kind does. In a first build BitBake's order stays, unless the
-        heaviest tasks, as many as run at once, might take more than there is.
-
-        task: what is known of one; budget_bytes: what tasks may use together; threads: how many run at once.
+        order: BitBake's own; the others as of order_of_starts().
         """
         entries = self._rqdata.runtaskentries
         seconds = {tid: self._seconds(tid) for tid in entries}
-        long = {tid: task(tid) for tid in entries if seconds[tid] >= LONG_S}
-        if not self._durations:
-            peaks = sorted(one.footprint.likely.peak_bytes(one.wanted_jobs) for one in long.values())
-            if sum(peaks[-max(1, threads) :]) <= budget_bytes:
-                return order
-        shares = {tid: one.footprint.likely.peak_bytes(1) / max(1, budget_bytes) for tid, one in long.items()}
-        seconds = one_after_the_other(seconds, shares)
-        paths = remaining_paths(list(entries), lambda tid: entries[tid].depends, seconds)
-        return by_remaining_path(order, paths)
+        is_first = not self._durations
+        return order_of_starts(order, lambda tid: entries[tid].depends, seconds, task, budget_bytes, threads, is_first)
 
     def _seconds(self, tid: str) -> float:
         """How long a task takes with the jobs it wants and has CPUs for; of an unknown one, how long its kind does."""

@@ -90,6 +90,7 @@ class Ledger:
     """The state of one build. Who keeps it calls settle() before each decision, and look() when that says so.
 
     left:    tasks of the build that have not begun; 0 where nobody says.
+    use:     what was seen of running tasks at the last look.
     is_bold: where a CPU idles, a task may start that may prove too much: somebody stops it within a tenth of a second.
     """
 
@@ -102,7 +103,7 @@ class Ledger:
         self.held: dict[str, Hold] = {}
         self.running: dict[str, Entry] = {}
         self.totals = Totals()
-        self._use = BuildUse({}, is_watched=False)
+        self.use = BuildUse({}, is_watched=False)
         self._now_s = self._read_at_s = now_s
         self._idle_bytes = reading.used_bytes - reading.shmem_bytes
         self._granted_bytes = 0
@@ -129,7 +130,7 @@ class Ledger:
         """
         if self.is_hungry and any(hold.need_bytes <= self.free_bytes for hold in self.held.values()):
             self.totals.idle_s += (now_s - self._read_at_s) * (self.reading.cpus - self._busy_cpus)
-        self.reading, self._use, self._read_at_s = reading, use, now_s
+        self.reading, self.use, self._read_at_s = reading, use, now_s
         if is_idle:
             self._idle_bytes = reading.used_bytes - reading.shmem_bytes
         self._situation = None
@@ -141,24 +142,24 @@ class Ledger:
         One more would take CPU time from those that are waited for most, and hold memory all the same; what they leave
         idle light tasks take. Where there is memory for all, as many run as in a stock build.
         """
-        is_busy = self._use.is_watched and self._busy_cpus >= self.reading.cpus
+        is_busy = self.use.is_watched and self._busy_cpus >= self.reading.cpus
         return is_busy and self.free_bytes < HALF * self.budget_bytes
 
     @property
     def is_hungry(self) -> bool:
         """Whether a CPU idles although tasks are held, and one of them may be tried."""
-        may_try = self._is_bold and bool(self.held) and self._use.is_watched
+        may_try = self._is_bold and bool(self.held) and self.use.is_watched
         return may_try and self._busy_cpus < self.reading.cpus
 
     @property
     def emergency(self) -> str:
         """In words, why nothing may start now but light tasks; "" for no reason."""
-        return f"{self._use.alone} runs again, alone" if self._use.alone and not self.is_observing else ""
+        return f"{self.use.alone} runs again, alone" if self.use.alone and not self.is_observing else ""
 
     @property
     def must_wait(self) -> bool:
         """Whether nothing may start that nobody judges, as setscene tasks: jobs are stopped, or a task runs alone."""
-        return bool(self.emergency) or (self._use.stopped > 0 and not self.is_observing)
+        return bool(self.emergency) or (self.use.stopped > 0 and not self.is_observing)
 
     @property
     def budget_bytes(self) -> int:
@@ -251,10 +252,6 @@ class Ledger:
             self.held[task.tid] = replace(known, task=task, need_bytes=self._now().need_bytes(task))
             self._situation = None
 
-    def use_of(self, tid: str) -> TaskUse | None:
-        """What was seen last of a task, None where nobody has seen it."""
-        return self._use.tasks.get(tid)
-
     def observe(self, task: Task, verdict: Verdict) -> Entry:
         """Let `task` run with all its jobs, and count what `verdict` would have done with it."""
         if verdict.grant is None:
@@ -286,12 +283,12 @@ class Ledger:
     @property
     def _busy_cpus(self) -> float:
         """CPUs that running tasks keep busy; one that nobody has seen yet is taken to keep one."""
-        seen = self._use.tasks
+        seen = self.use.tasks
         return sum(seen[tid].cpus if tid in seen else 1.0 for tid in self.running)
 
     def _now(self) -> Situation:
         if self._situation is None:
-            use, running = self._use, self.running
+            use, running = self.use, self.running
             situation = Situation(
                 reading=self.reading,
                 policy=self.policy,
@@ -313,7 +310,7 @@ class Ledger:
         oldest = next((hold for hold in self.held.values() if situation.fits_empty(hold.task)), None)
         if oldest is not None and self._now_s - oldest.since_s >= STARVED_S:
             return replace(situation, kept=oldest.task, is_starved=True)
-        if not self._use.is_watched or any(situation.is_heavy(entry.need_bytes) for entry in self.running.values()):
+        if not self.use.is_watched or any(situation.is_heavy(entry.need_bytes) for entry in self.running.values()):
             return situation
         heavy = next((hold for hold in self.held.values() if situation.is_heavy(hold.need_bytes)), None)
         return situation if heavy is None else replace(situation, kept=heavy.task)

@@ -11,8 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import TypeVar
 
+from memguard.model import Task
+
 # Of two tasks that each need more than this share of the memory one waits for the other.
 HALF = 0.5
+# What shorter tasks need of the memory does not matter for the order.
+LONG_S = 5.0
 T = TypeVar("T", bound=Hashable)  # what tasks are known by: a tid, a number
 
 
@@ -63,3 +67,29 @@ def one_after_the_other(seconds: Mapping[T, float], shares: Mapping[T, float]) -
 def by_remaining_path(order: Sequence[T], paths: Mapping[T, float]) -> list[T]:
     """`order`, the longest remaining path first; of equals in the order they had."""
     return sorted(order, key=lambda tid: -paths[tid])
+
+
+def order_of_starts(
+    order: Sequence[T],
+    depends: Callable[[T], Collection[T]],
+    seconds: Mapping[T, float],
+    task: Callable[[T], Task],
+    budget_bytes: int,
+    threads: int,
+    is_first: bool,
+) -> list[T]:
+    """`order`, but first that for which the longest chain waits. Raises Circle.
+
+    In a first build the order stays as it is, unless the heaviest tasks, as many as run at once, might take more than
+    there is.
+
+    depends, seconds: as of remaining_paths(), of all tasks; task: what is known of one.
+    budget_bytes: what tasks may use together; threads: how many run at once.
+    """
+    long = {tid: task(tid) for tid in order if seconds[tid] >= LONG_S}
+    if is_first:
+        peaks = sorted(one.footprint.likely.peak_bytes(one.wanted_jobs) for one in long.values())
+        if sum(peaks[-max(1, threads) :]) <= budget_bytes:
+            return list(order)
+    shares = {tid: one.footprint.likely.peak_bytes(1) / max(1, budget_bytes) for tid, one in long.items()}
+    return by_remaining_path(order, remaining_paths(order, depends, one_after_the_other(seconds, shares)))

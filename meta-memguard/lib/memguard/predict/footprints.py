@@ -127,12 +127,17 @@ class Predictor:
         self._rows: dict[str, list[tuple[re.Pattern[str], Known]]] = {}
         self._kinds = Kinds()
 
-    def take(self, recipe: str, task: str, classes: frozenset[str], jobs: int, peak_bytes: int) -> str:
+    def take(
+        self, recipe: str, task: str, classes: frozenset[str], jobs: int, peak_bytes: int, has_ended: bool = True
+    ) -> str:
         """What a task took says something of others of its kind: the kind of which more is to be expected now, or less.
 
-        "" where nothing worth mentioning has changed.
+        "" where nothing worth mentioning has changed. What a task has taken that still runs counts where it is more
+        than was expected of it.
         """
         guess = by_kind(task, classes)
+        if not has_ended and peak_bytes <= self._kinds.footprint(guess).peak_bytes(jobs):
+            return ""
         return guess.origin if self._kinds.learn(guess, recipe, jobs, peak_bytes) else ""
 
     def predict(self, recipe: str, task: str, classes: frozenset[str], version: str = "") -> Footprint:
