@@ -178,6 +178,7 @@ def print_table(names: Sequence[str], rows: Sequence[Row]) -> None:
         "x",
         "of",
         "CPU, s",
+        "busy, %",
         "peak, MiB",
         "kernel kills",
         "memguard's",
@@ -185,6 +186,7 @@ def print_table(names: Sequence[str], rows: Sequence[Row]) -> None:
         "still, s",
     )
     table = [headings]
+    cpus = len(os.sched_getaffinity(0))
     for name in names:
         mine = [row.built for row in rows if row.name == name]
         if not mine:
@@ -200,6 +202,7 @@ def print_table(names: Sequence[str], rows: Sequence[Row]) -> None:
                 _spread([wall_s / statistics.median(over_s) for wall_s in walls] if over_s else [], 2),
                 BUILDS[name].over,
                 _spread([built.cpu_s for built in mine if built.is_built], 1),
+                _spread([100 * built.cpu_s / built.wall_s / cpus for built in mine if built.is_built], 0),
                 _spread([built.peak_bytes / MIB for built in mine], 0),
                 str(sum(built.kernel_kills for built in mine)),
                 str(sum(account.killed for account in accounts)) if accounts else "-",

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Callable
 
 from memguard.act.signals import Signals
 from memguard.act.token_pool import Pool
@@ -77,14 +78,14 @@ class _Job:
 class _RunningMake:
     """A make: the pool it takes tokens from, what it has still to begin, its jobs, of which one has no token."""
 
-    pool: _Pool
+    pool: TokenPool
     units: deque[Unit]
     links: deque[Unit]
     jobs: list[_Job] = field(default_factory=list)
     is_linking: bool = False
 
     @classmethod
-    def of(cls, make: Make, pool: _Pool) -> _RunningMake:
+    def of(cls, make: Make, pool: TokenPool) -> _RunningMake:
         return cls(pool, deque(make.units), deque(make.links))
 
     @property
@@ -103,7 +104,7 @@ class _RunningMake:
         return all(job.has_token for job in self.jobs)
 
 
-class _Pool(Pool):
+class TokenPool(Pool):
     """A pool without a FIFO: what is owed is taken back whenever a job ends."""
 
     def __init__(self) -> None:
@@ -132,6 +133,11 @@ class _Pool(Pool):
         self._target = tokens
         self._settle()
 
+    def reissue(self, count: int) -> None:
+        """Give anew the tokens of clients that are gone."""
+        self._held -= count
+        self._settle()
+
     def close(self, unlink: bool = True) -> None:
         """Nothing to let go of."""
 
@@ -139,12 +145,12 @@ class _Pool(Pool):
         self._issued = max(self._target, self._held)
 
 
-class _Signals(Signals):
-    """Signals to the jobs of a rehearsal."""
+class StoppingSignals(Signals):
+    """Signals to jobs that are only thought; `killing` is told of those that are killed."""
 
-    def __init__(self, build: Rehearsal) -> None:
+    def __init__(self, killing: Callable[[ProcessId], None]) -> None:
         super().__init__()
-        self._build = build
+        self._killing = killing
 
     def stop(self, target: ProcessId) -> bool:
         self.stopped.add(target)
@@ -156,7 +162,7 @@ class _Signals(Signals):
 
     def kill(self, target: ProcessId) -> bool:
         self.stopped.discard(target)
-        self._build.kill(target)
+        self._killing(target)
         return True
 
     def beat(self) -> None:
@@ -187,12 +193,12 @@ class Rehearsal:
         self.found = Rehearsed()
         self._limit_bytes = limit_bytes
         self._gate_bytes = gate_bytes
-        pools = [_Pool() for _ in (workload.makes if are_tasks else ("command",))]
+        pools = [TokenPool() for _ in (workload.makes if are_tasks else ("command",))]
         self._makes = [_RunningMake.of(make, pools[place % len(pools)]) for place, make in enumerate(workload.makes)]
         self._tasks = {str(place): pool for place, pool in enumerate(pools)}
         self._lives = {tid: Lives((before or {}).get(tid, b"")) for tid in self._tasks}
         self._names = {id(unit): unit_of(b"%d.o" % number) for number, unit in enumerate(workload.units)}
-        self._signals = _Signals(self)
+        self._signals = StoppingSignals(self.kill)
         self._now_s = self._look_at_s = 0.0
         self._used_bytes = BASE_BYTES
         self._begun = 0
@@ -283,7 +289,7 @@ class Rehearsal:
             self.found.killed += acted.action.act is Act.KILL
         self._look_at_s = self._now_s + min(reflex.next_look_s, MEASURE_S) + LOOK_S
 
-    def _makes_of(self, pool: _Pool) -> list[_RunningMake]:
+    def _makes_of(self, pool: TokenPool) -> list[_RunningMake]:
         return [make for make in self._makes if make.pool is pool]
 
     def _usage(self, jobs: list[_Job]) -> Usage:

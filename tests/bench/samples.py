@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from memguard.record.history.store import History
+from memguard.units import GIB
+from memguard_cli.simulation.graph import read_dot
 from testbed import builddir, oe_bed
 from testbed.bitbake import locate
 from testbed.builddir import META_TEST
@@ -27,10 +29,14 @@ from testbed.checkouts import NotHere
 from testbed.container import NoContainer
 from testbed.events import read_log
 
+from .recording import record_build, with_pools
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 BITBAKE_LAYERS = META_TEST.parent
 LAYERS = [META_TEST, BITBAKE_LAYERS / "meta-heavy", BITBAKE_LAYERS / "meta-samples", REPOSITORY / "meta-memguard"]
 RECIPES = ("heavy-make", "heavy-cmake", "many-units", "link-time", "one-giant", "rust-crates")
+# The container of builds in the bed; nothing there takes as much.
+AMPLE_BYTES = 16 * GIB
 CONF = """\
 INHERIT += "memguard"
 MEMGUARD_MODE = "observe"
@@ -48,6 +54,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--recipes", help="what to build (default: all)")
     parser.add_argument("--bed", metavar="DIR", type=Path, help="build OE-core's recipes in this bed")
     parser.add_argument("--repeats", type=int, default=3, help="builds at each of them (default: 3)")
+    parser.add_argument("--recording", metavar="FILE", type=Path, help="with --bed: the first build, for bench replay")
     options = parser.parse_args(arguments)
     counts = [int(count) for count in options.jobs.split(",")]
     if options.bed:
@@ -77,7 +84,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _build_in_bed(options: argparse.Namespace, recipes: list[str], counts: list[int]) -> int:
-    setting = oe_bed.Setting(is_guarded=True, limit_bytes=None, threads=2, jobs=1, mode="observe")
+    setting = oe_bed.Setting(is_guarded=True, limit_bytes=AMPLE_BYTES, threads=2, jobs=1, mode="observe")
     try:
         with oe_bed.bed(options.bed, oe_bed.Kind("wrynose", recipes)) as bed:
             bed.parse(setting)
@@ -88,6 +95,9 @@ def _build_in_bed(options: argparse.Namespace, recipes: list[str], counts: list[
                 if not built.is_built:
                     print(f"the build failed; {built.log} says why", file=sys.stderr)
                     return 1
+                if options.recording and number == 1:
+                    origin = f"{bed.bitbake.name}, {bed.oe.name}, 2 tasks of -j {jobs}"
+                    recording = record_build(bed.memguard, read_dot(bed.graph(setting)), built.wall_s, origin)
                 kinds = kinds or _kinds(bed.memguard.events)
                 samples = [
                     {**sample, "kind": kinds.get(sample["pn"], "")}
@@ -95,6 +105,8 @@ def _build_in_bed(options: argparse.Namespace, recipes: list[str], counts: list[
                 ]
                 _write(options.output, samples)
                 print(f"build {number}: -j {jobs}, {built.wall_s:.0f} s, {len(samples)} samples", flush=True)
+            if options.recording:
+                with_pools(recording, bed.memguard).write(options.recording)
     except (NotHere, NoContainer, oe_bed.ParseFailed) as missing:
         print(f"scripts/bench samples: {missing}", file=sys.stderr)
         return 2

@@ -38,6 +38,8 @@ RECIPES = (
     *("makedevs-native", "spirit-native", "eigenx-native", "jsonx-native", "cgalx-native", "gtest-native"),
     "fmt-native",
 )
+# What a release needs beside what all have: those before 5.1 unpack into WORKDIR.
+_SERIES_LINES = {"scarthgap": f'{SERIES_CONF["scarthgap"]}UNPACKDIR = "${{WORKDIR}}"\n'}
 # Those of which the release has another version than the archive.
 MISSING = {
     "wrynose": (),
@@ -225,7 +227,7 @@ class Bed:
             f'BBPATH = "${{TOPDIR}}"\nBBFILES ?= ""\nBBLAYERS = "{" ".join(map(str, layers))}"\n', encoding="utf-8"
         )
         gmock = 'OE_BED_GMOCK = "ON"\n' if self.kind.has_gmock else ""
-        base = f'OE_BED = "{self._place.path}"\nrequire conf/oe-bed.inc\n{SERIES_CONF.get(self.kind.series, "")}'
+        base = f'OE_BED = "{self._place.path}"\nrequire conf/oe-bed.inc\n{_SERIES_LINES.get(self.kind.series, "")}'
         (conf / "local.conf").write_text(f"{base}{gmock}{mask}{switch}", encoding="utf-8")
         self._place.hand_over(conf.parent, conf, *conf.iterdir())
 
@@ -247,6 +249,14 @@ class Bed:
         self._make_empty()
         words = ["bitbake", *self._numbers(name, setting), *self.kind.recipes]
         return self._run(setting.is_guarded, setting.limit_bytes, words, self._logs / f"{name}.log")
+
+    def graph(self, setting: Setting) -> Path:
+        """What `bitbake -g` writes of all recipes. Raises ParseFailed."""
+        log = self._logs / "graph.log"
+        words = ["bitbake", *self._numbers("graph", setting), "-g", *self.kind.recipes]
+        if not self._run(setting.is_guarded, None, words, log).is_built:
+            raise ParseFailed(f"there is no graph of the recipes:\n{log.read_text(errors='replace')[-4000:]}")
+        return self._directory(setting.is_guarded) / "task-depends.dot"
 
     def _numbers(self, name: str, setting: Setting) -> list[str]:
         """What tells BitBake how many tasks and jobs to run."""
