@@ -87,8 +87,14 @@ class Recording:
 
 
 def read_recording(file: Path) -> Recording:
-    """What write() wrote. Raises OSError, ValueError."""
-    data = json.loads(file.read_text(encoding="utf-8"))
+    """What write() wrote. Raises OSError, or ValueError that names the file."""
+    try:
+        return _unpacked(json.loads(file.read_text(encoding="utf-8")))
+    except (KeyError, TypeError, ValueError) as wrong:
+        raise ValueError(f"{file}: not a recording of scripts/bench samples --recording: {wrong!r}") from None
+
+
+def _unpacked(data: dict[str, Any]) -> Recording:
     tasks = tuple(
         RecordedTask(
             **{

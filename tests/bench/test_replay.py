@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from bench.recording import Recording, read_recording
-from bench.replay import BUILDS, RECORDED, Replayed, main, replay_all
+from bench.replay import BUILDS, RECORDED, main, replay_all
+from bench.replayed import Replayed
 from memguard.units import GIB
 
 LIMIT = 3 * GIB // 2
@@ -62,7 +63,15 @@ def test_a_recording_is_written_and_read(recording: Recording, tmp_path: Path) -
     assert read_recording(tmp_path / "recording.json") == recording
 
 
-@pytest.mark.parametrize("words", [("--recording", "/nowhere.json"), ("--vary", "NO_SUCH"), ("--limit", "12 potatoes")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--recording", "/nowhere.json"),
+        ("--real", str(RECORDED)),
+        ("--vary", "NO_SUCH"),
+        ("--limit", "12 potatoes"),
+    ],
+)
 def test_bad_words_get_a_sentence(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     """And exit status 2."""
     assert main(list(words)) == 2
