@@ -276,9 +276,10 @@ def _wakes(
     most = int(min(WAKES_MOST, moment.since_wake_s / WAKE_PAUSE_S))
     found: list[Action] = []
     is_any_left = False
-    for task, job in _by_age(oldest_first):
-        if not job.is_stopped or len(found) >= most:
-            continue
+    waiting = [(task, job) for task, job in _by_age(oldest_first) if job.is_stopped]
+    for task, job in waiting:
+        if len(found) >= most:
+            break
         own, more_bytes = forecast.of(task, job).own, job.soon_bytes(moment.reaction_s)
         budget.add(own)
         free = moment.stop_bytes if protected and job is protected[1] else moment.reserve_bytes
@@ -292,7 +293,7 @@ def _wakes(
             continue
         soon_bytes += more_bytes
         found.append(Action(Act.WAKE, task.tid, "it fits again", job))
-    if found or is_any_left:
+    if waiting:
         return found
     for task in oldest_first:
         if task.is_stopped:
