@@ -59,7 +59,7 @@ def arm(event: Any, policy: TaskPolicy, jobs: int, turn_down: Callable[[int], ob
     task, leader, build = event.task, find_process(os.getpid()), bb.build
     if leader is None or task.endswith("_setscene") or not policy.acts:
         return
-    attempts = plan(jobs, policy.retries, int(Sensor().cpus().count) if jobs > 1 and policy.retries else 1)
+    attempts = plan(jobs, policy.retries, _count_cpus() if jobs > 1 and policy.retries else 1)
     exec_func = build.exec_func
 
     def run_again(function: str, data: DataSmart, *arguments: Any, **named: Any) -> None:
@@ -75,6 +75,11 @@ def arm(event: Any, policy: TaskPolicy, jobs: int, turn_down: Callable[[int], ob
             scene.end()
 
     build.exec_func = run_again
+
+
+def _count_cpus() -> int:
+    with contextlib.closing(Sensor()) as sensor:
+        return int(sensor.cpus().count)
 
 
 class TaskScene:
