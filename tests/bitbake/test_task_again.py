@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from memguard.decide import run_again
+from memguard.sense.container import Sensor
 from testbed import builddir
 from testbed.bitbake import BitBake
 from testbed.builddir import META_TEST, Result
@@ -70,6 +72,11 @@ def warnings_of(result: Result) -> list[str]:
     return re.findall(r"^WARNING: (.*)$", result.output, re.MULTILINE)
 
 
+def jobs_after(jobs: int, retries: int = 2) -> list[int]:
+    """The jobs of the runs that follow one with `jobs`, on this machine's CPUs."""
+    return [attempt.jobs for attempt in run_again.plan(jobs, retries, int(Sensor().cpus().count))]
+
+
 @pytest.mark.parametrize("has_pools", [False, True], ids=["numbers", "pools"])
 def test_tasks_whose_compilers_were_killed_succeed_with_fewer_jobs(
     bitbake: BitBake, tmp_path: Path, has_pools: bool
@@ -90,9 +97,10 @@ def test_tasks_whose_compilers_were_killed_succeed_with_fewer_jobs(
     assert "ERROR" not in result.output
     told = Counter(re.match(r"(?:\S+ do_\w+: )?memguard: (\S+) ", line)[1] for line in warnings_of(result))
     assert told == {"again-make": 1, "again-killed": 3, "again-python": 1, "again-install": 1, "again-ignored": 1}
+    second, third, last = jobs_after(4)
     assert (
-        "memguard: again-make do_compile: cc1plus was killed for memory at 3.8 GiB of 4.0 GiB; runs again with 2 of 4 "
-        "jobs (1 of 3)"
+        "memguard: again-make do_compile: cc1plus was killed for memory at 3.8 GiB of 4.0 GiB; "
+        f"runs again with {second} of 4 jobs (1 of 3)"
     ) in result.output
     for recipe in plan:
         made = Counter(line for line in log_of(tmp_path, recipe) if line in (*OBJECTS, "program"))
@@ -109,15 +117,17 @@ def test_tasks_whose_compilers_were_killed_succeed_with_fewer_jobs(
         assert runs["again-killed"] == ["compile"] * 4 + ["install"]
         assert "jobs come from a pool" in task_log(tmp_path, "again-make", "do_compile")
         return
-    assert jobs["again-make"] == ["compile -j 4", "compile -j 2", "install -j 4"]
-    assert jobs["again-killed"] == ["compile -j 4", "compile -j 2", "compile -j 1", "compile -j 1", "install -j 4"]
-    assert jobs["again-python"] == ["compile -j 4", "compile -j 2", "install -j 4"]
-    assert jobs["again-install"] == ["compile -j 4", "install -j 4 0", "install -j 2 0"]
-    assert jobs["again-ignored"] == ["compile -j 4", "compile -j 2"]
+    compiles = [f"compile -j {jobs}" for jobs in (4, second, third, last)]
+    assert jobs["again-make"] == [*compiles[:2], "install -j 4"]
+    assert jobs["again-killed"] == [*compiles, "install -j 4"]
+    assert jobs["again-python"] == [*compiles[:2], "install -j 4"]
+    assert jobs["again-install"] == ["compile -j 4", "install -j 4 0", f"install -j {second} 0"]
+    assert jobs["again-ignored"] == compiles[:2]
     assert [line for line in log_of(tmp_path, "kept")] == ["0", "1"]
     log = task_log(tmp_path, "again-make", "do_compile")
     assert log.index("Killed signal terminated program cc1") < log.index("c.o, which was not finished")
-    assert log.index("memguard: run 2 of 4 begins, with 2 of 4 jobs") > log.index("runs again with 2 of 4 jobs")
+    begins, again = f"memguard: run 2 of 4 begins, with {second} of 4 jobs", f"runs again with {second} of 4 jobs"
+    assert log.index(begins) > log.index(again)
     assert "ERROR: make failed in Python" in task_log(tmp_path, "again-python", "do_compile")
 
 
@@ -185,11 +195,11 @@ MEMGUARD_RETRIES:pn-again-ignored = "1"
     result = build(bitbake, tmp_path, NUMBERS + conf, plan, "-k", *plan)
     assert result.returncode == 1
     jobs = {recipe: jobs_of(tmp_path, recipe) for recipe in plan}
-    assert jobs["again-make"] == ["compile -j 2", *["compile -j 1"] * 3]
+    assert jobs["again-make"] == ["compile -j 2", *(f"compile -j {jobs}" for jobs in jobs_after(2))]
     assert jobs["again-killed"] == ["compile -j 2"]
     assert jobs["again-install"] == ["compile -j 2", "install -j 2 0"]
-    assert jobs["again-ignored"] == ["compile -j 2", "compile -j 1", "compile -j 1"]
-    assert jobs["again-python"] == ["compile -j 2", "compile -j 1"]
+    assert jobs["again-ignored"] == ["compile -j 2", *(f"compile -j {jobs}" for jobs in jobs_after(2, retries=1))]
+    assert jobs["again-python"] == ["compile -j 2", f"compile -j {jobs_after(2)[0]}"]
     failed = set(re.findall(r"^ERROR: Task \(\S*/(\S+)\) failed with exit code '1'", result.output, re.MULTILINE))
     assert failed == {
         "again-make_1.0.bb:do_compile",
