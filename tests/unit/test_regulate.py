@@ -348,6 +348,16 @@ def test_the_first_job_is_killed_only_where_it_is_the_last() -> None:
     assert acts(regulate(moment(10, all_stopped())), Act.KILL) == [1]
 
 
+def test_who_holds_nearly_all_has_nearly_all_that_is_left() -> None:
+    """Its death would help nobody: what runs beside it holds next to nothing, and it would take as much again."""
+    small, large = task(job(1, 10, 0.1, is_stopped=True), current_bytes=60 * MIB), job(5, 600, 9.0, peak_mib=700)
+    alone = task(replace(large, growth_bytes_s=0.0), tid="b", place=2, current_bytes=610 * MIB, may_stop=False)
+    assert acts(regulate(moment(40, small, alone)), Act.KILL) == []
+    assert acts(regulate(moment(10, small, alone)), Act.KILL) == [5]
+    other = task(job(7, 400, 9.0, peak_mib=700, is_stopped=True), tid="c", place=3, current_bytes=400 * MIB)
+    assert acts(regulate(moment(40, small, alone, other)), Act.KILL) == [7]
+
+
 def test_no_second_kill_before_the_first_has_shown() -> None:
     """Memory of a killed process comes back some time after the signal."""
     assert acts(regulate(moment(30, all_stopped(), since_kill_s=KILL_PAUSE_S / 2)), Act.KILL) == []

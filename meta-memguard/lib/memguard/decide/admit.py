@@ -60,7 +60,7 @@ class Situation:
     granted_bytes: the grants of all tasks that run, together.
     is_watched:    a sentinel says what tasks take, and can stop their jobs.
     stopped:       how many jobs are stopped since memory is short.
-    emergency:     in words, why nothing may start now but light tasks; "" for no reason.
+    emergency:     in words, why nothing may start now; "" for no reason.
     kept:          the held task for which memory is kept, or None.
     is_starved:    it has waited for very long.
     others_wait:   tasks are held, which could keep idle CPUs busy.
@@ -187,7 +187,7 @@ def admit(task: Task, situation: Situation) -> Verdict:
     """May `task` start now, beside all that runs? Else it is held, with the reason in words."""
     need_bytes = situation.need_bytes(task)
     is_light_now = not situation.stopped and need_bytes <= min(LIGHT_BYTES, situation.room_bytes)
-    if situation.emergency and not is_light_now:
+    if situation.emergency:
         return Verdict(situation.emergency)
     is_kept = situation.kept is not None and situation.kept.tid == task.tid
     room = situation.kept_bytes if is_kept else situation.spare_bytes

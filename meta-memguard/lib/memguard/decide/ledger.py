@@ -153,7 +153,7 @@ class Ledger:
 
     @property
     def emergency(self) -> str:
-        """In words, why nothing may start now but light tasks; "" for no reason."""
+        """In words, why nothing may start now; "" for no reason."""
         return f"{self.use.alone} runs again, alone" if self.use.alone and not self.is_observing else ""
 
     @property
