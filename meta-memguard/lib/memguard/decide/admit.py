@@ -42,7 +42,8 @@ TRIED_BYTES = 192 * MIB
 # could keep the CPUs busy, or none may be left by its end, since it takes this long with one job, as many start as
 # would fit into this many times what there is; of a task of which only the kind is known twice as many, up to one a
 # CPU, since the guess is made for the heaviest of its kind.
-# evidence: on real recipes a compile holds 30 to 80 % of its peak on average over its run, the median is 57 %
+# evidence: on real recipes a compile holds 30 to 80 % of its peak on average over its run, the median is 57 %; in the
+# replay a second build takes 345 s, with half of it 466, with twice as much 345 (scripts/bench replay --vary)
 OVERCOMMIT = 1.5
 LONG_S = 60.0
 GUESS_FACTOR = 2
