@@ -186,15 +186,14 @@ def is_light(footprint: Footprint) -> bool:
 
 def admit(task: Task, situation: Situation) -> Verdict:
     """May `task` start now, beside all that runs? Else it is held, with the reason in words."""
-    need_bytes = situation.need_bytes(task)
-    is_light_now = not situation.stopped and need_bytes <= min(LIGHT_BYTES, situation.room_bytes)
     if situation.emergency:
         return Verdict(situation.emergency)
+    need_bytes = situation.need_bytes(task)
     is_kept = situation.kept is not None and situation.kept.tid == task.tid
     room = situation.kept_bytes if is_kept else situation.spare_bytes
     if need_bytes <= room:
         return _start(task, situation, "it fits")
-    if is_light_now:
+    if not situation.stopped and need_bytes <= min(LIGHT_BYTES, situation.room_bytes):
         return _start(task, situation, "it is light")
     need = format_bytes(need_bytes)
     if need_bytes <= situation.free_bytes:

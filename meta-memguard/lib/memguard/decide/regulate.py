@@ -55,6 +55,9 @@ GROWN_BYTES = 4 * MIB
 # evidence: C compilers of real recipes take 14 to 60 MiB, two or three at once; what makes memory short, over 200
 SMALL_BYTES = 48 * MIB
 
+# A job, and the task that it is of.
+_Owned = tuple[Running, Job]
+
 
 def regulate(moment: Moment, forecast: Forecast | None = None) -> list[Action]:
     """What to do now, in this order. Each stop, wake and kill is a change; every pool is given its tokens anew.
@@ -63,11 +66,12 @@ def regulate(moment: Moment, forecast: Forecast | None = None) -> list[Action]:
     """
     oldest_first = sorted(moment.tasks, key=lambda task: task.place)
     forecast = forecast or Forecast(moment)
-    stops = _stops(moment, oldest_first, forecast)
-    going = _going(oldest_first, stops)
+    by_age = _by_age(oldest_first)
+    stops = _stops(moment, oldest_first, by_age, forecast)
+    going = _going(by_age, stops)
     # Where all jobs are stopped none makes memory shorter; the protected one may.
-    kills = _kills(moment, oldest_first, going) if going and not stops else []
-    wakes = _wakes(moment, oldest_first, forecast, going, not stops) if not kills else []
+    kills = _kills(moment, by_age, going) if going and not stops else []
+    wakes = _wakes(moment, oldest_first, by_age, forecast, going, not stops) if not kills else []
     return [*stops, *kills, *wakes, *_tokens(moment, oldest_first, forecast)]
 
 
@@ -139,15 +143,13 @@ def _give(
 # -- stop, wake, kill --------------------------------------------------------------------------------------------------
 
 
-def _by_age(tasks: Sequence[Running]) -> list[tuple[Running, Job]]:
-    """The jobs of tasks that are not stopped as a whole, the oldest first; of equals those of the oldest task."""
+def _by_age(tasks: Sequence[Running]) -> list[_Owned]:
+    """The jobs of tasks that are not stopped as a whole, the oldest first; of equals those of the oldest task.
+
+    The first of them is protected: it always goes on.
+    """
     found = [(task, job) for task in tasks if not task.is_stopped for job in reversed(task.jobs)]
     return sorted(found, key=lambda pair: pair[1].start_ticks)
-
-
-def _protected(oldest_first: Sequence[Running]) -> tuple[Running, Job] | None:
-    """The one job that always goes on: the oldest."""
-    return next(iter(_by_age(oldest_first)), None)
 
 
 def _soon_bytes(jobs: Iterable[Job], seconds: float) -> float:
@@ -155,36 +157,32 @@ def _soon_bytes(jobs: Iterable[Job], seconds: float) -> float:
     return sum(job.soon_bytes(seconds) for job in jobs)
 
 
-def _going(tasks: Sequence[Running], stops: Sequence[Action]) -> list[tuple[Running, Job]]:
+def _going(by_age: Sequence[_Owned], stops: Sequence[Action]) -> list[_Owned]:
     """The jobs that run and will not be stopped."""
     stopped = {(action.tid, action.job.pid) for action in stops if action.job}
-    return [
-        (task, job)
-        for task in tasks
-        if not task.is_stopped
-        for job in task.jobs
-        if not job.is_stopped and _key(task, job) not in stopped
-    ]
+    return [(task, job) for task, job in by_age if not job.is_stopped and _key(task, job) not in stopped]
 
 
-def _stops(moment: Moment, oldest_first: Sequence[Running], forecast: Forecast) -> list[Action]:
+def _stops(
+    moment: Moment, oldest_first: Sequence[Running], by_age: Sequence[_Owned], forecast: Forecast
+) -> list[Action]:
     """Jobs to stop, the youngest first, until what the others take fits.
 
     It must fit by the forecast, and until the next look also if no job ends and all grow on at their pace.
     """
-    protected = _protected(oldest_first)
+    protected = by_age[0][1] if by_age else None
     budget = forecast.budget(moment.stop_bytes - moment.kill_bytes)
     for task in oldest_first:
         for job in task.jobs:
             # The protected one's room is kept also where it is stopped still.
-            if not job.is_stopped or (protected and job is protected[1]):
+            if not job.is_stopped or job is protected:
                 budget.add(forecast.of(task, job).own)
     room, reaction_s = moment.left_bytes - moment.stop_bytes, moment.reaction_s
     soon_bytes = _soon_bytes([job for task in oldest_first for job in task.jobs if not job.is_stopped], reaction_s)
     soon_bytes = max(soon_bytes, moment.fill_bytes_s * reaction_s)
     small = _small(oldest_first, reaction_s)
     found: list[Action] = []
-    for task, job in _stoppable(oldest_first, protected, small):
+    for task, job in _stoppable(by_age, small):
         if soon_bytes <= room and (budget.fits(room) or _key(task, job) in small):
             return found
         found.append(Action(Act.STOP, task.tid, "memory is short", job))
@@ -199,14 +197,12 @@ def _stops(moment: Moment, oldest_first: Sequence[Running], forecast: Forecast) 
     return []
 
 
-def _stoppable(
-    oldest_first: Sequence[Running], protected: tuple[Running, Job] | None, small: Collection[tuple[str, int]]
-) -> list[tuple[Running, Job]]:
+def _stoppable(by_age: Sequence[_Owned], small: Collection[tuple[str, int]]) -> list[_Owned]:
     """The jobs that may be stopped: the youngest first, and after all others the small ones."""
     found = [
         (task, job)
-        for task, job in reversed(_by_age(oldest_first))
-        if task.may_stop and job.may_stop and not job.is_stopped and not (protected and job is protected[1])
+        for task, job in reversed(by_age[1:])
+        if task.may_stop and job.may_stop and not job.is_stopped
         if job.need_bytes >= GROWN_BYTES or job.growth_bytes_s > 0
     ]
     return sorted(found, key=lambda pair: _key(*pair) in small)
@@ -225,36 +221,38 @@ def _key(task: Running, job: Job) -> tuple[str, int]:
     return task.tid, job.pid
 
 
-def _kills(moment: Moment, oldest_first: Sequence[Running], going: Sequence[tuple[Running, Job]]) -> list[Action]:
+def _kills(moment: Moment, by_age: Sequence[_Owned], going: Sequence[_Owned]) -> list[Action]:
     """The job to kill, where next to nothing is left and nothing can be stopped any more.
 
     It is the youngest that holds what is missing, else the one that holds most: no more are killed than must be. What
     it held must last until the next one may be killed. One that holds nearly all that tasks hold has the last of the
     memory: without it the others would be no better off, and it would take as much the next time.
     """
-    if moment.since_kill_s < KILL_PAUSE_S:
+    short, soon_bytes = moment.kill_bytes - moment.left_bytes, max(0.0, moment.fill_bytes_s) * REACTION_S
+    if short + soon_bytes <= 0 or moment.since_kill_s < KILL_PAUSE_S:
         return []
-    short = moment.kill_bytes - moment.left_bytes
     until_next_s = REACTION_S + KILL_PAUSE_S
     missing = short + max(_soon_bytes([job for _, job in going], until_next_s), moment.fill_bytes_s * until_next_s)
-    protected = _protected(oldest_first)
-    youngest_first = [(task, job) for task, job in reversed(_by_age(oldest_first)) if task.may_kill]
-    found = [(task, job) for task, job in youngest_first if not protected or job is not protected[1]] or youngest_first
+    youngest_first = [(task, job) for task, job in reversed(by_age) if task.may_kill]
+    found = [(task, job) for task, job in youngest_first if job is not by_age[0][1]] or youngest_first
+    if not found:
+        return []
     enough = next((pair for pair in found if pair[1].bytes >= missing), None)
-    for task, job in [enough] if enough else sorted(found, key=lambda pair: -pair[1].bytes)[:1]:
-        held_bytes = sum(max(one.current_bytes, sum(job.bytes for job in one.jobs)) for one in oldest_first)
-        if job.bytes >= ALL_SHARE * held_bytes:
-            short -= int(moment.kill_bytes * (1 - LAST_SHARE))
-        if short + max(0.0, moment.fill_bytes_s) * REACTION_S > 0:
-            return [Action(Act.KILL, task.tid, "the limit is near, and nothing can be stopped", job)]
-    return []
+    task, job = enough or max(found, key=lambda pair: pair[1].bytes)
+    held_bytes = sum(max(one.current_bytes, sum(job.bytes for job in one.jobs)) for one in moment.tasks)
+    if job.bytes >= ALL_SHARE * held_bytes:
+        short -= int(moment.kill_bytes * (1 - LAST_SHARE))
+    if short + soon_bytes <= 0:
+        return []
+    return [Action(Act.KILL, task.tid, "the limit is near, and nothing can be stopped", job)]
 
 
 def _wakes(
     moment: Moment,
     oldest_first: Sequence[Running],
+    by_age: Sequence[_Owned],
     forecast: Forecast,
-    going: Sequence[tuple[Running, Job]],
+    going: Sequence[_Owned],
     is_calm: bool,
 ) -> list[Action]:
     """The jobs to wake, the oldest first, while what they are expected to take beside the others fits.
@@ -264,9 +262,9 @@ def _wakes(
     above the stop mark, whatever the forecast says of others that will end. Whole tasks wake one at a time, with a
     longer pause, where as much fits again as they hold: nobody knows what they will take.
     """
-    protected = _protected(oldest_first)
-    if protected and not going and protected[1].is_stopped:
-        return [Action(Act.WAKE, protected[0].tid, "nothing else goes on", protected[1])]
+    if by_age and not going and by_age[0][1].is_stopped:
+        task, job = by_age[0]
+        return [Action(Act.WAKE, task.tid, "nothing else goes on", job)]
     if moment.stalled_s >= STALLED_S:
         return _wake_for_good(oldest_first)
     is_stuck = not going and not any(task.current_bytes for task in oldest_first if not task.is_stopped)
@@ -280,13 +278,13 @@ def _wakes(
     most = int(min(WAKES_MOST, moment.since_wake_s / WAKE_PAUSE_S))
     found: list[Action] = []
     is_any_left = False
-    waiting = [(task, job) for task, job in _by_age(oldest_first) if job.is_stopped]
+    waiting = [(task, job) for task, job in by_age if job.is_stopped]
     for task, job in waiting:
         if len(found) >= most:
             break
         own, more_bytes = forecast.of(task, job).own, job.soon_bytes(moment.reaction_s)
         budget.add(own)
-        free = moment.stop_bytes if protected and job is protected[1] else moment.reserve_bytes
+        free = moment.stop_bytes if job is by_age[0][1] else moment.reserve_bytes
         fits_soon = soon_bytes + more_bytes <= moment.left_bytes - moment.stop_bytes
         is_small = _key(task, job) in small
         room = moment.left_bytes - free
