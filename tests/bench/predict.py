@@ -25,6 +25,7 @@ from memguard.predict.kinds import Kinds
 
 from .candidates import BASELINES, METHODS
 from .recipes import CLASSES, HELD_OUT, Run, Series, generate
+from .recording import classes_of
 
 BUILDS = (0, 1, 3, 10)
 ORACLE = "oracle"
@@ -242,12 +243,10 @@ def read_series(path: Path) -> list[Series]:
             key = (record.recipe, record.task, record.machine)
             found.setdefault(key, []).append(Run(record, real))
             kinds[key] = str(fields.get("kind") or "")
-    predictor = Predictor(read_table(), {})
-    guesses = {(kind.name, kind.task.rstrip("*")): kind.footprint for kind in KINDS}
+    predictor, known = Predictor(read_table(), {}), {kind.name for kind in KINDS}
+    kinds = {key: kind if kind in known else "" for key, kind in kinds.items()}
     return [
-        Series(" ".join(key), predictor.predict(*key[:2], frozenset()), tuple(runs))
-        if (kinds[key], key[1]) not in guesses
-        else Series(" ".join(key), guesses[kinds[key], key[1]], tuple(runs), kinds[key])
+        Series(" ".join(key), predictor.predict(key[0], key[1], classes_of(kinds[key])), tuple(runs), kinds[key])
         for key, runs in found.items()
     ]
 

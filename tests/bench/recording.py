@@ -9,26 +9,19 @@ as long as it computed, and in a container, so that what was used was its own.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from memguard.channels.build_directory import BuildDirectory
-from memguard.predict.remembered_lives import Lives
+from memguard.decide.pool_form import TASKS
+from memguard.predict.footprints import KINDS
+from memguard.predict.job_lives import Life
+from memguard.predict.remembered_lives import MOST_UNITS, Lives
 from memguard.record.history.store import History
 from memguard_cli.simulation.graph import Graph
 from testbed.events import read_log
-
-
-@dataclass(frozen=True)
-class Unit:
-    """One compiler: its peak, its length, when it had risen, and when it began to rise."""
-
-    peak_bytes: int
-    wall_s: float
-    rise_s: float
-    begun_s: float
 
 
 @dataclass(frozen=True)
@@ -40,7 +33,7 @@ class RecordedTask:
     wall_s:     from its start to its end, as BitBake says; cpu_s: with all that it started.
     peak_bytes: of all its processes at once, with one job.
     has_pool:   its jobs take tokens.
-    units:      its compilers as far as they were seen, in no order.
+    units:      the lives of its compilers as far as they were seen, in no order.
     """
 
     recipe: str
@@ -51,7 +44,7 @@ class RecordedTask:
     cpu_s: float = 0.0
     peak_bytes: int = 0
     has_pool: bool = False
-    units: tuple[Unit, ...] = ()
+    units: tuple[Life, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,7 +64,7 @@ class Recording:
                 wall_s=task.wall_s * factor,
                 cpu_s=task.cpu_s * factor,
                 units=tuple(
-                    Unit(unit.peak_bytes, unit.wall_s * factor, unit.rise_s * factor, unit.begun_s * factor)
+                    Life(unit.peak_bytes, unit.wall_s * factor, unit.rise_s * factor, unit.begun_s * factor)
                     for unit in task.units
                 ),
             )
@@ -100,7 +93,7 @@ def _unpacked(data: dict[str, Any]) -> Recording:
             **{
                 **task,
                 "needs": tuple(task["needs"]),
-                "units": tuple(Unit(*unit) for unit in task.get("units", ())),
+                "units": tuple(Life(*unit) for unit in task.get("units", ())),
             }
         )
         for task in data["tasks"]
@@ -125,26 +118,19 @@ def record_build(written: BuildDirectory, graph: Graph, wall_s: float, origin: s
     events = read_log(log)
     readings = read_log(written.readings / log.name)
     history = History(written.history, warn=print, is_read_only=True)
-    lives = {name: Lives.found(history.lives(*name)) for name in graph.names if name[1] in ("do_compile", "do_install")}
+    lives = {name: Lives.found(history.lives(*name)) for name in graph.names if name[1] in TASKS}
     history.close()
-    kinds, starts, ends = {}, {}, {}
-    for event in events:
-        name = (event.get("recipe"), event.get("task"))
-        if event["event"] == "grant":
-            kinds[name] = event["origin"]
-        elif event["event"] == "start":
-            starts[name] = event["time"]
-        elif event["event"] == "end":
-            ends[name] = event["time"]
-    used = {(line["recipe"], line["task"]): line for line in readings if line["event"] == "task"}
+    kinds = granted_kinds(events)
+    starts, ends = (
+        {_name(line): line["time"] for line in events if line["event"] == what} for what in ("start", "end")
+    )
+    used = {_name(line): line for line in readings if line["event"] == "task"}
     seen_at = [line for line in readings if line["event"] == "reading"]
     idle_bytes = min(line["used_bytes"] - sum(row[2] for row in line["tasks"]) for line in seen_at)
     tasks = []
     for number, name in enumerate(graph.names):
         seen: Mapping[str, Any] = used.get(name, {})
         has_run = name in starts and name in ends
-        found = lives.get(name, Lives()).sample(1 << 20)
-        units = [Unit(life.peak_bytes, life.wall_s, life.rise_s, life.begun_s) for life in found]
         tasks.append(
             RecordedTask(
                 *name,
@@ -153,11 +139,25 @@ def record_build(written: BuildDirectory, graph: Graph, wall_s: float, origin: s
                 round(ends[name] - starts[name], 2) if has_run else 0.0,
                 round(seen.get("cpu_s") or 0.0, 2),
                 seen.get("peak_bytes") or 0,
-                units=tuple(units),
+                units=tuple(lives.get(name, Lives()).sample(MOST_UNITS)),
             )
         )
     built_s = events[-1]["time"] - events[0]["time"]
     return Recording(origin, round(wall_s - built_s, 1), idle_bytes, tuple(tasks))
+
+
+def granted_kinds(events: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], str]:
+    """Of which kind each task of a first build was taken to be, or where else its footprint was from."""
+    return {_name(event): event["origin"] for event in events if event["event"] == "grant"}
+
+
+def classes_of(kind: str) -> frozenset[str]:
+    """Classes that make a recipe one of this kind; none for one that needs none, and for a word that is no kind."""
+    return next((known.classes for known in KINDS if known.name == kind), frozenset())
+
+
+def _name(event: Mapping[str, Any]) -> tuple[str, str]:
+    return event["recipe"], event["task"]
 
 
 def with_pools(recording: Recording, written: BuildDirectory) -> Recording:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Callable
+from typing import Callable, Generic, Protocol, TypeVar
 
 from memguard.act.signals import Signals
 from memguard.act.token_pool import Pool
@@ -52,9 +52,24 @@ class Rehearsed:
     has_built: bool = False
 
 
+class Course(Protocol):
+    """What a compiler holds over its life."""
+
+    @property
+    def wall_s(self) -> float: ...
+
+    def bytes_at(self, ran_s: float, /) -> float: ...
+
+
+C = TypeVar("C", bound=Course)
+
+
 @dataclass
-class _Job:
-    unit: Unit
+class Job(Generic[C]):
+    """A compiler that runs. name: its unit (compilers.unit_of), 0 where that is not known."""
+
+    unit: C
+    name: int
     pid: int
     began_s: float
     has_token: bool
@@ -73,6 +88,10 @@ class _Job:
     def has_ended(self) -> bool:
         return self.is_killed or self.ran_s >= self.unit.wall_s
 
+    def seen(self, now_s: float, program: str = "cc1plus") -> Compiler:
+        """What a look sees of it."""
+        return Compiler(*self.target, program, self.bytes, now_s - self.began_s, self.name)
+
 
 @dataclass
 class _RunningMake:
@@ -81,7 +100,7 @@ class _RunningMake:
     pool: TokenPool
     units: deque[Unit]
     links: deque[Unit]
-    jobs: list[_Job] = field(default_factory=list)
+    jobs: list[Job[Unit]] = field(default_factory=list)
     is_linking: bool = False
 
     @classmethod
@@ -235,7 +254,7 @@ class Rehearsal:
         for job in self._jobs():
             job.is_killed = job.is_killed or job.target == target
 
-    def _jobs(self) -> list[_Job]:
+    def _jobs(self) -> list[Job[Unit]]:
         return [job for make in self._makes for job in make.jobs]
 
     def _advance(self) -> None:
@@ -263,7 +282,8 @@ class Rehearsal:
                 if needs_token and not make.pool.take():
                     break
                 self._begun += 1
-                make.jobs.append(_Job(make.ready.popleft(), self._begun, self._now_s, needs_token))
+                unit = make.ready.popleft()
+                make.jobs.append(Job(unit, self._names[id(unit)], self._begun, self._now_s, needs_token))
 
     def _kill_for_kernel(self) -> None:
         """Add up what is used; where that is more than the limit, the kernel kills the largest."""
@@ -292,15 +312,6 @@ class Rehearsal:
     def _makes_of(self, pool: TokenPool) -> list[_RunningMake]:
         return [make for make in self._makes if make.pool is pool]
 
-    def _usage(self, jobs: list[_Job]) -> Usage:
-        compilers = tuple(
-            Compiler(
-                *job.target,
-                job.unit.program,
-                job.bytes,
-                self._now_s - job.began_s,
-                self._names[id(job.unit)],
-            )
-            for job in sorted(jobs, key=lambda job: -job.pid)
-        )
+    def _usage(self, jobs: list[Job[Unit]]) -> Usage:
+        compilers = tuple(job.seen(self._now_s, job.unit.program) for job in sorted(jobs, key=lambda job: -job.pid))
         return Usage(sum(job.bytes for job in jobs), len(compilers) + 1, len(compilers), compilers)

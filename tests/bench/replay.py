@@ -13,13 +13,13 @@ import json
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from memguard.model import Policy
 from memguard.units import GIB, MIB, format_bytes, parse_bytes
 
+from .oe import BUILDS
 from .recording import Recording, read_recording
 from .replayed import Replay, Replayed
 from .replayed_guard import ReplayedGuard
@@ -29,41 +29,22 @@ RECORDED = Path(__file__).resolve().parents[1] / "fixtures" / "bed" / "recording
 AMPLE_BYTES = 24 * GIB
 
 
-@dataclass(frozen=True)
-class Setting:
-    """A build to replay. before: the one whose history it has; is_guarded: else stock."""
-
-    is_guarded: bool
-    has_limit: bool
-    threads: int
-    jobs: int
-    before: str = ""
-
-
-# As in `scripts/bench oe`.
-BUILDS = {
-    "free": Setting(False, False, 2, 2),
-    "crowded": Setting(False, False, 4, 8),
-    "roomy": Setting(True, False, 4, 8),
-    "stock": Setting(False, True, 4, 8),
-    "first": Setting(True, True, 4, 8),
-    "second": Setting(True, True, 4, 8, before="first"),
-    "third": Setting(True, True, 4, 8, before="second"),
-}
+# Those of bench oe, in this order.
+NAMES = ("free", "crowded", "roomy", "stock", "first", "second", "third")
 
 
 def replay_all(
-    recording: Recording, limit_bytes: int, names: Sequence[str] = tuple(BUILDS), seed: int = 0
+    recording: Recording, limit_bytes: int, names: Sequence[str] = NAMES, seed: int = 0
 ) -> dict[str, Replayed]:
-    """Replay these builds, each with the history of the one before; that must come before it."""
-    guards: dict[str, ReplayedGuard] = {}
+    """Replay these builds; each with memguard goes on with the history of the one before, unless it is to have none."""
+    guard: ReplayedGuard | None = None
     found: dict[str, Replayed] = {}
     for name in names:
-        setting = BUILDS[name]
-        limit = limit_bytes if setting.has_limit else AMPLE_BYTES
+        setting, is_first = BUILDS[name].setting, BUILDS[name].is_first
+        limit = AMPLE_BYTES if setting.limit_bytes is None else limit_bytes
         build = Replay(recording, limit, setting.threads, setting.jobs, seed=1000 * seed + len(found))
         if setting.is_guarded:
-            build.guard = guards[name] = ReplayedGuard(build, Policy(limit_bytes=limit), guards.get(setting.before))
+            build.guard = guard = ReplayedGuard(build, Policy(limit_bytes=limit), None if is_first else guard)
         found[name] = build.run()
     return found
 
@@ -138,13 +119,12 @@ def _vary(recording: Recording, limit_bytes: int, names: Sequence[str]) -> int:
             print(f"scripts/bench replay: {name}: no constant of memguard; a good name is OVERCOMMIT", file=sys.stderr)
             return 2
         for factor in (0.5, 1, 2):
+            tried = type(value)(value * factor)
             for module in holders:
-                setattr(module, name, type(value)(value * factor))
+                setattr(module, name, tried)
             found = replay_all(recording, limit_bytes, rounds)
             cells = [f"{one.wall_s:.1f} ({one.killed})" if one.has_built else "not built" for one in found.values()]
-            print(
-                f"{name:24}{type(value)(value * factor):>12}  " + "  ".join(f"{cell:>20}" for cell in cells), flush=True
-            )
+            print(f"{name:24}{tried:>12}  " + "  ".join(f"{cell:>20}" for cell in cells), flush=True)
         for module in holders:
             setattr(module, name, value)
     return 0

@@ -26,18 +26,16 @@ from memguard.settings import RETRIES
 from memguard.units import MIB
 from memguard_cli.simulation.graph import Graph
 
-from .recording import RecordedTask, Recording, Unit
-from .rehearsal import StoppingSignals, TokenPool
+from .recording import RecordedTask, Recording
+from .rehearsal import Job, StoppingSignals, TokenPool
 
 STEP_S = 0.02
 # By how much the time spreads that the same task takes from build to build (sigma of the logarithm).
 # evidence: CPU seconds of the same builds of the bed differ by 3 to 5 %
 SPREAD = 0.04
 ASKED_EVERY_S = 0.1
-TICKS_PER_S = 100
 # A compiler that was too short to be seen: what C compilers of the bed take.
-SHORT = Unit(25 * MIB, 0.3, 0.2, 0.0)
-PROCESS_BYTES = MIB // 2
+SHORT = Life(25 * MIB, 0.3, 0.2, 0.0)
 MOST_S = 1800.0
 
 
@@ -56,26 +54,6 @@ class Replayed:
 
 
 @dataclass
-class Job:
-    unit: Unit
-    life: Life
-    name: int
-    pid: int
-    began_s: float
-    has_token: bool
-    ran_s: float = 0.0
-    is_killed: bool = False
-
-    @property
-    def target(self) -> ProcessId:
-        return ProcessId(self.pid, round(self.began_s * TICKS_PER_S))
-
-    @property
-    def bytes(self) -> int:
-        return PROCESS_BYTES + int(self.life.bytes_at(self.ran_s))
-
-
-@dataclass
 class Run:
     """A task that runs: what it computes by itself, then its compilers. share: the part of a CPU that it wants."""
 
@@ -85,10 +63,10 @@ class Run:
     pool: TokenPool | None
     alone_s: float
     share: float
-    units: deque[tuple[Unit, int]]
+    units: deque[tuple[Life, int]]
     base_bytes: int
     began_s: float
-    running: list[Job] = field(default_factory=list)
+    running: list[Job[Life]] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
     # A compiler of it was killed: it begins no other until its turn, and waits for that since then.
     has_lost: bool = False
@@ -99,17 +77,22 @@ class Run:
     is_alone: bool = False
 
     @property
+    def is_next_alone(self) -> bool:
+        """Whether the run that follows is the last one, alone."""
+        return bool(self.attempts) and self.attempts[0].is_alone
+
+    @property
+    def wants_alone(self) -> bool:
+        """Whether it runs, or waits to run, with no other beside it."""
+        return self.is_alone or (self.waits_since_s is not None and self.is_next_alone)
+
+    @property
     def has_ended(self) -> bool:
         return self.alone_s <= 0 and not self.units and not self.running
 
     @property
     def bytes(self) -> int:
         return self.base_bytes + sum(job.bytes for job in self.running)
-
-
-def is_alone_now(run: Run) -> bool:
-    """Whether a task runs, or waits to run, with no other beside it."""
-    return run.is_alone or (run.waits_since_s is not None and bool(run.attempts) and run.attempts[0].is_alone)
 
 
 class Guard(Protocol):
@@ -136,7 +119,7 @@ class Replay:
     def __init__(
         self,
         recording: Recording,
-        limit_bytes: int | None,
+        limit_bytes: int,
         threads: int,
         jobs: int,
         cpus: float = 2.0,
@@ -144,7 +127,7 @@ class Replay:
     ) -> None:
         """seed: of what differs from one build to the next."""
         self.recording, self._dice = recording, random.Random(seed)
-        self.limit_bytes = limit_bytes or 1 << 50
+        self.limit_bytes = limit_bytes
         self.threads, self.jobs, self.cpus = threads, jobs, cpus
         self.graph = Graph(
             tuple((task.recipe, task.task) for task in recording.tasks), tuple(task.needs for task in recording.tasks)
@@ -256,7 +239,7 @@ class Replay:
 
     def _end_tasks(self) -> list[int]:
         for run in self.runs.values():
-            for job in [job for job in run.running if job.is_killed or job.ran_s >= job.unit.wall_s]:
+            for job in [job for job in run.running if job.has_ended]:
                 run.running.remove(job)
                 run.largest_bytes = max(run.largest_bytes, job.bytes)
                 if job.is_killed:
@@ -284,10 +267,8 @@ class Replay:
                     break
                 if run.pool is None and len(run.running) >= run.jobs:
                     break
-                unit, name = run.units.popleft()
                 self._pids += 1
-                life = Life(unit.peak_bytes, unit.wall_s, unit.rise_s, unit.begun_s)
-                run.running.append(Job(unit, life, name, self._pids, self.now_s, needs_token))
+                run.running.append(Job(*run.units.popleft(), self._pids, self.now_s, needs_token))
 
     def _advance(self) -> None:
         going = [job for run in self.runs.values() for job in run.running if job.target not in self.signals.stopped]

@@ -14,6 +14,7 @@ from memguard.decide.choose import choose_next
 from memguard.decide.ledger import Ledger
 from memguard.decide.moment import Act, slots_of
 from memguard.decide.order import order_of_starts
+from memguard.decide.pool_form import TASKS
 from memguard.decide.turn import Waiting, next_turn
 from memguard.model import (
     BuildUse,
@@ -29,17 +30,18 @@ from memguard.model import (
 )
 from memguard.predict.durations import by_kind, learn_duration
 from memguard.predict.fit import KILL_RATIO
-from memguard.predict.footprints import KINDS, Predictor, read_table
+from memguard.predict.footprints import Predictor, read_table
 from memguard.predict.footprints import by_kind as kind_of
 from memguard.predict.remembered_lives import Lives
 from memguard.sense.proc_files import ProcessId
-from memguard.sense.process_tree import Compiler, Usage
+from memguard.sense.process_tree import Usage
 from memguard.sentinel.look import MEASURE_S
 from memguard.sentinel.reflex import Reflex
 from memguard.sentinel.ward import Ward
 from memguard.sentinel.watched import LIGHT_BYTES
 
-from .replayed import Replay, Run, is_alone_now
+from .recording import classes_of
+from .replayed import Replay, Run
 
 
 @dataclass
@@ -63,8 +65,6 @@ class ReplayedGuard:
         self._lives: dict[int, Lives] = {}
         self._ended: list[str] = []
         self._look_at_s = self._turn_s = 0.0
-        self.retried = 0
-        self._usages: dict[str, Usage] = {}
         self._use = BuildUse({})
         recording = build.recording
         for number, past in self._past.items():
@@ -72,11 +72,11 @@ class ReplayedGuard:
                 if record.peak_bytes and record.jobs:
                     self._take(number, record.jobs, record.peak_bytes)
         self.ledger = Ledger(policy, self._read(), 0.0)
-        self._seconds = {number: self._duration_of(number) for number in range(len(recording.tasks))}
+        seconds = {number: self._duration_of(number) for number in range(len(recording.tasks))}
         build.order = order_of_starts(
             build.order,
             build.graph.depends.__getitem__,
-            self._seconds,
+            seconds,
             self._task_of,
             self.ledger.budget_bytes,
             build.threads,
@@ -90,10 +90,7 @@ class ReplayedGuard:
     # -- what is known of tasks -------------------------------------------------------------------------------------
 
     def _classes(self, number: int) -> frozenset[str]:
-        """A class that makes a recipe one of its kind."""
-        return next(
-            (kind.classes for kind in KINDS if kind.name == self._build.recording.tasks[number].kind), frozenset()
-        )
+        return classes_of(self._build.recording.tasks[number].kind)
 
     def _samples(self, recipe: str, task: str) -> Sequence[Sample]:
         """What is remembered of a task."""
@@ -105,9 +102,11 @@ class ReplayedGuard:
         task = self._build.recording.tasks[number]
         return self._predictor.take(task.recipe, task.task, self._classes(number), jobs, peak_bytes, has_ended)
 
+    def _has_jobs(self, number: int) -> bool:
+        return self._build.recording.tasks[number].task in TASKS
+
     def _wanted(self, number: int) -> int:
-        """As variables_of() has it: jobs have only tasks that compile and install."""
-        return self._build.jobs if self._build.recording.tasks[number].task in ("do_compile", "do_install") else 1
+        return self._build.jobs if self._has_jobs(number) else 1
 
     def _past_run(self, number: int) -> PastRun | None:
         records = self._past[number].records if number in self._past else []
@@ -124,8 +123,6 @@ class ReplayedGuard:
         run = self._past_run(number)
         job_bytes = kind_of(task.task, self._classes(number)).per_job_bytes
         duration = learn_duration(run) if run else by_kind(task.task, job_bytes)
-        if not duration.parallel_s:
-            return duration.serial_s
         return duration.seconds(max(1, min(self._wanted(number), int(self._build.cpus))))
 
     def _task_of(self, number: int) -> Task:
@@ -176,7 +173,6 @@ class ReplayedGuard:
         entry = self.ledger.running[str(run.number)]
         footprint = entry.task.footprint
         self._lives[run.number] = Lives(self._past[run.number].lives if run.number in self._past else b"")
-        has_jobs = run.task.task in ("do_compile", "do_install")
         self._reflex.begin(
             str(run.number),
             Ward(
@@ -187,17 +183,16 @@ class ReplayedGuard:
                 footprint.likely.serial_bytes if footprint.origin == "history" else 0,
                 pool=str(run.number) if run.pool is not None else "",
             ),
-            self._lives[run.number] if has_jobs else None,
+            self._lives[run.number] if self._has_jobs(run.number) else None,
         )
 
     def ended(self, run: Run) -> None:
         tid, build = str(run.number), self._build
         stopped_s = self._reflex.use_of(tid).stopped_s
         self._reflex.end(tid, build.now_s)
-        self._usages.pop(tid, None)
         self._learn(run, has_ended=True)
         self._ended.append(tid)
-        past = self._past.setdefault(run.number, _Past())
+        past = self._past.get(run.number, _Past())
         wall_s = build.now_s - run.began_s
         record = Record(
             build=f"{self._number:04}",
@@ -222,13 +217,13 @@ class ReplayedGuard:
         build = self._build
         if build.now_s < self._look_at_s:
             return
-        self._usages = {str(number): self._usage(run) for number, run in build.runs.items()}
+        usages = {str(number): self._usage(run) for number, run in build.runs.items()}
         for number, run in build.runs.items():
-            run.tally.add(self._usages[str(number)])
+            run.tally.add(usages[str(number)])
             self._learn(run, has_ended=False)
         reading = self._read()
         reserve_bytes = self._policy.reserve_of(reading.bound_bytes)
-        for acted in self._reflex.look(build.now_s, reading, reserve_bytes, self._usages):
+        for acted in self._reflex.look(build.now_s, reading, reserve_bytes, usages):
             build.counts["stopped"] += acted.action.act is Act.STOP
             build.counts["killed"] += acted.action.act is Act.KILL
         self._give_turn(reading.left_bytes - reserve_bytes)
@@ -244,10 +239,10 @@ class ReplayedGuard:
                     build.runs[int(tid)].tally.peak_bytes,
                     build.runs[int(tid)].tally.most_compilers,
                 )
-                for tid, usage in self._usages.items()
+                for tid, usage in usages.items()
             },
             sum(use.stopped for use in uses.values()),
-            next((str(number) for number, run in build.runs.items() if is_alone_now(run)), ""),
+            next((str(number) for number, run in build.runs.items() if run.wants_alone), ""),
             rise_bytes=self._reflex.rise_bytes,
         )
 
@@ -259,7 +254,7 @@ class ReplayedGuard:
                 str(number),
                 self.ledger.running[str(number)].place,
                 int(run.largest_bytes * KILL_RATIO),
-                bool(run.attempts) and run.attempts[0].is_alone,
+                run.is_next_alone,
                 now_s - run.waits_since_s,
             )
             for number, run in runs.items()
@@ -275,13 +270,9 @@ class ReplayedGuard:
             run.jobs, run.is_alone, run.has_lost, run.waits_since_s = attempt.jobs, attempt.is_alone, False, None
             self._reflex.renew(tid)
             self._reflex.change(tid, run.jobs)
-            self.retried += 1
 
     def _usage(self, run: Run) -> Usage:
-        compilers = tuple(
-            Compiler(*job.target, "cc1plus", job.bytes, self._build.now_s - job.began_s, job.name)
-            for job in sorted(run.running, key=lambda job: -job.pid)
-        )
+        compilers = tuple(job.seen(self._build.now_s) for job in sorted(run.running, key=lambda job: -job.pid))
         largest_bytes = max([job.bytes for job in run.running], default=run.base_bytes)
         return Usage(
             run.bytes, len(compilers) + 1, max(1, len(compilers)), compilers, max(largest_bytes, run.base_bytes)

@@ -29,7 +29,7 @@ from testbed.checkouts import NotHere
 from testbed.container import NoContainer
 from testbed.events import read_log
 
-from .recording import record_build, with_pools
+from .recording import granted_kinds, record_build, with_pools
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BITBAKE_LAYERS = META_TEST.parent
@@ -89,7 +89,6 @@ def _build_in_bed(options: argparse.Namespace, recipes: list[str], counts: list[
         with oe_bed.bed(options.bed, oe_bed.Kind("wrynose", recipes)) as bed:
             bed.parse(setting)
             bed.forget_history()
-            kinds: dict[str, str] = {}
             for number, jobs in enumerate(counts * options.repeats, 1):
                 built = bed.build(f"samples-{number}", replace(setting, jobs=jobs))
                 if not built.is_built:
@@ -98,9 +97,11 @@ def _build_in_bed(options: argparse.Namespace, recipes: list[str], counts: list[
                 if options.recording and number == 1:
                     origin = f"{bed.bitbake.name}, {bed.oe.name}, 2 tasks of -j {jobs}"
                     recording = record_build(bed.memguard, read_dot(bed.graph(setting)), built.wall_s, origin)
-                kinds = kinds or _kinds(bed.memguard.events)
+                if number == 1:
+                    (log,) = bed.memguard.events.glob("*.jsonl")
+                    kinds = granted_kinds(read_log(log))
                 samples = [
-                    {**sample, "kind": kinds.get(sample["pn"], "")}
+                    {**sample, "kind": kinds.get((sample["pn"], sample["task"]), "")}
                     for sample in _samples(bed.memguard.history, recipes)
                 ]
                 _write(options.output, samples)
@@ -111,13 +112,6 @@ def _build_in_bed(options: argparse.Namespace, recipes: list[str], counts: list[
         print(f"scripts/bench samples: {missing}", file=sys.stderr)
         return 2
     return 0
-
-
-def _kinds(events: Path) -> dict[str, str]:
-    """Of which kind each recipe's compile was taken to be, out of the first build's log."""
-    (log,) = events.glob("*.jsonl")
-    grants = [event for event in read_log(log) if event["event"] == "grant" and event["task"] == "do_compile"]
-    return {event["recipe"]: event["origin"] for event in grants}
 
 
 def _find_rust() -> str:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.oe import BUILDS
 from bench.recording import Recording, read_recording
-from bench.replay import BUILDS, RECORDED, main, replay_all
+from bench.replay import RECORDED, main, replay_all
 from bench.replayed import Replayed
 from memguard.units import GIB
 
@@ -32,7 +33,9 @@ def test_stock_loses_what_memguard_builds(replayed: dict[str, Replayed]) -> None
     assert {name for name, build in replayed.items() if not build.has_built} == {"stock"}
     assert {name for name, build in replayed.items() if build.kernel_kills} == {"stock"}
     assert all(
-        build.peak_bytes <= LIMIT for name, build in replayed.items() if BUILDS[name].has_limit and name != "stock"
+        build.peak_bytes <= LIMIT
+        for name, build in replayed.items()
+        if BUILDS[name].setting.limit_bytes and name != "stock"
     )
 
 
