@@ -73,10 +73,9 @@ def main(arguments: list[str]) -> int:
         # The same build takes more CPU seconds at one time than at another; that is not what is compared.
         recording = recording.slowed(statistics.median(row["cpu_s"] for row in real) / recorded_s)
     print(f"{recording.origin}; {len(recording.tasks)} tasks, {compiled} compilers; limit {format_bytes(limit_bytes)}")
-    print(
-        f"{'':9}{'wall, s':>9}{'x free':>8}{'peak, MiB':>11}{'kernel':>8}{'killed':>8}{'stops':>7}{'held':>6}"
-        f"{'idle, s':>9}{'real wall, s':>14}{'off':>7}{'real peak':>11}{'off':>7}"
-    )
+    heading = f"{'':9}{'wall, s':>9}{'x free':>8}{'peak, MiB':>11}{'kernel':>8}{'killed':>8}{'stops':>7}{'held':>6}"
+    beside = f"{'real wall, s':>14}{'off':>7}{'real peak':>11}{'off':>7}" if real else ""
+    print(f"{heading}{'idle, s':>9}{beside}")
     found = replay_all(recording, limit_bytes)
     for name, replayed in found.items():
         print(_line(name, replayed, found["free"].wall_s, [row for row in real if row["build"] == name]))

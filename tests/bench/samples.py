@@ -2,8 +2,8 @@
 """Measures what compiles take at several job counts, for `scripts/bench predict`.
 
 Real BitBake, real compilers, memguard only observing; the samples are what its history holds then. Recipes are those of
-the test distribution, one task at a time, or with --bed, the OE-core recipes of `scripts/bench oe`, two at a time; of
-those it is told of which kind they were taken to be before anybody had built them.
+the test distribution, one task at a time, or with --bed, the OE-core recipes of `scripts/bench oe`, two at a time, each
+with the kind that it was taken to be of before anybody had built it.
 """
 
 from __future__ import annotations

@@ -208,7 +208,7 @@ def admit_boldly(task: Task, situation: Situation) -> Verdict:
     """
     need_bytes = situation.need_bytes(task)
     if task.footprint.is_guess and need_bytes > TRIED_BYTES:
-        return Verdict(f"needs {format_bytes(need_bytes)}, as far as its kind tells")
+        return Verdict(f"needs {format_bytes(need_bytes)}, going by its kind")
     if situation.emergency or need_bytes > situation.room_bytes:
         return Verdict(f"needs {format_bytes(need_bytes)}, {format_bytes(max(0, situation.room_bytes))} are free")
     if situation.is_starved and situation.kept is not None and situation.kept.tid != task.tid:

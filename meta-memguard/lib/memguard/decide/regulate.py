@@ -209,7 +209,7 @@ def _stoppable(by_age: Sequence[_Owned], small: Collection[tuple[str, int]]) -> 
 
 
 def _small(tasks: Sequence[Running], reaction_s: float) -> set[tuple[str, int]]:
-    """The jobs, stopped or not, that are expected to take next to nothing more together, and do not grow as if not."""
+    """The jobs, stopped or not, that will take next to nothing more together, by what is expected and as they grow."""
     least_first = sorted(
         (max(job.need_bytes, job.soon_bytes(reaction_s)), _key(task, job)) for task in tasks for job in task.jobs
     )

@@ -57,8 +57,8 @@ def plan(jobs: int, retries: int, cpus: int = 1) -> tuple[Attempt, ...]:
     """The runs that may follow a first one with `jobs` jobs: each with half as many, and at last one job and alone.
 
     A task with one job has as many: what was short of memory may be something else, and is waited for before each run.
-    Nor has any fewer than the CPUs, as long as it has more to begin with: what does not fit is stopped, not begun with
-    fewer jobs for the rest of the run. The last one is not counted in `retries`; with 0 of them there is none at all.
+    None but the last has fewer than there are CPUs, unless the first had: what does not fit is stopped, and no run is
+    slowed down for all of its time. The last one is not counted in `retries`; with 0 of them there is none at all.
     """
     if retries <= 0:
         return ()

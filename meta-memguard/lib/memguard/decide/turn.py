@@ -42,7 +42,7 @@ def next_turn(
     since_turn_s: float,
     is_empty: bool = False,
 ) -> str | None:
-    """The tid of the task whose turn it is, None for nobody: the oldest whose need fits, the oldest where none works.
+    """The tid of the task whose turn it is, None for nobody: the oldest that fits; where no other works, the oldest.
 
     free_bytes:   what is left until the limit, less the reserve.
     others_work:  whether any task works that does not wait.
