@@ -184,6 +184,11 @@ def is_light(footprint: Footprint) -> bool:
     return footprint.likely.peak_bytes(1) <= LIGHT_BYTES
 
 
+def _amount(size_bytes: int) -> str:
+    """What is left, in words."""
+    return format_bytes(size_bytes) if size_bytes > 0 else "nothing"
+
+
 def admit(task: Task, situation: Situation) -> Verdict:
     """May `task` start now, beside all that runs? Else it is held, with the reason in words."""
     if situation.emergency:
@@ -198,7 +203,7 @@ def admit(task: Task, situation: Situation) -> Verdict:
     need = format_bytes(need_bytes)
     if need_bytes <= situation.free_bytes:
         return Verdict(f"needs {need}, which would delay {situation.kept}")
-    return Verdict(f"needs {need}, {format_bytes(max(0, room))} will be free")
+    return Verdict(f"needs {need}, {_amount(room)} will be free")
 
 
 def admit_boldly(task: Task, situation: Situation) -> Verdict:
@@ -210,7 +215,7 @@ def admit_boldly(task: Task, situation: Situation) -> Verdict:
     if task.footprint.is_guess and need_bytes > TRIED_BYTES:
         return Verdict(f"needs {format_bytes(need_bytes)}, going by its kind")
     if situation.emergency or need_bytes > situation.room_bytes:
-        return Verdict(f"needs {format_bytes(need_bytes)}, {format_bytes(max(0, situation.room_bytes))} are free")
+        return Verdict(f"needs {format_bytes(need_bytes)}, {_amount(situation.room_bytes)} is free")
     if situation.is_starved and situation.kept is not None and situation.kept.tid != task.tid:
         return Verdict(f"would delay {situation.kept}")
     return _start(task, situation, "a CPU is idle, and it fits beside what is used now")

@@ -11,33 +11,37 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
+from memguard.decide.admit import LIGHT_BYTES
 from memguard.decide.ledger import Hold, Release, Totals
 from memguard.model import Grant, Policy, Reading, Task
 from memguard.units import format_bytes
 
-# A hold is worth a line once it has lasted for this long: most are over before anybody could read of them.
+# A hold is worth a line once it has lasted for this long: most are over before anybody could read of them. That of a
+# light task is only where nobody would expect it: a build of real recipes had forty such lines.
 SAY_HOLD_S = 2.0
+SAY_LIGHT_HOLD_S = 30.0
 
 
 class HoldLines:
     """The lines on tasks that are held, and that start after that, or with fewer jobs than they want."""
 
     def __init__(self) -> None:
-        self._unsaid: deque[Hold] = deque()
+        self._unsaid: dict[float, deque[Hold]] = {SAY_HOLD_S: deque(), SAY_LIGHT_HOLD_S: deque()}
         self._said: set[str] = set()
 
     def note(self, hold: Hold) -> None:
         """A task is held from now on."""
-        self._unsaid.append(hold)
+        self._unsaid[SAY_LIGHT_HOLD_S if hold.need_bytes <= LIGHT_BYTES else SAY_HOLD_S].append(hold)
 
     def due(self, held: dict[str, Hold], now_s: float) -> Iterator[str]:
         """The holds that have lasted long enough by now; held: those that last still."""
-        while self._unsaid and now_s - self._unsaid[0].since_s >= SAY_HOLD_S:
-            tid = self._unsaid.popleft().task.tid
-            hold = held.get(tid)
-            if hold is not None:
-                self._said.add(tid)
-                yield f"hold {hold.task}: {hold.reason}"
+        for say_s, unsaid in self._unsaid.items():
+            while unsaid and now_s - unsaid[0].since_s >= say_s:
+                noted = unsaid.popleft()
+                hold = held.get(noted.task.tid)
+                if hold is not None and hold.since_s == noted.since_s:
+                    self._said.add(hold.task.tid)
+                    yield f"hold {hold.task}: {hold.reason}"
 
     def start(self, task: Task, grant: Grant, reason: str, release: Release | None) -> str | None:
         """A task starts; None where that is not worth a line."""
