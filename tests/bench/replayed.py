@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from memguard.decide.ledger import Ledger
-from memguard.decide.run_again import Attempt, plan
+from memguard.decide.run_again import Runs, plan
 from memguard.predict.job_lives import Life
 from memguard.sense.compilers import unit_of
 from memguard.sense.proc_files import ProcessId
@@ -72,14 +72,15 @@ class Run:
     has_lost: bool = False
     waits_since_s: float | None = None
     largest_bytes: int = 0
-    # The runs that may follow, and whether the one that goes on is the last, alone.
-    attempts: list[Attempt] = field(default_factory=list)
+    # The runs that may follow, whether the one that goes on is the last, alone, and whether it was the cause of a kill.
+    attempts: Runs = field(default_factory=lambda: Runs(()))
     is_alone: bool = False
+    was_cause: bool = True
 
     @property
     def is_next_alone(self) -> bool:
         """Whether the run that follows is the last one, alone."""
-        return bool(self.attempts) and self.attempts[0].is_alone
+        return bool(self.attempts.left) and self.attempts.left[0].is_alone
 
     @property
     def wants_alone(self) -> bool:
@@ -234,7 +235,7 @@ class Replay:
             self.now_s,
         )
         if self.guard is not None:
-            self.runs[number].attempts = list(plan(jobs, RETRIES, int(self.cpus)))
+            self.runs[number].attempts = Runs(plan(jobs, RETRIES, int(self.cpus)))
             self.guard.began(self.runs[number])
 
     def _end_tasks(self) -> list[int]:
@@ -282,9 +283,11 @@ class Replay:
         self.now_s += STEP_S
 
     def _kill(self, target: ProcessId) -> None:
+        largest_bytes = max(job.bytes for run in self.runs.values() for job in run.running)
         for run in self.runs.values():
             for job in run.running:
-                job.is_killed = job.is_killed or job.target == target
+                if job.target == target:
+                    job.is_killed, run.was_cause = True, job.bytes >= largest_bytes
 
     def _kill_largest(self) -> None:
         jobs = [job for run in self.runs.values() for job in run.running if not job.is_killed]

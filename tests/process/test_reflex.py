@@ -23,7 +23,7 @@ from memguard.predict.remembered_lives import Lives
 from memguard.sense.proc_files import ProcessId, find_process
 from memguard.sense.process_table import ProcessTable
 from memguard.sense.process_tree import Compiler, Usage
-from memguard.sentinel.pace import LOOK_LEAST_S, LOOK_MOST_S
+from memguard.sentinel.pace import LOOK_LEAST_S, LOOK_MOST_S, LOOK_NEAR_S
 from memguard.sentinel.reflex import Reflex
 from memguard.sentinel.ward import Acted, Ward
 from memguard.units import GIB, MIB
@@ -346,7 +346,7 @@ def test_late_looks_are_remembered_for_a_while(start: Start) -> None:
 
 
 def test_looks_come_sooner_as_memory_gets_short(start: Start) -> None:
-    """Far from the limit once a second, near it ten times."""
+    """Far from the limit once a second, near it ten times, and forty where the next thing is a kill."""
     task = start("0.1:8,600:9")
     task.settle()
     assert task.reflex.next_look_s == LOOK_LEAST_S
@@ -354,7 +354,7 @@ def test_looks_come_sooner_as_memory_gets_short(start: Start) -> None:
         task.look(100_000)
     assert task.reflex.next_look_s == LOOK_MOST_S
     task.look(100)
-    assert task.reflex.next_look_s == LOOK_LEAST_S
+    assert task.reflex.next_look_s == LOOK_NEAR_S
 
 
 # An older task holds memory and then wants a lock that the newer one has, which takes more and more before it ends.

@@ -8,6 +8,7 @@ import pytest
 from memguard.model import Reading
 from memguard.sense.process_tree import Compiler, Usage
 from memguard.sentinel.pace import (
+    CRAWL_CPUS,
     FILL_HALF_LIFE_S,
     FILL_LEAST_BYTES_S,
     LATE_MOST_S,
@@ -81,6 +82,18 @@ def test_what_only_waits_has_not_gone_on(now: Usage, is_still: bool) -> None:
     assert found[-1] == pytest.approx(1.9)
     assert (standstill.take(102.0, {"a": now}) > 0) is is_still
     assert standstill.take(102.5, {"b": now}) == 0
+
+
+def test_what_reads_its_own_code_again_and_again_crawls() -> None:
+    """A quarter of a CPU is a crawl, not a standstill; what compiles does neither."""
+    crawl, standstill = Standstill(CRAWL_CPUS), Standstill()
+    for tenth in range(1000, 1050):
+        usages = {"a": Usage(GIB, cpu_s=0.024 * tenth)}
+        found = crawl.take(tenth / 10, usages), standstill.take(tenth / 10, usages)
+    assert found[0] == pytest.approx(4.9)
+    assert found[1] < 0.5
+    compiles = [crawl.take(105.0 + tenth / 10, {"a": Usage(GIB, cpu_s=30.0 + 0.1 * tenth)}) for tenth in range(50)]
+    assert max(compiles) < 1.0
 
 
 def test_nothing_has_gone_on_only_while_somebody_looked() -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import json
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from memguard.channels.kills import read_kills
-from memguard.decide.run_again import Attempt, Cause, Evidence, find_cause, plan, statuses_of
+from memguard.decide.run_again import SPARED_MOST, Attempt, Cause, Evidence, Runs, find_cause, plan, statuses_of
 from memguard.diagnose.verdict import Finding
 from memguard.model import Kill
 from memguard.task import retry
@@ -49,6 +49,22 @@ def test_each_run_has_half_the_jobs_and_the_last_is_alone(
 ) -> None:
     """Jobs are halved as often as is allowed, down to one; a task that has only one job runs again as often."""
     assert plan(jobs, retries) == attempts
+
+
+def test_a_kill_for_what_another_took_costs_no_run() -> None:
+    """The same run is had again, but not for ever."""
+    runs = Runs(plan(8, 1))
+    assert [runs.take(is_own=False) for _ in range(SPARED_MOST)] == [Attempt(4)] * SPARED_MOST
+    assert [runs.take(is_own=False) for _ in range(3)] == [Attempt(4), ALONE, None]
+    assert Runs(()).take(is_own=False) is None
+
+
+@pytest.mark.parametrize(("beside_bytes", "is_own"), [(0, True), (700 << 20, True), ((700 << 20) + 1, False)])
+def test_the_cause_is_who_had_most(beside_bytes: int, is_own: bool) -> None:
+    """Who was killed beside a larger job was not the cause."""
+    cause = find_cause(Evidence((replace(KILL, beside_bytes=beside_bytes),)))
+    assert cause is not None
+    assert cause.is_own is is_own
 
 
 @pytest.mark.parametrize(
@@ -95,7 +111,7 @@ def test_no_name_out_of_a_log_moves_a_terminal() -> None:
 def test_kills_are_read_from_when_the_run_began() -> None:
     """Kills of an earlier run do not count, and a line that tells no kill costs nothing."""
     told = {"time_s": 7.5, "program": "cc1plus", "bytes": 700 << 20, "used_bytes": 3900 << 20}
-    told.update(limit_bytes=4 << 30, outputs=["/b/a.o"])
+    told.update(limit_bytes=4 << 30, outputs=["/b/a.o"], beside_bytes=0)
     changes = ({}, {"time_s": 7.4}, {"bytes": "x"}, {"outputs": 3})
     lines = [json.dumps({**told, **change}).encode() for change in changes]
     assert read_kills([*lines, b"", b"{", b"[]", b"[" * 100_000], 7.5) == (KILL,)
@@ -191,6 +207,17 @@ def test_a_task_runs_again_until_it_ends_well() -> None:
     assert stage.told[2] == "clear 4 1 of 3"
     assert stage.told[5] == "clear 2 2 of 3"
     assert stage.told[6:] == ["begin", "look", "let through", "3 runs"]
+
+
+def test_a_run_that_another_spoiled_is_not_counted() -> None:
+    """It is had again with as many jobs, and as many more may follow."""
+    stage = Stage([replace(CAUSE, is_own=False), CAUSE, CAUSE, None])
+    assert run(stage, RuntimeError, RuntimeError, RuntimeError, None) == 4
+    assert [told for told in stage.told if told.startswith("clear")] == [
+        "clear 4 1 of 4",
+        "clear 4 2 of 4",
+        "clear 2 3 of 4",
+    ]
 
 
 def test_another_failure_ends_it_at_once() -> None:

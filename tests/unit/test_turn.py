@@ -107,7 +107,7 @@ def test_a_state_that_tells_no_turns_is_none(tmp_path: Path) -> None:
 
 
 def test_who_does_not_fit_keeps_nobody_waiting() -> None:
-    """While others work, the oldest that fits has its turn, but not one that must be alone; else the oldest of all."""
+    """The oldest that fits has its turn, but not one that must be alone; where none works, the smallest of these."""
     large, alone = Waiting("large", 1, 900 * MIB, False, 5.0), Waiting("alone", 2, 10 * MIB, True, 5.0)
     small = Waiting("small", 3, 10 * MIB, False, 5.0)
     waiting = [small, alone, large]
@@ -115,5 +115,7 @@ def test_who_does_not_fit_keeps_nobody_waiting() -> None:
     assert next_turn([alone, large], 100 * MIB, others_work=True, is_any_alone=False, since_turn_s=9.0) is None
     assert next_turn(waiting, GIB, others_work=True, is_any_alone=False, since_turn_s=9.0) == "large"
     assert next_turn(waiting, GIB, others_work=True, is_any_alone=True, since_turn_s=9.0) is None
-    assert next_turn(waiting, 100 * MIB, others_work=False, is_any_alone=False, since_turn_s=0.0) is None
-    assert next_turn(waiting, 100 * MIB, False, False, 0.0, is_empty=True) == "large"
+    assert next_turn(waiting, 100 * MIB, others_work=False, is_any_alone=False, since_turn_s=0.0) == "small"
+    assert next_turn([alone, large], 100 * MIB, False, False, 0.0) == "alone"
+    assert next_turn([large], 100 * MIB, False, False, 0.0) is None
+    assert next_turn([large], 100 * MIB, False, False, 0.0, is_empty=True) == "large"

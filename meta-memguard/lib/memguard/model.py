@@ -379,6 +379,7 @@ class Kill:
     time_s:  the monotonic clock.
     bytes:   what it had; used_bytes of limit_bytes (None where there is no limit) were in use then.
     outputs: the files it was writing.
+    beside_bytes: what the largest job beside it had.
     """
 
     time_s: float
@@ -387,6 +388,7 @@ class Kill:
     used_bytes: int
     limit_bytes: int | None
     outputs: tuple[str, ...] = ()
+    beside_bytes: int = 0
 
 
 Version = tuple[int, int]

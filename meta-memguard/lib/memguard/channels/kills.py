@@ -61,6 +61,7 @@ def read_kills(lines: Iterable[bytes], since_s: float) -> tuple[Kill, ...]:
                 int(told["used_bytes"]),
                 None if limit_bytes is None else int(limit_bytes),
                 tuple(map(str, told.get("outputs", ()))),
+                int(told.get("beside_bytes", 0)),
             )
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             continue

@@ -22,6 +22,10 @@ PRESSED_FACTOR = 1.5
 # What is left is judged as it will be after this much more time at the present rate: a look and its effect. For stops,
 # what looks came late by of late is added; nothing is killed for that.
 REACTION_S = 0.12
+# The same for kills: near the kill mark looks follow each other sooner, and it is nearer what really comes.
+# evidence: with 1 GiB a compile of 756 MiB beside BitBake's 250 was killed four times at 1005 to 1008, growing by
+# 100 MiB/s, and would have ended at 1006
+KILL_REACTION_S = 0.045
 # A job that should have ended by now is expected to run on for this time.
 LEAST_LEFT_S = 0.02
 
@@ -128,6 +132,7 @@ class Moment:
     late_s:        by how much looks came too late in the last seconds, at the most.
     since_wake_s, since_kill_s: the time since the last one, also of another task.
     stalled_s:     something is stopped, and for this long nothing of what runs has gone on.
+    crawl_s:       for this long what runs has had so little CPU time that it gets nowhere.
     tasks:         those that run, in any order.
     """
 
@@ -141,6 +146,7 @@ class Moment:
     since_wake_s: float = 1e9
     since_kill_s: float = 1e9
     stalled_s: float = 0.0
+    crawl_s: float = 0.0
 
     @property
     def reaction_s(self) -> float:
@@ -157,6 +163,23 @@ class Moment:
     def kill_bytes(self) -> int:
         """Where less than this is left, and nothing can be stopped, a job is killed."""
         return int(self.reserve_bytes * KILL_SHARE)
+
+    @property
+    def kill_reaction_s(self) -> float:
+        """From one look near the kill mark to the effect of the next; where looks come late, that of any look."""
+        return min(REACTION_S, KILL_REACTION_S + self.late_s)
+
+    @property
+    def is_near(self) -> bool:
+        """Whether the kill mark may be passed before the effect of a look at the usual time, by jobs that run."""
+        reaction_s = REACTION_S + self.kill_reaction_s
+        has_jobs = any(task.jobs for task in self.tasks)
+        return has_jobs and self.left_bytes < max(self.stop_bytes, self.kill_bytes + self.fill_bytes_s * reaction_s)
+
+    def beside_bytes(self, job: Job) -> int:
+        """What the largest job beside this one holds; a task without jobs counts as one."""
+        others = (other.bytes for task in self.tasks for other in task.jobs if other.pid != job.pid)
+        return max([*others, *(task.current_bytes for task in self.tasks if not task.jobs)], default=0)
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,17 @@ Does not cover: carrying it out (task/retry.py); what logs say (diagnose); waiti
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from memguard.diagnose.rule import MEMORY, UNCLEAR
 from memguard.diagnose.verdict import Finding
 from memguard.model import Kill
 from memguard.units import format_bytes
+
+# Runs of one task that cost none of those it may have, since something larger than what was killed ran beside it.
+# evidence: with 1 GiB a recipe of small compilers lost three to what grew beside it
+SPARED_MOST = 6
 
 
 @dataclass(frozen=True)
@@ -42,12 +47,16 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Cause:
-    """A memory kill: the program, "" where it is unknown, what happened to it in words, and the outputs it spoiled."""
+    """A memory kill: the program, "" where it is unknown, what happened to it in words, and the outputs it spoiled.
+
+    is_own: False where a job of another task, or another of this one, had more than the one that was killed.
+    """
 
     program: str
     words: str
     bytes: int = 0
     outputs: tuple[str, ...] = ()
+    is_own: bool = True
 
     def __str__(self) -> str:
         return f"{self.program or 'a process'} {self.words}"
@@ -69,6 +78,23 @@ def plan(jobs: int, retries: int, cpus: int = 1) -> tuple[Attempt, ...]:
     return (*attempts, Attempt(1, is_alone=True))
 
 
+class Runs:
+    """The runs that a task may still have, next first. A kill that another job was the cause of costs none of them."""
+
+    def __init__(self, attempts: Iterable[Attempt]) -> None:
+        self.left = list(attempts)
+        self._spared = 0
+
+    def take(self, is_own: bool = True) -> Attempt | None:
+        """The run that follows a kill, None for none. is_own: as of Cause."""
+        if not self.left:
+            return None
+        if is_own or self._spared >= SPARED_MOST:
+            return self.left.pop(0)
+        self._spared += 1
+        return self.left[0]
+
+
 # Signal 9 as a shell reports it, 128 + SIGKILL, and as Python does.
 _KILLED = (137, -9)
 
@@ -87,7 +113,8 @@ def find_cause(evidence: Evidence) -> Cause | None:
         of = "" if largest.limit_bytes is None else f" of {format_bytes(largest.limit_bytes)}"
         words = f"was killed for memory at {format_bytes(largest.used_bytes)}{of}"
         outputs = tuple(path for kill in evidence.kills for path in kill.outputs)
-        return Cause(_printable(largest.program), words, largest.bytes, outputs)
+        is_own = largest.bytes >= largest.beside_bytes
+        return Cause(_printable(largest.program), words, largest.bytes, outputs, is_own)
     if evidence.kernel_kills > 0:
         is_killed = any(status in _KILLED for status in evidence.statuses)
         if is_killed or (finding is not None and finding.verdict in (MEMORY, UNCLEAR)):

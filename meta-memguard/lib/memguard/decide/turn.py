@@ -42,7 +42,10 @@ def next_turn(
     since_turn_s: float,
     is_empty: bool = False,
 ) -> str | None:
-    """The tid of the task whose turn it is, None for nobody: the oldest that fits; where no other works, the oldest.
+    """The tid of the task whose turn it is, None for nobody: the oldest that fits; where no other works, any.
+
+    Then it is the smallest if none fits or all must be alone: each that waits holds some memory itself, and those that
+    need most go on when the others have ended.
 
     free_bytes:   what is left until the limit, less the reserve.
     others_work:  whether any task works that does not wait.
@@ -51,10 +54,11 @@ def next_turn(
     """
     if not waiting or is_any_alone or (others_work and since_turn_s < PAUSE_S):
         return None
-    oldest_first = sorted(waiting, key=lambda task: task.place)
+    fitting = [task for task in waiting if task.need_bytes <= free_bytes and not task.alone]
+    if fitting:
+        return min(fitting, key=lambda task: task.place).tid
     if others_work:
-        fitting = (task.tid for task in oldest_first if task.need_bytes <= free_bytes and not task.alone)
-        return next(fitting, None)
-    first = oldest_first[0]
-    fits = first.need_bytes <= free_bytes
-    return first.tid if fits or is_empty or first.waits_s >= PATIENCE_S else None
+        return None
+    smallest = min(waiting, key=lambda task: (task.need_bytes, task.place))
+    fits = smallest.need_bytes <= free_bytes
+    return smallest.tid if fits or is_empty or smallest.waits_s >= PATIENCE_S else None

@@ -64,7 +64,10 @@ class Looked:
 
 @dataclass(frozen=True)
 class Killing:
-    """A job is about to be killed. outputs: the files it was writing; used_bytes: what is used now."""
+    """A job is about to be killed.
+
+    outputs: the files it was writing; used_bytes: what is used now; beside_bytes: what the largest job beside it has.
+    """
 
     at: Instant
     tid: str
@@ -72,6 +75,7 @@ class Killing:
     outputs: tuple[str, ...]
     used_bytes: int
     reading: Reading
+    beside_bytes: int = 0
 
 
 @dataclass(frozen=True)

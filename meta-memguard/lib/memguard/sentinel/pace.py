@@ -18,6 +18,8 @@ from memguard.units import GIB, MIB
 # The time to the next look is what is left over the fastest fill rate seen (earlyoom's rule), within these.
 LOOK_LEAST_S = 0.1
 LOOK_MOST_S = 1.0
+# To the next look where the kill mark is near: a look that comes later must kill sooner.
+LOOK_NEAR_S = 0.025
 # Memory is taken to fill at least this fast, though it was never seen to; what was seen is half forgotten in a minute.
 FILL_LEAST_BYTES_S = 1.0 * GIB
 FILL_HALF_LIFE_S = 60.0
@@ -30,6 +32,9 @@ LATE_MOST_S = 0.5
 # again for a lock takes some thousandths of a CPU; a compiler that shares its CPU with twenty others still takes more.
 STILL_BYTES = 4 * MIB
 STILL_CPUS = 0.02
+# Those that take no more than this crawl. A compiler takes a whole CPU, or its share of one.
+# evidence: one that reads its own code again and again takes 0.24 of one
+CRAWL_CPUS = 0.4
 
 
 class Fill:
@@ -87,9 +92,13 @@ class Lateness:
 
 
 class Standstill:
-    """For how long nothing has gone on: no job began or ended, memory neither grew nor shrank, nobody took CPU time."""
+    """For how long nothing has gone on: no job began or ended, memory neither grew nor shrank, nobody took CPU time.
 
-    def __init__(self) -> None:
+    cpus: who takes no more than this many CPUs, on average, takes none.
+    """
+
+    def __init__(self, cpus: float = STILL_CPUS) -> None:
+        self._cpus = cpus
         self._still_s = 0.0
         self._looked_s = 0.0
         self._before: tuple[frozenset[tuple[str, int, int]], int, float] | None = None
@@ -109,7 +118,7 @@ class Standstill:
             names_before, bytes_before, cpu_before_s = self._before
             self._still_s += passed_s
             is_still = abs(size_bytes - bytes_before) <= STILL_BYTES
-            if names == names_before and is_still and cpu_s - cpu_before_s <= STILL_CPUS * max(1.0, self._still_s):
+            if names == names_before and is_still and cpu_s - cpu_before_s <= self._cpus * max(1.0, self._still_s):
                 return self._still_s
         self._still_s, self._before = 0.0, (names, size_bytes, cpu_s)
         return 0.0

@@ -210,8 +210,9 @@ class Shell:
     def _begin_ward(self, given: BeginWard) -> None:
         note = given.note
         lives = self._lives[note.tid] = self._memory.lives(note)
-        # A task that is over already has taken its pool with it.
-        if not self._reflex.begin(note.tid, given.ward, lives) and not has_ended(given.ward.leader, is_thorough=True):
+        # A task that is over, or about to be, has taken its pool with it.
+        has_begun = self._reflex.begin(note.tid, given.ward, lives)
+        if not has_begun and os.path.lexists(note.pool) and not has_ended(given.ward.leader, is_thorough=True):
             words = f"{note.recipe} {note.task}"
             self._warnings.append(f"{words} has no pool, so it runs one job at a time: {note.pool}")
         if given.tokens is not None:
@@ -226,12 +227,12 @@ class Shell:
 
     def _before_kill(self, tid: str, job: Job) -> None:
         """The reflex is about to kill a job."""
-        reading = self._lookout.reading
-        if reading is None:
+        reading, moment = self._lookout.reading, self._reflex.moment
+        if reading is None or moment is None:
             return
         send(ProcessId(job.pid, job.start_ticks), signal.SIGSTOP)  # so that it opens no other file
         outputs = written_by(job.pid)
-        self._handle(Killing(_now(), tid, job, outputs, self._reflex.used_bytes, reading))
+        self._handle(Killing(_now(), tid, job, outputs, self._reflex.used_bytes, reading, moment.beside_bytes(job)))
 
     def _run_command(self, given: RunCommand) -> None:
         if self._command is not None:

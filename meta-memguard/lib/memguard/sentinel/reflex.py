@@ -24,7 +24,7 @@ from memguard.predict.remembered_lives import Lives
 from memguard.sense.proc_files import ProcessId
 from memguard.sense.process_tree import Usage
 from memguard.sentinel.job_memory import JobMemory
-from memguard.sentinel.pace import LOOK_LEAST_S, LOOK_MOST_S, Fill, Lateness, Standstill
+from memguard.sentinel.pace import CRAWL_CPUS, LOOK_LEAST_S, LOOK_MOST_S, LOOK_NEAR_S, Fill, Lateness, Standstill
 from memguard.sentinel.ward import Acted, Ward, WardUse
 
 # A job like none that has ended may take this many times what is guessed.
@@ -112,10 +112,11 @@ class Reflex:
         self._charges: dict[str, _Charge] = {}
         self._signals = Signals() if signals is None else signals
         self._open_pool = open_pool
-        self._fill, self._lateness, self._standstill = Fill(), Lateness(), Standstill()
+        self._fill, self._lateness = Fill(), Lateness()
+        self._standstill, self._crawl = Standstill(), Standstill(CRAWL_CPUS)
         # Jobs are stopped, or more begin or fewer than may be: what comes of it is seen soon.
         self._is_changing = False
-        self._looked_s = self._woke_s = self._killed_s = float("-inf")
+        self._looked_s = self._counted_s = self._woke_s = self._killed_s = float("-inf")
 
     # -- tasks come and go ------------------------------------------------------------------------------------------
 
@@ -225,6 +226,8 @@ class Reflex:
         """Seconds until memory should be looked at again."""
         if self.moment is None:
             return LOOK_LEAST_S
+        if self._acts and self.moment.is_near:
+            return LOOK_NEAR_S
         headroom = self.moment.left_bytes - self.moment.stop_bytes
         if self._is_changing or headroom < sum(_may_take_bytes(task) for task in self.moment.tasks):
             return LOOK_LEAST_S
@@ -243,8 +246,10 @@ class Reflex:
             charge.jobs.learn(charge.usage.compilers, now_s, self._signals.stopped)
             living.update(charge.jobs.living, charge.stopped)
         self._signals.keep_only(living)
-        for charge in self._charges.values():
-            charge.look_for_lost()
+        if now_s - self._counted_s >= LOOK_LEAST_S / 2:  # sooner, a token may be on its way to a job still
+            self._counted_s = now_s
+            for charge in self._charges.values():
+                charge.look_for_lost()
         self.moment = Moment(
             left_bytes=reading.left_bytes - (self._fill.used_bytes - reading.used_bytes),
             reserve_bytes=reserve_bytes,
@@ -256,6 +261,7 @@ class Reflex:
             since_wake_s=now_s - self._woke_s,
             since_kill_s=now_s - self._killed_s,
             stalled_s=self._standstill.take(now_s, usages) if self._signals.stopped else 0.0,
+            crawl_s=self._crawl.take(now_s, usages),
         )
         forecast = Forecast(self.moment)
         self.rise_bytes = forecast.rise_bytes

@@ -345,6 +345,7 @@ def _kill(killing: Killing) -> Kill:
         used_bytes=killing.used_bytes,
         limit_bytes=killing.reading.bound_bytes,
         outputs=killing.outputs,
+        beside_bytes=killing.beside_bytes,
     )
 
 

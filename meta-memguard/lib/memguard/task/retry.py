@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Callable, Protocol
 
-from memguard.decide.run_again import Attempt, Cause
+from memguard.decide.run_again import Attempt, Cause, Runs
 
 
 class Scene(Protocol):
@@ -44,14 +44,14 @@ class Scene(Protocol):
 
 
 def run(function: Callable[[], object], attempts: Sequence[Attempt], scene: Scene) -> None:
-    """Run `function`, and once more for each of `attempts` as long as a memory kill is what ended it.
+    """Run `function`, and once more for each of `attempts` (Runs) as long as a memory kill is what ended it.
 
     A run that ends well although something in it was killed by the sentinel is repeated, too: whoever ignored the death
     of a compiler may have gone on without its output.
 
     Raises what the last run raised, with everything it had logged shown before.
     """
-    runs = 0
+    left, runs = Runs(attempts), 0
     while True:
         runs += 1
         _attempt(scene, scene.begin)
@@ -65,8 +65,8 @@ def run(function: Callable[[], object], attempts: Sequence[Attempt], scene: Scen
             scene.let_through()
             raise
         cause = _attempt(scene, scene.look, error)
-        has_more = cause is not None and runs <= len(attempts)
-        if has_more and _attempt(scene, scene.clear, cause, attempts[runs - 1], runs, len(attempts)):
+        following = left.take(cause.is_own) if cause is not None else None
+        if following and _attempt(scene, scene.clear, cause, following, runs, runs + len(left.left)):
             continue
         scene.let_through()
         if cause is not None:
