@@ -314,4 +314,5 @@ class Rehearsal:
 
     def _usage(self, jobs: list[Job[Unit]]) -> Usage:
         compilers = tuple(job.seen(self._now_s, job.unit.program) for job in sorted(jobs, key=lambda job: -job.pid))
-        return Usage(sum(job.bytes for job in jobs), len(compilers) + 1, len(compilers), compilers)
+        used_bytes, ran_s = sum(job.bytes for job in jobs), sum(job.ran_s for job in jobs)
+        return Usage(used_bytes, len(compilers) + 1, len(compilers), compilers, cpu_s=ran_s)

@@ -180,7 +180,7 @@ class ReplayedGuard:
                 entry.place,
                 entry.task.wanted_jobs if run.pool is not None else run.jobs,
                 None if footprint.is_guess else footprint.likely.per_job_bytes or None,
-                footprint.likely.serial_bytes if footprint.origin == "history" else 0,
+                footprint.likely.serial_bytes if footprint.is_history else 0,
                 pool=str(run.number) if run.pool is not None else "",
             ),
             self._lives[run.number] if self._has_jobs(run.number) else None,
@@ -276,7 +276,13 @@ class ReplayedGuard:
         compilers = tuple(job.seen(self._build.now_s) for job in sorted(run.running, key=lambda job: -job.pid))
         largest_bytes = max([job.bytes for job in run.running], default=run.base_bytes)
         return Usage(
-            run.bytes, len(compilers) + 1, max(1, len(compilers)), compilers, max(largest_bytes, run.base_bytes)
+            run.bytes,
+            len(compilers) + 1,
+            max(1, len(compilers)),
+            compilers,
+            max(largest_bytes, run.base_bytes),
+            # What jobs that have ended took is missing; only from look to look of the same jobs is it compared.
+            cpu_s=sum(job.ran_s for job in run.running) - run.alone_s,
         )
 
     # -- Queue ------------------------------------------------------------------------------------------------------

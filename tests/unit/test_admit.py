@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from memguard.decide.admit import LIGHT_BYTES, LONG_S, TRIED_BYTES, Situation, admit, admit_alone, admit_boldly
-from memguard.model import Duration, Footprint, Grant, Policy, Reading, Task
+from memguard.model import HISTORY_ORIGIN, Duration, Footprint, Grant, Policy, Reading, Task
 from memguard.units import GIB, MIB
 
 NO_RESERVE = Policy(reserve_bytes=0)
@@ -40,7 +40,8 @@ def situation(seen: Reading | None = None, policy: Policy = NO_RESERVE, **others
 
 
 SIZES = st.integers(0, 16 * GIB)
-FOOTPRINTS = st.builds(Footprint, SIZES, SIZES, SIZES, st.just("test"), is_guess=st.booleans())
+ORIGINS = st.sampled_from(("test", HISTORY_ORIGIN))
+FOOTPRINTS = st.builds(Footprint, SIZES, SIZES, SIZES, ORIGINS, is_guess=st.booleans())
 TASKS = st.builds(Task, st.just("t"), st.just(""), st.just("r"), st.just("do_x"), FOOTPRINTS, st.integers(1, 64))
 KEPT = st.none() | TASKS.map(lambda task: replace(task, tid="kept")) | TASKS
 READINGS = st.builds(
@@ -73,6 +74,8 @@ SITUATIONS = st.builds(
     st.just(""),
     KEPT,
     st.booleans(),
+    st.booleans(),
+    st.none() | TASKS,
 )
 
 
@@ -335,3 +338,32 @@ def test_alone_a_serial_peak_costs_no_jobs() -> None:
     verdict = admit_alone(linking, situation())
     assert verdict.grant is not None
     assert verdict.grant.jobs == 10
+
+
+def test_what_takes_all_that_there_is_starts_in_its_turn() -> None:
+    """What needs most of the reserve, too, counts with the budget if its own runs say so; what needs more is last."""
+    where = situation(policy=Policy(reserve_bytes=GIB))
+
+    def known(size: int, origin: str = HISTORY_ORIGIN) -> Task:
+        return Task("t", "", "r", "do_compile", Footprint(size, 0, 0, origin), 1)
+
+    most_bytes = 7 * GIB + GIB * 3 // 4
+    assert where.need_bytes(known(most_bytes)) == where.budget_bytes == 7 * GIB
+    assert where.fits_empty(known(most_bytes))
+    assert admit(known(most_bytes), where).starts
+    for other in (known(most_bytes + 1), known(most_bytes, "test")):
+        assert not where.fits_empty(other)
+    assert not replace(where, is_watched=False).fits_empty(known(most_bytes))
+    assert where.fills(known(7 * GIB + 1))
+    assert not where.fills(known(7 * GIB))
+
+
+def test_beside_what_takes_all_only_light_tasks_start() -> None:
+    """However little of it is used yet."""
+    where = situation(filling=task("f", 9 * GIB))
+    for judge in (admit, admit_boldly):
+        assert judge(light("a", LIGHT_BYTES), where).starts
+        assert (
+            judge(light("b", LIGHT_BYTES + 1), where).reason == "needs 80 MiB beside r-f do_compile, which needs "
+            "all that there is"
+        )

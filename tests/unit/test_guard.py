@@ -13,13 +13,14 @@ import pytest
 from memguard.channels.grants import Handover
 from memguard.channels.notes import Note, TaskGrant, TaskHold
 from memguard.channels.state import Marks, State, StateFile, TaskState
+from memguard.decide.admit import LIGHT_BYTES
 from memguard.decide.ledger import READING_AGE_S, STARVED_S
 from memguard.model import Footprint, Mode, Policy, Reading, Task
 from memguard.record.event_log import EventLog
 from memguard.record.events import BuildEnded, BuildStarted, Ended, Granted, Held, Released, Started, parse
 from memguard.sense.container import Sensor
 from memguard.server.guard import Guard
-from memguard.server.lines import SAY_HOLD_S
+from memguard.server.lines import SAY_HOLD_S, SAY_LIGHT_HOLD_S
 from memguard.units import GIB, MIB
 
 NO_RESERVE = Policy(reserve_bytes=0)
@@ -445,6 +446,19 @@ def test_people_are_told_of_a_hold_that_lasts(bench: Bench) -> None:
     bench.tick("a", seconds=3.0)
     assert bench.offer(task("b", 5 * GIB))
     assert bench.said[1:] == ["start r-b do_compile after 5 s: it fits"]
+
+
+def test_a_light_task_is_not_told_of_so_soon(bench: Bench) -> None:
+    """That it waits is worth a line only where nobody would expect it."""
+    assert bench.offer(task("a", 8 * GIB))
+    bench.sensor.use(8 * GIB)
+    bench.publish(a=8 * GIB)
+    bench.tick()
+    assert not bench.offer(task("b", LIGHT_BYTES))
+    bench.tick(seconds=SAY_HOLD_S)
+    assert bench.said == []
+    bench.tick(seconds=SAY_LIGHT_HOLD_S)
+    assert bench.said == ["hold r-b do_compile: needs 80 MiB, nothing will be free"]
 
 
 def test_a_grant_that_cannot_be_written_is_for_all_jobs(bench: Bench) -> None:

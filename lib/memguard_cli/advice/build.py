@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from memguard.channels.state import KILLED_SHARE
-from memguard.model import Outcome
+from memguard.model import HISTORY_ORIGIN, OWN_ORIGIN, Outcome
 from memguard.record.events import Killed
 from memguard.units import GIB, MIB, format_bytes
 from memguard_cli.builds.record import BuildRecord, TaskRun
@@ -32,8 +32,7 @@ WAITING_SHARE = 0.1
 IDLE_SHARE = 0.6
 _NAMED = 5
 # Origins of footprints (model.Footprint) that no rule of thumb is behind.
-_OWN = "MEMGUARD_FOOTPRINT"
-_KNOWN_ORIGINS = ("history", _OWN)
+_KNOWN_ORIGINS = (HISTORY_ORIGIN, OWN_ORIGIN)
 _RECIPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+~-]*")
 _TASK = re.compile(r"do_[a-z0-9_]+")
 
@@ -193,7 +192,7 @@ def _own_lines(record: BuildRecord) -> Iterator[Advice]:
     off = [
         run
         for run in _measured(record)
-        if run.origin == _OWN
+        if run.origin == OWN_ORIGIN
         and not HIGH_SHARE * (run.granted_bytes or 0) <= (run.peak_bytes or 0) <= LOW_SHARE * (run.granted_bytes or 0)
     ]
     if off:

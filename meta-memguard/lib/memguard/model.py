@@ -70,8 +70,9 @@ class Reading:
         return self.used_bytes + max(0, self.left_bytes)
 
 
-# Where a footprint comes from that is the user's word.
+# Where a footprint comes from that is the user's word, or that was learned from runs of the task itself.
 OWN_ORIGIN = "MEMGUARD_FOOTPRINT"
+HISTORY_ORIGIN = "history"
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,11 @@ class Footprint:
     def is_own(self) -> bool:
         """Whether the user has said so."""
         return self.origin == OWN_ORIGIN
+
+    @property
+    def is_history(self) -> bool:
+        """Whether runs of the task itself say so."""
+        return self.origin == HISTORY_ORIGIN
 
     def peak_bytes(self, jobs: int) -> int:
         """Expected peak with `jobs` jobs."""

@@ -16,6 +16,8 @@ nothing done, until there is room. A CPU that idles costs a CPU, a kill costs wo
   left to fill the gaps beside them: while none runs, memory is kept for the oldest. What fits beside it, what is light,
   and, with a CPU idle, what fits now, starts all the same.
 - A task that has waited for very long has its memory kept whatever idles.
+- One that needs more than the plan has, but no more than most of the reserve besides, starts in its turn all the same;
+  beside it only light tasks start.
 
 Where nobody watches, grants are added up, since nothing could be taken back.
 """
@@ -26,14 +28,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
 
-from memguard.decide.moment import STOP_SHARE, slots_of
+from memguard.decide.moment import KILL_SHARE, STOP_SHARE, slots_of
 from memguard.decide.order import HALF
 from memguard.model import Footprint, Grant, Policy, Reading, Task, Verdict
 from memguard.units import MIB, format_bytes
 
 # A task that takes no more than this is light: to hold it gains nothing that could be measured.
-# evidence: of the 223 tasks that run for nineteen recipes of OE-core, 205 to 210 took no more
-LIGHT_BYTES = 64 * MIB
+# evidence: of the 223 tasks that run for nineteen recipes of OE-core, 205 to 210 took no more than 64 MiB; a configure
+# step of 65 that was no light one kept a chain waiting behind large ones for a third of a build
+LIGHT_BYTES = 80 * MIB
 # A task of which only the kind is known is not tried where a CPU idles if its kind takes more than this.
 # evidence: in first builds of real recipes C++ compiles that were tried came to stand still with 200 to 570 MiB, and
 # held these for more than a minute, in which nothing else fitted
@@ -65,6 +68,7 @@ class Situation:
     kept:          the held task for which memory is kept, or None.
     is_starved:    it has waited for very long.
     others_wait:   tasks are held, which could keep idle CPUs busy.
+    filling:       the task that runs and needs all that there is, or more; None where none does.
     """
 
     reading: Reading
@@ -79,6 +83,7 @@ class Situation:
     kept: Task | None = None
     is_starved: bool = False
     others_wait: bool = False
+    filling: Task | None = None
 
     @cached_property
     def budget_bytes(self) -> int:
@@ -139,6 +144,10 @@ class Situation:
         for it: nothing could run beside it at any time."""
         return self.need_bytes(task) <= self.budget_bytes
 
+    def fills(self, task: Task) -> bool:
+        """Whether `task` needs more than the plan has, wherever that is found."""
+        return self.is_watched and not task.footprint.is_guess and self._whole_bytes(task) > self.budget_bytes
+
     def fewest_jobs(self, task: Task) -> int:
         """The fewest jobs `task` starts with: the policy's, or fewer where an empty container fits no more."""
         fewest = self.policy.fewest_jobs(task.wanted_jobs, self.reading.cpus)
@@ -146,7 +155,18 @@ class Situation:
         return max(1, min(fewest, alone))
 
     def need_bytes(self, task: Task) -> int:
-        """What `task` takes at least, with the fewest jobs it starts with."""
+        """What `task` takes at least, with the fewest jobs it starts with.
+
+        One that is known from its own runs, and that an empty container fits if it may use most of the reserve, counts
+        with what the plan has: it starts in its turn, beside light ones.
+        """
+        whole_bytes, budget_bytes = self._whole_bytes(task), self.budget_bytes
+        if whole_bytes <= budget_bytes or not self.is_watched or not task.footprint.is_history:
+            return whole_bytes
+        reserve_bytes = self.policy.reserve_of(self.reading.bound_bytes)
+        return budget_bytes if whole_bytes <= budget_bytes + reserve_bytes * (1 - KILL_SHARE) else whole_bytes
+
+    def _whole_bytes(self, task: Task) -> int:
         return self.size_of(task).peak_bytes(self.fewest_jobs(task))
 
     def jobs_for(self, task: Task) -> int:
@@ -194,6 +214,8 @@ def admit(task: Task, situation: Situation) -> Verdict:
     if situation.emergency:
         return Verdict(situation.emergency)
     need_bytes = situation.need_bytes(task)
+    if situation.filling and need_bytes > LIGHT_BYTES:
+        return Verdict(f"needs {format_bytes(need_bytes)} beside {situation.filling}, which needs all that there is")
     is_kept = situation.kept is not None and situation.kept.tid == task.tid
     room = situation.kept_bytes if is_kept else situation.spare_bytes
     if need_bytes <= room:
@@ -212,6 +234,8 @@ def admit_boldly(task: Task, situation: Situation) -> Verdict:
     Not where only its kind is known, and that is no light one.
     """
     need_bytes = situation.need_bytes(task)
+    if situation.filling and need_bytes > LIGHT_BYTES:
+        return Verdict(f"needs {format_bytes(need_bytes)} beside {situation.filling}, which needs all that there is")
     if task.footprint.is_guess and need_bytes > TRIED_BYTES:
         return Verdict(f"needs {format_bytes(need_bytes)}, going by its kind")
     if situation.emergency or need_bytes > situation.room_bytes:

@@ -302,7 +302,8 @@ class Ledger:
                 # Who is asked about is mostly one of the held.
                 others_wait=len(self.held) > 1 or self.left > LEFT_PER_CPU * self.reading.cpus,
             )
-            self._situation = self._keep(situation)
+            filling = next((entry.task for entry in running.values() if situation.fills(entry.task)), None)
+            self._situation = self._keep(replace(situation, filling=filling) if filling else situation)
         return self._situation
 
     def _keep(self, situation: Situation) -> Situation:

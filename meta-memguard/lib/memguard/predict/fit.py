@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from math import ceil, sqrt
 from typing import NamedTuple
 
-from memguard.model import Footprint, Outcome, Record, Sample
+from memguard.model import HISTORY_ORIGIN, Footprint, Outcome, Record, Sample
 from memguard.units import MIB
 
 # "scripts/bench predict" below: chosen on generated recipes with seeds from 101 on, which docs/prediction.md reports
@@ -200,7 +200,7 @@ def _learn_from(samples: Sequence[Sample], prior: Footprint, version: str) -> Le
             ceil(fit.base * factor),
             ceil(fit.per_job * factor),
             max(ceil(fit.serial * factor), LEAST_BYTES),
-            "history",
+            HISTORY_ORIGIN,
             None if fit.most is None else ceil(fit.most * factor),
             factor - 1,
         ),
@@ -347,7 +347,7 @@ def _raise(learned: Learned, ill: Sequence[Sample], well: Sequence[Sample]) -> L
         ceil(footprint.base_bytes * by),
         ceil(footprint.per_job_bytes * by),
         ceil(footprint.serial_bytes * by),
-        "history",
+        HISTORY_ORIGIN,
         None if most_bytes is None else ceil(most_bytes * by),
     )
     if footprint.peak_bytes(jobs) < least:  # of a prior of nothing there is nothing to multiply

@@ -249,7 +249,7 @@ class Guard:
         task, grant = entry.task, entry.grant
         # A guess would have the first compiler of a task stopped before anything is known of it.
         job_bytes = 0 if task.footprint.is_guess else task.footprint.likely.per_job_bytes
-        largest_bytes = task.footprint.likely.serial_bytes if task.footprint.origin == "history" else 0
+        largest_bytes = task.footprint.likely.serial_bytes if task.footprint.is_history else 0
         place, wanted = entry.place, task.wanted_jobs
         self._tell(TaskGrant(task.tid, place, grant.jobs, grant.bytes, job_bytes, wanted, largest_bytes))
 
