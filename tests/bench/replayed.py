@@ -85,7 +85,7 @@ class Run:
     @property
     def wants_alone(self) -> bool:
         """Whether it runs, or waits to run, with no other beside it."""
-        return self.is_alone or (self.waits_since_s is not None and self.is_next_alone)
+        return self.is_alone if self.waits_since_s is None else self.is_next_alone
 
     @property
     def has_ended(self) -> bool:

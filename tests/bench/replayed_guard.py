@@ -254,21 +254,23 @@ class ReplayedGuard:
                 str(number),
                 self.ledger.running[str(number)].place,
                 int(run.largest_bytes * KILL_RATIO),
-                run.is_next_alone,
+                run.is_next_alone or run.largest_bytes * KILL_RATIO > self.ledger.budget_bytes,
                 now_s - run.waits_since_s,
             )
             for number, run in runs.items()
             if run.waits_since_s is not None
         ]
         self._build.has_failed = any(run.waits_since_s is not None and not run.attempts.left for run in runs.values())
-        others_work = any(run.running or run.bytes > LIGHT_BYTES for run in runs.values() if run.waits_since_s is None)
-        is_any_alone = any(run.is_alone for run in runs.values())
-        tid = next_turn(waiting, free_bytes, others_work, is_any_alone, now_s - self._turn_s, is_empty=True)
+        others = [run for run in runs.values() if run.waits_since_s is None]
+        others_work = any(run.running or run.bytes > LIGHT_BYTES for run in others)
+        is_any_alone, has_others = any(run.is_alone for run in others), bool(others)
+        tid = next_turn(waiting, free_bytes, others_work, is_any_alone, now_s - self._turn_s, True, has_others)
         if tid is not None:
             self._turn_s, run = now_s, runs[int(tid)]
             attempt = run.attempts.take(run.was_cause)
             assert attempt is not None
-            run.jobs, run.is_alone, run.has_lost, run.waits_since_s = attempt.jobs, attempt.is_alone, False, None
+            run.is_alone = next(task.alone for task in waiting if task.tid == tid)
+            run.jobs, run.has_lost, run.waits_since_s = attempt.jobs, False, None
             self._reflex.renew(tid)
             self._reflex.change(tid, run.jobs)
 

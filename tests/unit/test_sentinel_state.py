@@ -162,6 +162,17 @@ def test_who_waits_gets_a_turn_once_it_fits() -> None:
     assert world.published[-1].turns == {LEADER.mark: 1}
 
 
+def test_who_needs_more_than_there_is_by_plan_runs_again_alone() -> None:
+    """It says so only when it has its turn: until then others may start."""
+    world = World()
+    world.look(sight(used_gib=4.0))
+    world.hear(GRANT, NOTE, replace(WAIT, alone=False, need_bytes=5 * GIB))
+    world.look(sight(used_gib=4.3))
+    assert (world.published[-1].turns, world.published[-1].alone) == ({}, "")
+    world.look(sight(used_gib=4.0))
+    assert (world.published[-1].turns, world.published[-1].alone) == ({LEADER.mark: 1}, "heavy do_compile")
+
+
 def test_who_will_never_fit_does_not_wait_for_more() -> None:
     """Where nothing holds memory but what always does, a task runs again although it may not fit."""
     world = World()

@@ -23,7 +23,7 @@ class Waiting:
 
     place:      the oldest task has the smallest.
     need_bytes: what it is expected to take then.
-    alone:      it runs when no other works, and none may start beside it.
+    alone:      it runs when no other does, and none may start beside it.
     waits_s:    how long it has waited.
     """
 
@@ -41,6 +41,7 @@ def next_turn(
     is_any_alone: bool,
     since_turn_s: float,
     is_empty: bool = False,
+    has_others: bool = False,
 ) -> str | None:
     """The tid of the task whose turn it is, None for nobody: the oldest that fits; where no other works, any.
 
@@ -51,6 +52,7 @@ def next_turn(
     others_work:  whether any task works that does not wait.
     is_any_alone: whether one of these runs alone.
     is_empty:     nothing holds memory but what always does, so that no more will ever fit.
+    has_others:   whether any task runs that does not wait, though it may not work.
     """
     if not waiting or is_any_alone or (others_work and since_turn_s < PAUSE_S):
         return None
@@ -60,5 +62,6 @@ def next_turn(
     if others_work:
         return None
     smallest = min(waiting, key=lambda task: (task.need_bytes, task.place))
-    fits = smallest.need_bytes <= free_bytes
-    return smallest.tid if fits or is_empty or smallest.waits_s >= PATIENCE_S else None
+    has_room = smallest.need_bytes <= free_bytes or is_empty
+    is_ready = has_room and not (smallest.alone and has_others)
+    return smallest.tid if is_ready or smallest.waits_s >= PATIENCE_S else None

@@ -80,7 +80,7 @@ class Publisher:
             held=tuple(whole.held)[:HELD_MOST],
             stopped=sum(task.stopped for task in tasks.values()),
             rise_bytes=whole.sight.rise_bytes,
-            alone=next((str(run) for run in waiting if run.wait and run.wait.alone), ""),
+            alone=next((str(run) for run in waiting if run.is_alone or (run.wait and run.wait.alone)), ""),
             turns={run.leader.mark: run.wait.attempt for run in waiting if run.wait and run.has_turn},
             counts=whole.counts,
             events=whole.events,

@@ -25,7 +25,7 @@ from memguard.sentinel.ward import Ward
 NEVER_STOPPED = ("do_fetch",)
 # The CPU time of a process is read anew every few seconds; a rate is that of no less than this time.
 RATE_S = 4.0
-# A task that holds less than this and compiles nothing does not count as working beside one that wants to be alone.
+# A task that holds less than this and compiles nothing does not count as working.
 LIGHT_BYTES = 128 << 20
 
 
@@ -60,6 +60,7 @@ class Watched:
     wait: TaskWait | None = None
     waits_since_s: float = 0.0
     has_turn: bool = False
+    wants_alone: bool = False
     rate: float = 1.0
     rated: tuple[float, float] | None = None
 
@@ -76,7 +77,7 @@ class Watched:
     @property
     def is_alone(self) -> bool:
         """It runs again and wants no other beside it."""
-        return self.wait is not None and self.wait.alone and self.has_turn
+        return self.wants_alone and self.has_turn
 
     @property
     def ended_well(self) -> bool:
@@ -143,16 +144,17 @@ class Watched:
         if self.wait is None or self.has_turn:
             return None
         waits_s = now_s - self.waits_since_s
-        return Waiting(self.note.tid, self.place, self.wait.need_bytes, self.wait.alone, waits_s)
+        return Waiting(self.note.tid, self.place, self.wait.need_bytes, self.wants_alone, waits_s)
 
     def begin_turn(self, now_s: float) -> None:
         """It runs again from now on."""
         self.has_turn, self.since_s = True, now_s
 
-    def wait_for_turn(self, wait: TaskWait, now_s: float, counts: KernelCounts) -> None:
-        """It lost a job, and begins anew once it has its turn."""
+    def wait_for_turn(self, wait: TaskWait, now_s: float, counts: KernelCounts, most_bytes: float) -> None:
+        """It lost a job, and begins anew once it has its turn: alone if it needs more than `most_bytes`, too."""
         self.tally, self.since_s, self.before, self.end = Tally(), now_s, counts, None
         self.wait, self.waits_since_s, self.has_turn = wait, now_s, False
+        self.wants_alone = wait.alone or wait.need_bytes > most_bytes
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,11 @@ class Outside:
         """So much is used in all while these tasks run."""
         self._bytes = max(0, used_bytes - sum(run.usage.current_bytes for run in runs))
         self._least_bytes = min(self._least_bytes, self._bytes)
+
+    @property
+    def least_bytes(self) -> float:
+        """The least that was seen; infinite before the first look."""
+        return self._least_bytes
 
     @property
     def is_least(self) -> bool:
