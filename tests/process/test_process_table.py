@@ -227,6 +227,30 @@ def test_the_mark_of_another_start_is_not_ours(program: Path, table: ProcessTabl
             assert table.scan({0: ProcessId(task.leader.pid, task.leader.start_ticks + 1)})[0].processes == 1
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+def test_a_mark_that_another_user_has_copied_is_nobodys(program: Path, table: ProcessTable) -> None:
+    """Or that somebody has who is in another container; whoever is below the task's own cgroup is the task's."""
+    with cgroup() as box, cgroup() as elsewhere, running(program, "anon 1 wait", box.prefix) as task:
+        below = box.directory / "below"
+        below.mkdir()
+        try:
+            copied = {"MEMGUARD_TASK": task.leader.mark}
+            nobody = [*box.prefix, "setpriv", "--reuid=65534", "--clear-groups"]
+            moved = ["sh", "-c", f'echo $$ >{below}/cgroup.procs && exec "$@"', "sh"]
+            with (
+                running(program, "anon 300 wait", nobody, copied) as other,
+                running(program, "anon 300 wait", elsewhere.prefix, copied) as outside,
+                running(program, "anon 30 wait", moved, copied) as inside,
+            ):
+                for started in (task, other, outside, inside):
+                    started.wait_for(1)
+                usage = watch(table, task, lambda usage: usage.current_bytes > 30 * MIB)
+                assert usage.processes == 2
+                assert usage.current_bytes < 40 * MIB
+        finally:
+            below.rmdir()
+
+
 def test_the_session_of_a_pid_that_was_reused_is_nobodys(program: Path, table: ProcessTable) -> None:
     """A leader that started at another time is another process, and so is its session another one."""
     with running(program, "fork 2 { wait } wait") as task:

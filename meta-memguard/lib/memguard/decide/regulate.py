@@ -38,7 +38,7 @@ WAKES_MOST = 8
 # From one wake, or kill, to the next where nobody knows what comes of it: memory must be seen to move.
 TASK_PAUSE_S = 1.0
 KILL_PAUSE_S = 0.5
-# The kill mark of a job that holds this share of what all tasks hold, or more, is lower by that share, but no lower than
+# The kill mark of a job that holds this share of what all tasks hold, or more, is lower by its share, but no lower than
 # LAST_SHARE of it: none at all would have the kernel kill it, and with it, in a pod, everything.
 # evidence: with 1 GiB a compile of 700 MiB was killed four times at 580 to 616 beside configure scripts of 60, and the
 # build was lost; one that is alone with 725 ends 13 MiB below the limit; at an eighth the kernel killed twice what had

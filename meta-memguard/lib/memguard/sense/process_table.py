@@ -9,7 +9,8 @@ lives and dies between two scans.
 
 Whose a process is: BitBake's task is the leader of a session. A process belongs to a task while its session is the
 task's, or when it was started with MEMGUARD_TASK=<mark of the task> in its environment; once a task's, it stays so
-until it ends, whatever session it moves to. All others are nobody's.
+until it ends, whatever session it moves to. All others are nobody's. A mark can be copied: it counts where the user is
+the task's leader's, and the memory cgroup the leader's or below it.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ class ProcessTable:
                 process.tree = None
                 self._reader.close(process)
         for leader in wanted - self._trees.keys():
-            self._trees[leader] = Tree(leader, now_s)
+            self._trees[leader] = Tree(leader, now_s, self._reader.origin_of(leader.pid))
         self._by_session = {leader.pid: tree for leader, tree in self._trees.items()}
         self._by_mark = {MARK_IS + leader.mark.encode(): tree for leader, tree in self._trees.items()}
         for process in self._known.values():
@@ -163,6 +164,8 @@ class ProcessTable:
             if process.mark is None:
                 process.mark = self._reader.mark_of(process)
             tree = self._by_mark.get(process.mark)
+            if tree is not None and not self._reader.is_kin(process, tree):
+                tree = None
         if tree is None:
             return
         process.tree, tree.is_changed = tree, True

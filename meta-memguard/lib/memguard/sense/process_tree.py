@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from memguard.sense.proc_files import PAGE_BYTES, TICKS_PER_S, ProcessId, age_of
 
@@ -172,11 +173,19 @@ class Process:
         self.statm = b""
 
 
-class Tree:
-    """The processes of one task."""
+class Origin(NamedTuple):
+    """Whose a process is: the number of its user, and the path of its memory cgroup, "" where that is hidden."""
 
-    def __init__(self, leader: ProcessId, now_s: float) -> None:
+    user: int
+    cgroup: str
+
+
+class Tree:
+    """The processes of one task. origin: its leader's as last read, None where that had ended before anybody looked."""
+
+    def __init__(self, leader: ProcessId, now_s: float, origin: Origin | None = None) -> None:
         self.leader = leader
+        self.origin = origin
         self.members: dict[int, Process] = {}
         # Of each image the process that was met last.
         self.kin: dict[tuple[bytes, ...], Process] = {}
