@@ -18,7 +18,7 @@ from collections.abc import Iterable
 
 from memguard.sense.compilers import COMM_MOST_BYTES, is_compiler, unit_of
 from memguard.sense.proc_files import FLAGS, MARK_IS, PAGE_BYTES, parse_stat, read_file, read_size
-from memguard.sense.process_tree import Origin, Process, Tree
+from memguard.sense.process_tree import Process, Tree
 
 # A process whose file and shared pages grew by this is asked which of the two they are.
 _SHARED_STEP_BYTES = 1 << 20
@@ -36,7 +36,6 @@ _SHARERS_MOST = 32
 
 _ENVIRON_MOST_BYTES = 1 << 20
 _COMMAND_LINE_MOST_BYTES = 1 << 17
-_CGROUP_MOST_BYTES = 1 << 16
 
 
 class ProcessReader:
@@ -174,26 +173,6 @@ class ProcessReader:
         environ = b"\0" + (self.read(process, "environ", _ENVIRON_MOST_BYTES) or b"")
         _, found, rest = environ.partition(b"\0" + MARK_IS)
         return MARK_IS + rest.partition(b"\0")[0] if found else b""
-
-    def origin_of(self, pid: int) -> Origin | None:
-        """The user and the memory cgroup of a process; None where it is gone."""
-        try:
-            user = os.stat(f"{self._root}/{pid}").st_uid  # noqa: PTH116  (as all here)
-        except OSError:
-            return None
-        lines = (read_file(f"{self._root}/{pid}/cgroup", _CGROUP_MOST_BYTES) or b"").decode("utf-8", "replace")
-        groups = dict(line.partition(":")[2].partition(":")[::2] for line in lines.splitlines())
-        of_memory = (path for names, path in groups.items() if "memory" in names.split(","))
-        return Origin(user, next(of_memory, groups.get("", "")))
-
-    def is_kin(self, process: Process, tree: Tree) -> bool:
-        """Whether a process is the same user's as the leader of `tree`, and in the same memory cgroup or below it."""
-        if tree.leader.pid in tree.members:
-            tree.origin = self.origin_of(tree.leader.pid) or tree.origin
-        own, origin = self.origin_of(process.pid), tree.origin
-        if own is None or origin is None or own.user != origin.user:
-            return False
-        return f"{own.cgroup}/".startswith(f"{origin.cgroup.rstrip('/')}/")
 
     def open(self, process: Process) -> None:
         """Keep the statm of a process open from now on, if another file may be."""

@@ -21,6 +21,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from memguard.sense.origin import read_origin
 from memguard.sense.proc_files import MARK_IS, TICKS_PER_S, ProcessId, age_of, read_file
 from memguard.sense.process_reader import ProcessReader
 from memguard.sense.process_tree import Process, Tree, Usage
@@ -89,7 +90,7 @@ class ProcessTable:
                 process.tree = None
                 self._reader.close(process)
         for leader in wanted - self._trees.keys():
-            self._trees[leader] = Tree(leader, now_s, self._reader.origin_of(leader.pid))
+            self._trees[leader] = Tree(leader, now_s, read_origin(self._root, leader.pid))
         self._by_session = {leader.pid: tree for leader, tree in self._trees.items()}
         self._by_mark = {MARK_IS + leader.mark.encode(): tree for leader, tree in self._trees.items()}
         for process in self._known.values():
@@ -164,7 +165,7 @@ class ProcessTable:
             if process.mark is None:
                 process.mark = self._reader.mark_of(process)
             tree = self._by_mark.get(process.mark)
-            if tree is not None and not self._reader.is_kin(process, tree):
+            if tree is not None and not self._is_kin(process, tree):
                 tree = None
         if tree is None:
             return
@@ -174,6 +175,13 @@ class ProcessTable:
         if process.image:
             self._inherit(process, tree, self._known.get(str(process.parent)))
             tree.kin[process.image] = process
+
+    def _is_kin(self, process: Process, tree: Tree) -> bool:
+        """Whether a process may be of a task by its mark: it is where the leader is now, and the same user's."""
+        if tree.leader.pid in tree.members:
+            tree.origin = read_origin(self._root, tree.leader.pid) or tree.origin
+        own = read_origin(self._root, process.pid)
+        return tree.origin is not None and own is not None and tree.origin.covers(own)
 
     def _inherit(self, process: Process, tree: Tree, parent: Process | None) -> None:
         """Leave out what a forked process has of its parent; of a brother where the parent has ended."""

@@ -20,8 +20,8 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import NamedTuple
 
+from memguard.sense.origin import Origin
 from memguard.sense.proc_files import PAGE_BYTES, TICKS_PER_S, ProcessId, age_of
 
 # Less in doubt than this, or than this share of the tree, is not worth a walk.
@@ -171,13 +171,6 @@ class Process:
         self.has_copies = self.is_foreign = False
         self.settle()
         self.statm = b""
-
-
-class Origin(NamedTuple):
-    """Whose a process is: the number of its user, and the path of its memory cgroup, "" where that is hidden."""
-
-    user: int
-    cgroup: str
 
 
 class Tree:

@@ -184,10 +184,7 @@ class Sentinel:
         yield self._log(Retried(*words, wait.program, wait.jobs, wait.attempt, wait.reason))
         yield RenewWard(run.note.tid)
         yield ChangeWard(run.note.tid, wait.jobs)
-        reading = self._reading
-        most_bytes = float("inf")
-        if reading is not None and self._outside.least_bytes < most_bytes:
-            most_bytes = reading.bound_bytes - self._policy.reserve_of(reading.bound_bytes) - self._outside.least_bytes
+        most_bytes = self._outside.most_bytes(self._reading, self._policy)
         run.wait_for_turn(wait, self._at.now_s, self._kernel, most_bytes)
 
     # -- one look ----------------------------------------------------------------------------------------------------
@@ -238,8 +235,8 @@ class Sentinel:
         free = moment.left_bytes - self._policy.reserve_of(reading.bound_bytes)
         others = [run for run in self._watched.values() if not run.waits]
         others_work, is_any_alone = any(run.works for run in others), any(run.is_alone for run in others)
-        since_turn_s, is_empty = now_s - self._turn_s, self._outside.is_least
-        tid = next_turn(waiting, free, others_work, is_any_alone, since_turn_s, is_empty, has_others=bool(others))
+        pause_s, is_empty = now_s - self._turn_s, self._outside.is_least
+        tid = next_turn(waiting, free, others_work, is_any_alone, pause_s, is_empty, bool(others))
         if tid is not None:
             self._turn_s = now_s
             self._run(tid).begin_turn(now_s)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from memguard.channels.notes import TaskEnd, TaskGrant, TaskNote, TaskWait
 from memguard.decide.turn import Waiting
-from memguard.model import Outcome
+from memguard.model import Outcome, Policy, Reading
 from memguard.sense.proc_files import ProcessId
 from memguard.sense.process_tree import Usage
 from memguard.sense.tally import Tally
@@ -180,10 +180,11 @@ class Outside:
         self._bytes = max(0, used_bytes - sum(run.usage.current_bytes for run in runs))
         self._least_bytes = min(self._least_bytes, self._bytes)
 
-    @property
-    def least_bytes(self) -> float:
-        """The least that was seen; infinite before the first look."""
-        return self._least_bytes
+    def most_bytes(self, reading: Reading | None, policy: Policy) -> float:
+        """What a task may have by plan where no other runs; infinite before the first look."""
+        if reading is None or self._least_bytes == math.inf:
+            return math.inf
+        return reading.bound_bytes - policy.reserve_of(reading.bound_bytes) - self._least_bytes
 
     @property
     def is_least(self) -> bool:
