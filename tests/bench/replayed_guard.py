@@ -15,7 +15,7 @@ from memguard.decide.ledger import Ledger
 from memguard.decide.moment import Act, slots_of
 from memguard.decide.order import order_of_starts
 from memguard.decide.pool_form import TASKS
-from memguard.decide.turn import Waiting, next_turn
+from memguard.decide.turn import Beside, Waiting, next_turn
 from memguard.model import (
     BuildUse,
     Duration,
@@ -262,9 +262,9 @@ class ReplayedGuard:
         ]
         self._build.has_failed = any(run.waits_since_s is not None and not run.attempts.left for run in runs.values())
         others = [run for run in runs.values() if run.waits_since_s is None]
-        others_work = any(run.running or run.bytes > LIGHT_BYTES for run in others)
-        is_any_alone, has_others = any(run.is_alone for run in others), bool(others)
-        tid = next_turn(waiting, free_bytes, others_work, is_any_alone, now_s - self._turn_s, True, has_others)
+        work = any(run.running or run.bytes > LIGHT_BYTES for run in others)
+        beside = Beside(bool(others), work, any(run.is_alone for run in others))
+        tid = next_turn(waiting, free_bytes, beside, now_s - self._turn_s, is_empty=True)
         if tid is not None:
             self._turn_s, run = now_s, runs[int(tid)]
             attempt = run.attempts.take(run.was_cause)

@@ -13,7 +13,7 @@ from typing import Any
 from memguard.channels.fifo import Listener, Notes
 from memguard.channels.notes import TaskWait
 from memguard.channels.state import StateFile, as_object
-from memguard.decide.turn import PATIENCE_S, Waiting, next_turn
+from memguard.decide.turn import PATIENCE_S, Beside, Waiting, next_turn
 from memguard.model import Reading
 from memguard.task.turn import Turns
 from memguard.units import GIB, MIB
@@ -110,15 +110,16 @@ def test_who_does_not_fit_keeps_nobody_waiting() -> None:
     """The oldest that fits has its turn, but not one that must be alone; where none works, the smallest of these."""
     large, alone = Waiting("large", 1, 900 * MIB, False, 5.0), Waiting("alone", 2, 10 * MIB, True, 5.0)
     small = Waiting("small", 3, 10 * MIB, False, 5.0)
-    waiting = [small, alone, large]
-    assert next_turn(waiting, 100 * MIB, others_work=True, is_any_alone=False, since_turn_s=9.0) == "small"
-    assert next_turn([alone, large], 100 * MIB, others_work=True, is_any_alone=False, since_turn_s=9.0) is None
-    assert next_turn(waiting, GIB, others_work=True, is_any_alone=False, since_turn_s=9.0) == "large"
-    assert next_turn(waiting, GIB, others_work=True, is_any_alone=True, since_turn_s=9.0) is None
-    assert next_turn(waiting, 100 * MIB, others_work=False, is_any_alone=False, since_turn_s=0.0) == "small"
-    assert next_turn([alone, large], 100 * MIB, False, False, 0.0) == "alone"
-    assert next_turn([alone, large], 100 * MIB, False, False, 0.0, has_others=True) is None
+    waiting, none, works = [small, alone, large], Beside(), Beside(runs=True, works=True)
+    assert next_turn(waiting, 100 * MIB, works, since_turn_s=9.0) == "small"
+    assert next_turn(waiting, 100 * MIB, works, since_turn_s=0.0) is None
+    assert next_turn([alone, large], 100 * MIB, works, since_turn_s=9.0) is None
+    assert next_turn(waiting, GIB, works, since_turn_s=9.0) == "large"
+    assert next_turn(waiting, GIB, Beside(True, True, is_alone=True), since_turn_s=9.0) is None
+    assert next_turn(waiting, 100 * MIB, none, since_turn_s=0.0) == "small"
+    assert next_turn([alone, large], 100 * MIB, none, 0.0) == "alone"
+    assert next_turn([alone, large], 100 * MIB, Beside(runs=True), 0.0) is None
     patient = replace(alone, waits_s=PATIENCE_S)
-    assert next_turn([patient, large], 100 * MIB, False, False, 0.0, has_others=True) == "alone"
-    assert next_turn([large], 100 * MIB, False, False, 0.0) is None
-    assert next_turn([large], 100 * MIB, False, False, 0.0, is_empty=True) == "large"
+    assert next_turn([patient, large], 100 * MIB, Beside(runs=True), 0.0) == "alone"
+    assert next_turn([large], 100 * MIB, none, 0.0) is None
+    assert next_turn([large], 100 * MIB, none, 0.0, is_empty=True) == "large"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 # From one turn to the next: what the last one takes must be seen first.
 PAUSE_S = 2.0
@@ -34,34 +35,33 @@ class Waiting:
     waits_s: float
 
 
+class Beside(NamedTuple):
+    """Whether any task runs that does not wait, whether one of these works, and whether one must be alone."""
+
+    runs: bool = False
+    works: bool = False
+    is_alone: bool = False
+
+
 def next_turn(
-    waiting: Sequence[Waiting],
-    free_bytes: int,
-    others_work: bool,
-    is_any_alone: bool,
-    since_turn_s: float,
-    is_empty: bool = False,
-    has_others: bool = False,
+    waiting: Sequence[Waiting], free_bytes: int, beside: Beside, since_turn_s: float, is_empty: bool = False
 ) -> str | None:
     """The tid of the task whose turn it is, None for nobody: the oldest that fits; where no other works, any.
 
     Then it is the smallest if none fits or all must be alone: each that waits holds some memory itself, and those that
     need most go on when the others have ended.
 
-    free_bytes:   what is left until the limit, less the reserve.
-    others_work:  whether any task works that does not wait.
-    is_any_alone: whether one of these runs alone.
-    is_empty:     nothing holds memory but what always does, so that no more will ever fit.
-    has_others:   whether any task runs that does not wait, though it may not work.
+    free_bytes: what is left until the limit, less the reserve.
+    is_empty:   nothing holds memory but what always does, so that no more will ever fit.
     """
-    if not waiting or is_any_alone or (others_work and since_turn_s < PAUSE_S):
+    if not waiting or beside.is_alone or (beside.works and since_turn_s < PAUSE_S):
         return None
     fitting = [task for task in waiting if task.need_bytes <= free_bytes and not task.alone]
     if fitting:
         return min(fitting, key=lambda task: task.place).tid
-    if others_work:
+    if beside.works:
         return None
     smallest = min(waiting, key=lambda task: (task.need_bytes, task.place))
     has_room = smallest.need_bytes <= free_bytes or is_empty
-    is_ready = has_room and not (smallest.alone and has_others)
+    is_ready = has_room and not (smallest.alone and beside.runs)
     return smallest.tid if is_ready or smallest.waits_s >= PATIENCE_S else None

@@ -16,7 +16,7 @@ from typing import Any
 from memguard.channels.notes import Note, TaskEnd, TaskGrant, TaskHold, TaskNote, TaskWait
 from memguard.channels.state import KILLED_SHARE, Counts, HeldTask, TaskState
 from memguard.decide.moment import Act
-from memguard.decide.turn import next_turn
+from memguard.decide.turn import Beside, next_turn
 from memguard.model import Kill, Outcome, Policy, Reading, Record
 from memguard.record.events import (
     Deed,
@@ -184,8 +184,7 @@ class Sentinel:
         yield self._log(Retried(*words, wait.program, wait.jobs, wait.attempt, wait.reason))
         yield RenewWard(run.note.tid)
         yield ChangeWard(run.note.tid, wait.jobs)
-        most_bytes = self._outside.most_bytes(self._reading, self._policy)
-        run.wait_for_turn(wait, self._at.now_s, self._kernel, most_bytes)
+        run.wait_for_turn(wait, self._at.now_s, self._kernel, self._outside.most_bytes(self._reading, self._policy))
 
     # -- one look ----------------------------------------------------------------------------------------------------
 
@@ -234,9 +233,8 @@ class Sentinel:
             return
         free = moment.left_bytes - self._policy.reserve_of(reading.bound_bytes)
         others = [run for run in self._watched.values() if not run.waits]
-        others_work, is_any_alone = any(run.works for run in others), any(run.is_alone for run in others)
-        pause_s, is_empty = now_s - self._turn_s, self._outside.is_least
-        tid = next_turn(waiting, free, others_work, is_any_alone, pause_s, is_empty, bool(others))
+        beside = Beside(bool(others), any(run.works for run in others), any(run.is_alone for run in others))
+        tid = next_turn(waiting, free, beside, now_s - self._turn_s, self._outside.is_least)
         if tid is not None:
             self._turn_s = now_s
             self._run(tid).begin_turn(now_s)
