@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memguard.decide.moment import Act, Action, Job, Moment, Running
-from memguard.decide.regulate import CRAWL_S, KILL_PAUSE_S, STALLED_S, TASK_PAUSE_S, WAKES_MOST, regulate
+from memguard.decide.regulate import CRAWL_ALONE_S, CRAWL_S, KILL_PAUSE_S, STALLED_S, TASK_PAUSE_S, WAKES_MOST, regulate
 from memguard.predict.job_lives import Expected
 from memguard.units import MIB
 
@@ -345,7 +345,7 @@ def test_what_would_free_next_to_nothing_is_not_killed() -> None:
     """The one that holds all the rest is, when its turn comes; among small ones a small one is worth it."""
     small = [job(3, 2, 0.1, is_stopped=True), job(2, 40, 0.9, is_stopped=True)]
     assert acts(regulate(moment(30, all_stopped(*small))), Act.KILL) == []
-    assert acts(regulate(moment(5, all_stopped(*small))), Act.KILL) == [1]
+    assert acts(regulate(moment(3, all_stopped(*small))), Act.KILL) == [1]
     slow = task(*small, job(1, 900, 3.0, peak_mib=1000, growth_mib_s=1))
     assert acts(regulate(moment(60, slow)), Act.KILL) == []
     many = task(*small, job(1, 60, 1.0, peak_mib=90, growth_mib_s=100))
@@ -356,7 +356,7 @@ def test_the_first_job_is_killed_only_where_it_is_the_last() -> None:
     """With another to kill it goes on, however large it is; alone it has nearly all that is left."""
     assert acts(regulate(moment(30, all_stopped(job(2, 80, 0.1, is_stopped=True)))), Act.KILL) == [2]
     assert acts(regulate(moment(30, all_stopped())), Act.KILL) == []
-    assert acts(regulate(moment(5, all_stopped())), Act.KILL) == [1]
+    assert acts(regulate(moment(3, all_stopped())), Act.KILL) == [1]
 
 
 def test_the_nearer_the_kill_mark_the_sooner_is_the_next_look() -> None:
@@ -376,9 +376,12 @@ def test_who_holds_nearly_all_has_nearly_all_that_is_left() -> None:
     small, large = task(job(1, 10, 0.1, is_stopped=True), current_bytes=60 * MIB), job(5, 600, 9.0, peak_mib=700)
     alone = task(replace(large, growth_bytes_s=0.0), tid="b", place=2, current_bytes=610 * MIB, may_stop=False)
     assert acts(regulate(moment(40, small, alone)), Act.KILL) == []
-    assert acts(regulate(moment(7, small, alone)), Act.KILL) == [5]
+    assert acts(regulate(moment(6, small, alone)), Act.KILL) == [5]
     assert acts(regulate(moment(40, small, alone, crawl_s=CRAWL_S)), Act.KILL) == [5]
     assert acts(regulate(moment(40, small, alone, crawl_s=CRAWL_S, stalled_s=CRAWL_S)), Act.KILL) == []
+    waits = task(tid="w", place=3, current_bytes=27 * MIB)
+    assert acts(regulate(moment(40, waits, alone, crawl_s=CRAWL_S)), Act.KILL) == []
+    assert acts(regulate(moment(40, waits, alone, crawl_s=CRAWL_ALONE_S)), Act.KILL) == [5]
     assert acts(regulate(moment(70, small, alone, crawl_s=CRAWL_S)), Act.KILL) == []
     other = task(job(7, 400, 9.0, peak_mib=700, is_stopped=True), tid="c", place=3, current_bytes=400 * MIB)
     assert acts(regulate(moment(40, small, alone, other)), Act.KILL) == [7]

@@ -41,15 +41,18 @@ KILL_PAUSE_S = 0.5
 # The kill mark of a job that holds this share of what all tasks hold, or more, is lower by its share, but no lower than
 # LAST_SHARE of it: none at all would have the kernel kill it, and with it, in a pod, everything.
 # evidence: with 1 GiB a compile of 700 MiB was killed four times at 580 to 616 beside configure scripts of 60, and the
-# build was lost; one that is alone with 725 ends 13 MiB below the limit; at an eighth the kernel killed twice what had
-# configure scripts beside it, at a quarter never
+# build was lost; one that is alone with 750 ends 8 to 15 MiB below the limit, in four builds of four, and was killed in
+# one of two at an eighth; the kernel killed twice what had an eighth and configure scripts beside it
 ALL_SHARE = 0.75
-LAST_SHARE = 1 / 8
+LAST_SHARE = 1 / 16
 # But where what runs has crawled for this long the kill mark counts for it, too: all that is left for the code of
 # programs is read from the disk again and again, and the kernel does not kill as long as it finds a page to take.
 # evidence: a compiler of 1.2 GiB in 1.5 stood at 27 MiB from the limit for nine minutes, with a quarter of a CPU and
 # 94,000 pages read anew, until the build was broken off
 CRAWL_S = 4.0
+# One beside which nothing runs may have as much the next time and no more, so it is given time to get there.
+# evidence: with 1 GiB a compiler that needs 1003 to 1011 MiB with BitBake's crawls for the last seconds of eighteen
+CRAWL_ALONE_S = 60.0
 # From the last sign of life of what runs to the first wake for good, and on to the next. CPU time is seen up to four
 # seconds late, and who waits for a disk or the network may show none for some seconds more.
 STALLED_S = 10.0
@@ -252,8 +255,9 @@ def _kills(moment: Moment, by_age: Sequence[_Owned], going: Sequence[_Owned]) ->
     enough = next((pair for pair in found if pair[1].bytes >= missing), None)
     task, job = enough or max(found, key=lambda pair: pair[1].bytes, default=largest)
     held_bytes = sum(max(one.current_bytes, sum(job.bytes for job in one.jobs)) for one in moment.tasks)
+    others_run = any(one is not task and (one.jobs or one.current_bytes > SMALL_BYTES) for one in moment.tasks)
     # Who takes no CPU time at all may wait for one that is stopped.
-    is_crawling = moment.crawl_s >= CRAWL_S > moment.stalled_s
+    is_crawling = moment.crawl_s >= (CRAWL_S if others_run else CRAWL_ALONE_S) and moment.stalled_s < CRAWL_S
     if job.bytes >= ALL_SHARE * held_bytes and not is_crawling:
         short -= int(moment.kill_bytes * min(1 - LAST_SHARE, job.bytes / held_bytes))
     if short + soon_bytes <= 0:
