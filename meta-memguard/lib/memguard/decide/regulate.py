@@ -41,10 +41,9 @@ KILL_PAUSE_S = 0.5
 # The kill mark of a job that holds this share of what all tasks hold, or more, is lower by its share, but no lower than
 # LAST_SHARE of it: none at all would have the kernel kill it, and with it, in a pod, everything.
 # evidence: with 1 GiB a compile of 700 MiB was killed four times at 580 to 616 beside configure scripts of 60, and the
-# build was lost; one that is alone with 750 ends 8 to 15 MiB below the limit, in four builds of four, and was killed in
-# one of two at an eighth; the kernel killed twice what had an eighth and configure scripts beside it
+# build was lost; at a sixteenth, 4 MiB, the kernel killed one that was alone with 750 eight times in two builds
 ALL_SHARE = 0.75
-LAST_SHARE = 1 / 16
+LAST_SHARE = 1 / 8
 # But where what runs has crawled for this long the kill mark counts for it, too: all that is left for the code of
 # programs is read from the disk again and again, and the kernel does not kill as long as it finds a page to take.
 # evidence: a compiler of 1.2 GiB in 1.5 stood at 27 MiB from the limit for nine minutes, with a quarter of a CPU and
