@@ -48,6 +48,13 @@ def test_no_time_is_lost(replayed: dict[str, Replayed]) -> None:
     assert replayed["roomy"].wall_s < 1.02 * replayed["crowded"].wall_s
 
 
+def test_what_is_larger_than_the_plan_is_built_too(recording: Recording) -> None:
+    """Five tasks need more than a container of 1 GiB has by plan, one nearly all of it; nothing waits for ever."""
+    builds = replay_all(recording, GIB, ("first", "second"), seed=2)
+    assert all(build.has_built for build in builds.values())
+    assert builds["second"].wall_s < builds["first"].wall_s
+
+
 def test_no_cpu_idles_while_a_task_would_fit(recording: Recording, replayed: dict[str, Replayed]) -> None:
     """At most 3 % of all CPU seconds."""
     all_s = sum(task.cpu_s for task in recording.tasks)
