@@ -261,6 +261,8 @@ class ReplayedGuard:
             if run.waits_since_s is not None
         ]
         self._build.has_failed = any(run.waits_since_s is not None and not run.attempts.left for run in runs.values())
+        if self._build.has_failed:
+            return
         others = [run for run in runs.values() if run.waits_since_s is None]
         work = any(run.running or run.bytes > LIGHT_BYTES for run in others)
         beside = Beside(bool(others), work, any(run.is_alone for run in others))

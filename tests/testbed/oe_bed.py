@@ -64,7 +64,7 @@ class Kind:
     series:    the release of OE-core, with the BitBake that belongs to it.
     recipes:   what is built.
     ninja:     its version; those before 1.13 take no tokens.
-    has_gmock: googletest comes with the tests of gmock, one compiler of which takes over 1.2 GB.
+    has_gmock: googletest comes with the tests of gmock, one compiler of which takes 1.4 GB.
     """
 
     series: str
