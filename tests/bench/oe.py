@@ -88,9 +88,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--builds", type=_builds, default=USUAL, help=f"in this order (default: {','.join(USUAL)})")
     parser.add_argument("--series", choices=MISSING, default="wrynose", help="of OE-core (default: wrynose)")
     parser.add_argument("--recipes", type=_recipes, default=list(RECIPES), help=f"fewer of {','.join(RECIPES)}")
-    parser.add_argument(
-        "--gmock", action="store_true", help="with gmock's tests, whose largest compiler takes 1.4 GB"
-    )
+    parser.add_argument("--gmock", action="store_true", help="with gmock's tests, whose largest compiler takes 1.4 GB")
     parser.add_argument("--ninja", metavar="VERSION", default=NINJA, help=f"another one than {NINJA}, as 1.11.1.4")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write what every build came to as JSON, too")
     options = parser.parse_args(arguments)

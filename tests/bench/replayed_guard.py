@@ -38,7 +38,7 @@ from memguard.sense.process_tree import Usage
 from memguard.sentinel.look import MEASURE_S
 from memguard.sentinel.reflex import Reflex
 from memguard.sentinel.ward import Ward
-from memguard.sentinel.watched import LIGHT_BYTES
+from memguard.sentinel.watched import WORKING_BYTES
 
 from .recording import classes_of
 from .replayed import Replay, Run
@@ -264,7 +264,7 @@ class ReplayedGuard:
         if self._build.has_failed:
             return
         others = [run for run in runs.values() if run.waits_since_s is None]
-        work = any(run.running or run.bytes > LIGHT_BYTES for run in others)
+        work = any(run.running or run.bytes > WORKING_BYTES for run in others)
         beside = Beside(bool(others), work, any(run.is_alone for run in others))
         tid = next_turn(waiting, free_bytes, beside, now_s - self._turn_s, is_empty=True)
         if tid is not None:

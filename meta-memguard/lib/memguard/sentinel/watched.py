@@ -26,7 +26,7 @@ NEVER_STOPPED = ("do_fetch",)
 # The CPU time of a process is read anew every few seconds; a rate is that of no less than this time.
 RATE_S = 4.0
 # A task that holds less than this and compiles nothing does not count as working.
-LIGHT_BYTES = 128 << 20
+WORKING_BYTES = 128 << 20
 
 
 class Instant(NamedTuple):
@@ -87,7 +87,7 @@ class Watched:
     @property
     def works(self) -> bool:
         """Whether it compiles or holds memory that counts."""
-        return bool(self.usage.compilers) or self.usage.current_bytes > LIGHT_BYTES
+        return bool(self.usage.compilers) or self.usage.current_bytes > WORKING_BYTES
 
     def __str__(self) -> str:
         return f"{self.note.recipe} {self.note.task}"
@@ -189,4 +189,4 @@ class Outside:
     @property
     def is_least(self) -> bool:
         """Whether it is about the least that was seen, so that no more memory is to be expected."""
-        return self._bytes <= self._least_bytes + LIGHT_BYTES
+        return self._bytes <= self._least_bytes + WORKING_BYTES
