@@ -354,6 +354,8 @@ def test_looks_come_sooner_as_memory_gets_short(start: Start) -> None:
         task.look(100_000)
     assert task.reflex.next_look_s == LOOK_MOST_S
     task.look(100)
+    assert task.reflex.next_look_s == LOOK_LEAST_S
+    task.look(RESERVE / MIB / 4)
     assert task.reflex.next_look_s == LOOK_NEAR_S
 
 

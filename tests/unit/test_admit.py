@@ -364,6 +364,6 @@ def test_beside_what_takes_all_only_light_tasks_start() -> None:
     for judge in (admit, admit_boldly):
         assert judge(light("a", LIGHT_BYTES), where).starts
         assert (
-            judge(light("b", LIGHT_BYTES + 1), where).reason == "needs 80 MiB beside r-f do_compile, which needs "
+            judge(light("b", LIGHT_BYTES + 1), where).reason == "needs 64 MiB beside r-f do_compile, which needs "
             "all that there is"
         )

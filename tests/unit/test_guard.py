@@ -458,7 +458,7 @@ def test_a_light_task_is_not_told_of_so_soon(bench: Bench) -> None:
     bench.tick(seconds=SAY_HOLD_S)
     assert bench.said == []
     bench.tick(seconds=SAY_LIGHT_HOLD_S)
-    assert bench.said == ["hold r-b do_compile: needs 80 MiB, nothing will be free"]
+    assert bench.said == ["hold r-b do_compile: needs 64 MiB, nothing will be free"]
 
 
 def test_a_grant_that_cannot_be_written_is_for_all_jobs(bench: Bench) -> None:

@@ -34,9 +34,8 @@ from memguard.model import Footprint, Grant, Policy, Reading, Task, Verdict
 from memguard.units import MIB, format_bytes
 
 # A task that takes no more than this is light: to hold it gains nothing that could be measured.
-# evidence: of the 223 tasks that run for nineteen recipes of OE-core, 205 to 210 took no more than 64 MiB; a configure
-# step of 65 that was no light one kept a chain waiting behind large ones for a third of a build
-LIGHT_BYTES = 80 * MIB
+# evidence: of the 223 tasks that run for nineteen recipes of OE-core, 205 to 210 took no more
+LIGHT_BYTES = 64 * MIB
 # A task of which only the kind is known is not tried where a CPU idles if its kind takes more than this.
 # evidence: in first builds of real recipes C++ compiles that were tried came to stand still with 200 to 570 MiB, and
 # held these for more than a minute, in which nothing else fitted
