@@ -65,7 +65,7 @@ MEMGUARD_HISTORY_MAX ?= "64M"
 MEMGUARD_HISTORY_MAX[doc] = "What MEMGUARD_HISTORY may grow to; the oldest records of the best-known tasks are forgotten first."
 
 MEMGUARD_RETRIES ?= "2"
-MEMGUARD_RETRIES[doc] = "How often a task whose compiler was killed for memory runs again with half as many jobs, but no fewer than there are CPUs, before it runs once more with one job and alone. 0: never, not even that."
+MEMGUARD_RETRIES[doc] = "How often a task whose compiler was killed for memory runs again with half as many jobs, but no fewer than there are CPUs, before it runs once more with one job and alone; a run that ended while a larger compiler ran is not counted, up to six times. 0: never, not even that."
 
 MEMGUARD_RETRY_TASKS ?= "do_compile do_compile_kernelmodules do_compile_ptest_base do_install"
 MEMGUARD_RETRY_TASKS[doc] = "Tasks that may run again after a memory kill: what they do can be repeated on top of what is there. Shell patterns are allowed."

@@ -92,6 +92,9 @@ def test_what_reads_its_own_code_again_and_again_crawls() -> None:
         found = crawl.take(tenth / 10, usages), standstill.take(tenth / 10, usages)
     assert found[0] == pytest.approx(4.9)
     assert found[1] < 0.5
+    slow = Standstill(CRAWL_CPUS)
+    whole = [slow.take(tenth / 10, {"a": Usage(GIB, cpu_s=0.025 * tenth)}, cpus=0.25) for tenth in range(1000, 1050)]
+    assert max(whole) < 1.2
     compiles = [crawl.take(105.0 + tenth / 10, {"a": Usage(GIB, cpu_s=30.0 + 0.1 * tenth)}) for tenth in range(50)]
     assert max(compiles) < 1.0
 

@@ -147,6 +147,10 @@ class Situation:
         """Whether `task` needs more than the plan has, wherever that is found."""
         return self.is_watched and not task.footprint.is_guess and self._whole_bytes(task) > self.budget_bytes
 
+    def leaves_nothing_for(self, need_bytes: int) -> bool:
+        """Whether a task that needs this waits for the one that needs all that there is: any that is no light one."""
+        return self.filling is not None and need_bytes > LIGHT_BYTES
+
     def fewest_jobs(self, task: Task) -> int:
         """The fewest jobs `task` starts with: the policy's, or fewer where an empty container fits no more."""
         fewest = self.policy.fewest_jobs(task.wanted_jobs, self.reading.cpus)
@@ -213,8 +217,8 @@ def admit(task: Task, situation: Situation) -> Verdict:
     if situation.emergency:
         return Verdict(situation.emergency)
     need_bytes = situation.need_bytes(task)
-    if situation.filling and need_bytes > LIGHT_BYTES:
-        return Verdict(f"needs {format_bytes(need_bytes)} beside {situation.filling}, which needs all that there is")
+    if situation.leaves_nothing_for(need_bytes):
+        return _held_by_filling(need_bytes, situation)
     is_kept = situation.kept is not None and situation.kept.tid == task.tid
     room = situation.kept_bytes if is_kept else situation.spare_bytes
     if need_bytes <= room:
@@ -233,8 +237,8 @@ def admit_boldly(task: Task, situation: Situation) -> Verdict:
     Not where only its kind is known, and that is no light one.
     """
     need_bytes = situation.need_bytes(task)
-    if situation.filling and need_bytes > LIGHT_BYTES:
-        return Verdict(f"needs {format_bytes(need_bytes)} beside {situation.filling}, which needs all that there is")
+    if situation.leaves_nothing_for(need_bytes):
+        return _held_by_filling(need_bytes, situation)
     if task.footprint.is_guess and need_bytes > TRIED_BYTES:
         return Verdict(f"needs {format_bytes(need_bytes)}, going by its kind")
     if situation.emergency or need_bytes > situation.room_bytes:
@@ -253,6 +257,10 @@ def admit_alone(task: Task, situation: Situation) -> Verdict:
     jobs = max(1, task.footprint.jobs_within(room, task.wanted_jobs))
     reason = f"nothing else runs, so with {jobs} of {task.wanted_jobs} jobs"
     return Verdict(reason, _grant(task, jobs), is_forced=True)
+
+
+def _held_by_filling(need_bytes: int, situation: Situation) -> Verdict:
+    return Verdict(f"needs {format_bytes(need_bytes)} beside {situation.filling}, which needs all that there is")
 
 
 def _start(task: Task, situation: Situation, reason: str) -> Verdict:

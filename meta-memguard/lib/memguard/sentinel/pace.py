@@ -94,7 +94,7 @@ class Lateness:
 class Standstill:
     """For how long nothing has gone on: no job began or ended, memory neither grew nor shrank, nobody took CPU time.
 
-    cpus: who takes no more than this many CPUs, on average, takes none.
+    cpus: who takes no more than this many CPUs, on average, takes none; where there is less than one, as much less.
     """
 
     def __init__(self, cpus: float = STILL_CPUS) -> None:
@@ -107,9 +107,10 @@ class Standstill:
         """Something was done that may let others go on."""
         self._before = None
 
-    def take(self, now_s: float, usages: Mapping[str, Usage]) -> float:
-        """Take in what tasks use; seconds since anything went on, without those in which nobody looked."""
+    def take(self, now_s: float, usages: Mapping[str, Usage], cpus: float = 1.0) -> float:
+        """Take in what tasks use of `cpus`; seconds since anything went on, without those in which nobody looked."""
         passed_s, self._looked_s = min(LOOK_MOST_S, now_s - self._looked_s), now_s
+        cpus_least = self._cpus * min(1.0, cpus)
         jobs = {(tid, job.pid, job.start_ticks) for tid, usage in usages.items() for job in usage.compilers}
         names = frozenset(jobs.union((tid, 0, 0) for tid in usages))
         size_bytes = sum(usage.current_bytes for usage in usages.values())
@@ -118,7 +119,7 @@ class Standstill:
             names_before, bytes_before, cpu_before_s = self._before
             self._still_s += passed_s
             is_still = abs(size_bytes - bytes_before) <= STILL_BYTES
-            if names == names_before and is_still and cpu_s - cpu_before_s <= self._cpus * max(1.0, self._still_s):
+            if names == names_before and is_still and cpu_s - cpu_before_s <= cpus_least * max(1.0, self._still_s):
                 return self._still_s
         self._still_s, self._before = 0.0, (names, size_bytes, cpu_s)
         return 0.0

@@ -260,8 +260,8 @@ class Reflex:
             late_s=self._lateness.take(now_s),
             since_wake_s=now_s - self._woke_s,
             since_kill_s=now_s - self._killed_s,
-            stalled_s=self._standstill.take(now_s, usages) if self._signals.stopped else 0.0,
-            crawl_s=self._crawl.take(now_s, usages),
+            stalled_s=self._standstill.take(now_s, usages, reading.cpus) if self._signals.stopped else 0.0,
+            crawl_s=self._crawl.take(now_s, usages, reading.cpus),
         )
         forecast = Forecast(self.moment)
         self.rise_bytes = forecast.rise_bytes
