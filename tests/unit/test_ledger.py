@@ -8,7 +8,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memguard.decide.ledger import READING_AGE_S, STARVED_S, Admission, Ledger, Release
+from memguard.decide.ledger import ASKED_S, READING_AGE_S, STARVED_S, Admission, Ledger, Release
 from memguard.model import BuildUse, Footprint, Grant, Mode, Policy, Reading, Task, TaskUse
 from memguard.units import GIB
 
@@ -200,3 +200,17 @@ def test_the_sums_are_those_of_the_entries(steps: list[tuple[object, ...]]) -> N
     ledger._situation = None
     # Who starves is worked out with each change, not with each moment that passes.
     assert replace(ledger._now(), kept=before.kept, is_starved=before.is_starved) == before
+
+
+def test_idle_cpus_count_while_a_held_task_would_fit_and_somebody_asks() -> None:
+    """Not for a time in which BitBake had no thread for it, and asked nothing."""
+    ledger = make_ledger()
+    ledger.offer(task("a", 5 * GIB), is_idle=True)
+    held = task("b", 4 * GIB)
+    ledger.hold(held, ledger.judge(held, is_idle=False))
+    use = BuildUse({"a": TaskUse(1 * GIB, cpus=1.0, most_compilers=1)}, rise_bytes=1 * GIB)
+    ledger.look(reading(1 * GIB), use, 100.0)
+    ledger.look(reading(1 * GIB), use, 100.0 + ASKED_S / 2)
+    assert ledger.totals.idle_s == 3 * ASKED_S / 2
+    ledger.look(reading(1 * GIB), use, 130.0)
+    assert ledger.totals.idle_s == 3 * ASKED_S / 2

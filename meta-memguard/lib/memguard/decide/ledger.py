@@ -21,6 +21,9 @@ from memguard.model import BuildUse, Grant, Mode, Policy, Reading, Task, TaskUse
 # A reading costs some 50 us of kernel time, as much as BitBake needs to pick a task out of a thousand. In this time
 # the fastest fill rate seen on build hosts (6 GB/s, by the authors of earlyoom) takes less than a default reserve.
 READING_AGE_S = 0.1
+# BitBake asks what to start several times a second. Where it has not for longer than this, all its threads were taken:
+# a CPU that idled then did so whatever would have fitted.
+ASKED_S = 1.0
 
 # A task that is held for this long has its memory kept.
 # evidence: chosen, not measured; on real recipes no task waits for as long
@@ -128,8 +131,10 @@ class Ledger:
 
         is_idle: no task runs, so that what is in use is nobody's grant.
         """
-        if self.is_hungry and any(hold.need_bytes <= self.free_bytes for hold in self.held.values()):
-            self.totals.idle_s += (now_s - self._read_at_s) * (self.reading.cpus - self._busy_cpus)
+        passed_s = now_s - self._read_at_s
+        could_start = passed_s <= ASKED_S and any(hold.need_bytes <= self.free_bytes for hold in self.held.values())
+        if could_start and self.is_hungry:
+            self.totals.idle_s += passed_s * (self.reading.cpus - self._busy_cpus)
         self.reading, self.use, self._read_at_s = reading, use, now_s
         if is_idle:
             self._idle_bytes = reading.used_bytes - reading.shmem_bytes
