@@ -132,8 +132,8 @@ class Ledger:
         is_idle: no task runs, so that what is in use is nobody's grant.
         """
         passed_s = now_s - self._read_at_s
-        could_start = passed_s <= ASKED_S and any(hold.need_bytes <= self.free_bytes for hold in self.held.values())
-        if could_start and self.is_hungry:
+        is_asked = passed_s <= ASKED_S and self.is_hungry
+        if is_asked and any(hold.need_bytes <= self.free_bytes for hold in self.held.values()):
             self.totals.idle_s += passed_s * (self.reading.cpus - self._busy_cpus)
         self.reading, self.use, self._read_at_s = reading, use, now_s
         if is_idle:

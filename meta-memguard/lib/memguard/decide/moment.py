@@ -23,8 +23,8 @@ PRESSED_FACTOR = 1.5
 # what looks came late by of late is added; nothing is killed for that.
 REACTION_S = 0.12
 # The same for kills: near the kill mark looks follow each other sooner, and it is nearer what really comes.
-# evidence: with 1 GiB a compile of 756 MiB beside BitBake's 250 was killed four times at 1005 to 1008, growing by
-# 100 MiB/s, and would have ended at 1006
+# evidence: with 1 GiB a compile of 750 MiB beside BitBake's 250 was killed four times at 1005 to 1008; in builds of its
+# own it has ended at 1009 to 1011
 KILL_REACTION_S = 0.045
 # A job that should have ended by now is expected to run on for this time.
 LEAST_LEFT_S = 0.02
