@@ -250,8 +250,9 @@ class Reflex:
             self._counted_s = now_s
             for charge in self._charges.values():
                 charge.look_for_lost()
+        left_bytes = reading.left_bytes - (self._fill.used_bytes - reading.used_bytes)
         self.moment = Moment(
-            left_bytes=reading.left_bytes - (self._fill.used_bytes - reading.used_bytes),
+            left_bytes=left_bytes,
             reserve_bytes=reserve_bytes,
             fill_bytes_s=self._fill.bytes_s,
             slots=self.slots,
@@ -261,7 +262,7 @@ class Reflex:
             since_wake_s=now_s - self._woke_s,
             since_kill_s=now_s - self._killed_s,
             stalled_s=self._standstill.take(now_s, usages, reading.cpus) if self._signals.stopped else 0.0,
-            crawl_s=self._crawl.take(now_s, usages, reading.cpus),
+            crawl_s=self._crawl.take(now_s, usages, reading.cpus) if left_bytes < reserve_bytes else 0.0,
         )
         forecast = Forecast(self.moment)
         self.rise_bytes = forecast.rise_bytes
