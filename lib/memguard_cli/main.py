@@ -19,18 +19,20 @@ from typing import Any
 
 import click
 
+from memguard.version import VERSION
+from memguard_cli.commands.group import Group
 from memguard_cli.errors import UserError
 from memguard_cli.screens.text import printable
 
 # Each is in the module of its name, which is imported when it is called: none waits for what others need.
-COMMANDS = ("doctor", "explain", "export", "history", "plan", "predict", "report", "run", "simulate", "top")
+COMMANDS = ("doctor", "explain", "export", "grow", "history", "plan", "predict", "report", "run", "simulate", "top")
 
 
 class _ReaderLeft(Exception):
     """Whoever read our output has seen enough."""
 
 
-class _Group(click.Group):
+class _Group(Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
@@ -53,10 +55,10 @@ class _Group(click.Group):
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(package_name="meta-memguard", prog_name="memguard")
+@click.version_option(VERSION, prog_name="memguard")
 @click.pass_context
 def memguard(context: click.Context) -> int:
-    """Yocto builds that do not die of memory."""
+    """Yocto builds that don't run out of memory."""
     if context.invoked_subcommand is not None:
         return 0
     click.echo(context.get_help(), err=True)

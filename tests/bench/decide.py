@@ -62,7 +62,8 @@ class Queue:
         self.rqdata = SimpleNamespace(runtaskentries=self.entries, dataCaches={"": cache})
         self.cfgData = d
         self.cooker = SimpleNamespace(
-            configuration=SimpleNamespace(dry_run=False), databuilder=SimpleNamespace(mcdata={"": d})
+            configuration=SimpleNamespace(dry_run=False, setsceneonly=False),
+            databuilder=SimpleNamespace(mcdata={"": d}),
         )
         # As BitBake's does for a task that never ran: one look for its stamp.
         self.rq = SimpleNamespace(check_stamp_task=lambda tid, name, cache: os.access(f"{directory}/{name}", os.F_OK))
@@ -170,7 +171,10 @@ def main(arguments: list[str]) -> int:
                     for name, make in makers if pair % 2 == 0 else reversed(makers):
                         queue = Queue(size, directory, heavy)
                         known = past_runs(queue) if memory == "known" else {}
-                        with _silent(bb), mock.patch.object(session.Session, "last_runs", lambda _, known=known: known):
+                        with (
+                            _silent(bb),
+                            mock.patch.object(session.Session, "fastest_runs", lambda _, known=known: known),
+                        ):
                             runs[name].append(measure(make, queue, options.calls))
                         session.forget()
                 medians = {name: [statistics.median(times) for *_, times in found] for name, found in runs.items()}

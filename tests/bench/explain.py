@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Time to judge a log of 100 MB, beside grep -c for five words of memory kills.
+"""How often a verdict is right, and time to judge a log of 100 MB, beside grep -c for five words of memory kills.
 
-Three kinds of log, written for the run: what ninja echoes of C++ compilers, what Kbuild does, and compiler warnings.
+Right: over all logs of tests/fixtures/failure-logs. Time: three kinds of log, written for the run: what ninja echoes of
+C++ compilers, what Kbuild does, and compiler warnings.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from memguard.diagnose.scan import classify_stream
+from memguard.diagnose.scan import classify, classify_stream
+from testbed.failures import Labelled, labelled_logs
 
 from .statistics import spread
 
 TARGET_MB_PER_S = 50
+VERDICTS = ("memory", "other", "unclear")
 WORDS = "Killed|out of memory|annot allocate memory|memory exhausted|signal 9"
 KILL = "| g++: fatal error: Killed signal terminated program cc1plus\n"
 
@@ -46,12 +50,29 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--megabytes", type=int, default=100, help="size of each log")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of both, in turn")
     options = parser.parse_args(arguments)
+    print("\n".join(confusion(labelled_logs())), end="\n\n")
     print(f"{'log':<10}{'explain MB/s':>24}{'grep -c MB/s':>24}")
     with tempfile.TemporaryDirectory() as directory:
         for kind in (cxx, kbuild, warning):
             report(Path(directory) / "log", kind, options.megabytes, options.rounds)
     print(f"target: {TARGET_MB_PER_S} MB/s; CPU time; largest resident so far {resident_mib():.0f} MiB")
     return 0
+
+
+def confusion(logs: Iterable[Labelled]) -> Iterator[str]:
+    """The lines of the confusion matrix, with precision and recall of each verdict."""
+    counts = Counter((log.verdict, classify(log.text.splitlines()).verdict) for log in logs)
+    yield f"{'right is':<10}" + "".join(f"{verdict:>9}" for verdict in VERDICTS) + f"{'precision':>12}{'recall':>9}"
+    for verdict in VERDICTS:
+        hits = counts[verdict, verdict]
+        judged_so, are_so = (sum(counts[pair] for pair in counts if pair[side] == verdict) for side in (1, 0))
+        cells = "".join(f"{counts[verdict, judged]:>9}" for judged in VERDICTS)
+        yield f"{verdict:<10}{cells}{share(hits, judged_so):>12}{share(hits, are_so):>9}"
+
+
+def share(part: int, whole: int) -> str:
+    """A part of a whole in percent."""
+    return f"{100 * part / whole:.1f} %" if whole else "-"
 
 
 def report(path: Path, kind: Callable[[int], str], megabytes: int, rounds: int) -> None:

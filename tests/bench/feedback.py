@@ -37,6 +37,7 @@ from memguard.model import Policy
 from memguard.units import GIB, MIB, format_bytes, parse_bytes
 from testbed import compilers
 from testbed.container import Container, NoContainer, container
+from testbed.liveness import LONGEST_S, watching
 
 from .rehearsal import Rehearsal
 from .schedules import SCENARIOS, Workload, clairvoyant_s, draw_workload, profile_words, safe_jobs
@@ -121,6 +122,7 @@ class Run:
     wall_s: float
     oom_kills: int
     has_built: bool
+    stalled_s: float
     account: dict[str, Any]
 
 
@@ -149,7 +151,7 @@ def run_once(build: Build, policy: str, jobs: int, limit_bytes: int, place: Path
             options = ["--jobs", str(jobs), "--json", str(directory / "run.json"), "--history", str(place / "history")]
             command = [str(MEMGUARD), "run", *options, "--", *command]
         began_s = time.monotonic()
-        with open(directory / "log", "wb") as log:
+        with open(directory / "log", "wb") as log, watching(lambda: box.pids) as liveness:
             process = subprocess.Popen([*box.prefix, *command], cwd=directory, stdout=log, stderr=log)
             try:
                 status = process.wait(timeout=STALLED_S)
@@ -164,7 +166,7 @@ def run_once(build: Build, policy: str, jobs: int, limit_bytes: int, place: Path
             said := (directory / "log").read_text(encoding="utf-8", errors="replace")
         ):
             raise RuntimeError(said)
-        return Run(policy, wall_s, box.oom_kills, status == 0, account)
+        return Run(policy, wall_s, box.oom_kills, status == 0, liveness.longest_s, account)
 
 
 def _at_once(makes: list[list[str]]) -> list[str]:
@@ -269,7 +271,7 @@ def rehearse_case(case: Case, options: argparse.Namespace) -> list[Run]:
         rehearsal = Rehearsal(workload, options.limit, case.jobs, fixed_jobs, gate_bytes, before=before)
         came, before = rehearsal.run(), rehearsal.remembered() if policy == "memguard" else {}
         account = {"stopped": came.stopped, "killed": came.killed, "retried": 0} if is_guarded else {}
-        found.append(Run(policy, came.wall_s, came.oom_kills, came.has_built, account))
+        found.append(Run(policy, came.wall_s, came.oom_kills, came.has_built, came.stalled_s, account))
     return found
 
 
@@ -300,6 +302,8 @@ def report(title: str, runs: list[tuple[Case, Run]], ideal: dict[Case, Ideal]) -
         if policy in GUARDED:
             missed += [f"{title}, {policy}: {kills} kernel OOM kills"] if kills else []
             missed += [f"{title}, {policy}: {len(mine) - len(built)} not built"] if len(built) < len(mine) else []
+            stalled_s = max(run.stalled_s for _, run in mine)
+            missed += [f"{title}, {policy}: stood still for {stalled_s:.0f} s"] if stalled_s > LONGEST_S else []
             if over and statistics.median(over) > MOST_OVER_CLAIRVOYANT:
                 missed.append(f"{title}, {policy}: {statistics.median(over):.2f} x clairvoyant")
     if ideal:

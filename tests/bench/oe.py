@@ -13,6 +13,10 @@ and where --builds names them:
 stock    stock under the limit, 4 tasks of -j 8
 crowded  stock without a limit, 4 tasks of -j 8: the reference of the next one
 roomy    memguard without a limit, 4 tasks of -j 8, without a history
+unparked as first, with MEMGUARD_PARKING at off
+
+With --swap the containers may swap to compressed memory. With --forced the last build, which has to be one of
+memguard's, is followed by `-c compile -f` of all recipes: predictions may move by less than 5 %.
 
 Nothing else should run on the machine. The first run of all prepares the bed, which takes minutes.
 """
@@ -36,7 +40,9 @@ from testbed.checkouts import NotHere
 from testbed.container import NoContainer
 from testbed.oe_bed import MISSING, RECIPES, Bed, Built, Kind, ParseFailed, Setting, bed
 from testbed.oe_host import NINJA
+from testbed.zram import NoSwap, zram
 
+from . import forced
 from .statistics import spread
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -63,6 +69,7 @@ BUILDS = {
     "second": Build(_GUARDED),
     "third": Build(_GUARDED),
     "crowded": Build(_CROWDED, over="crowded"),
+    "unparked": Build(replace(_GUARDED, parks=False), is_first=True),
     "roomy": Build(replace(_CROWDED, is_guarded=True), over="crowded", is_first=True),
 }
 USUAL = ["free", "first", "second", "third"]
@@ -90,19 +97,28 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--recipes", type=_recipes, default=list(RECIPES), help=f"fewer of {','.join(RECIPES)}")
     parser.add_argument("--gmock", action="store_true", help="with gmock's tests, whose largest compiler takes 1.4 GB")
     parser.add_argument("--ninja", metavar="VERSION", default=NINJA, help=f"another one than {NINJA}, as 1.11.1.4")
+    parser.add_argument(
+        "--swap", type=_size, default=0, help="on zram, for each container with a limit (default: none)"
+    )
+    parser.add_argument("--forced", action="store_true", help="at the end do_compile again, with nothing to do")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write what every build came to as JSON, too")
     options = parser.parse_args(arguments)
     if options.json and not options.json.parent.is_dir():
         parser.error(f"--json {options.json}: there is no directory {options.json.parent}")
+    if options.forced and not BUILDS[options.builds[-1]].setting.is_guarded:
+        parser.error(f"--forced: {options.builds[-1]} is stock, which predicts nothing; a good value is --builds first")
     # Whatever ends this ends with no cgroup left; a shell's background jobs ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     recipes = [recipe for recipe in options.recipes if recipe not in MISSING[options.series]]
     rows: list[Row] = []
     try:
-        with bed(options.bed, Kind(options.series, recipes, options.ninja, options.gmock)) as made:
+        with contextlib.ExitStack() as closing:
+            made = closing.enter_context(bed(options.bed, Kind(options.series, recipes, options.ninja, options.gmock)))
+            if options.swap:
+                closing.enter_context(zram(options.swap))
             _measure(made, options, rows)
-    except (NotHere, NoContainer) as missing:
+    except (NotHere, NoContainer, NoSwap) as missing:
         print(f"scripts/bench oe: {missing}", file=sys.stderr)
         return 2
     except ParseFailed as failed:
@@ -124,7 +140,8 @@ def main(arguments: list[str]) -> int:
 def _measure(made: Bed, options: argparse.Namespace, rows: list[Row]) -> None:
     """Build each of the builds, round by round, and add what it came to."""
     print(
-        f"{made.bitbake.name}, {made.oe.name}; {len(made.kind.recipes)} recipes; limit {format_bytes(options.limit)}; "
+        f"{made.bitbake.name}, {made.oe.name}; {len(made.kind.recipes)} recipes; limit {format_bytes(options.limit)}, "
+        f"swap {format_bytes(options.swap)}; "
         f"{len(os.sched_getaffinity(0))} CPUs; {options.repeats} rounds of {', '.join(options.builds)}",
         flush=True,
     )
@@ -134,7 +151,7 @@ def _measure(made: Bed, options: argparse.Namespace, rows: list[Row]) -> None:
         for name in options.builds:
             setting = BUILDS[name].setting
             if setting.limit_bytes is not None:
-                setting = replace(setting, limit_bytes=options.limit)
+                setting = replace(setting, limit_bytes=options.limit, swap_bytes=options.swap)
             if BUILDS[name].is_first:
                 made.forget_history()
             row = Row(number, name, made.build(f"{number}-{name}", setting))
@@ -143,6 +160,8 @@ def _measure(made: Bed, options: argparse.Namespace, rows: list[Row]) -> None:
             if name == "free" and not row.built.is_built:
                 # Nothing stood in its way: what follows would fail for the same reason.
                 raise SystemExit(f"the build without a limit failed; {row.built.log} says why")
+    if options.forced:
+        print(forced.line(*forced.measure(made, setting)), flush=True)
 
 
 def _line(row: Row) -> str:

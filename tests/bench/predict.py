@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from memguard.model import Outcome, Record, Sample
-from memguard.predict.footprints import KINDS, Predictor, read_table
-from memguard.predict.kinds import Kinds
+from memguard.predict.footprints import Predictor, read_table
+from memguard.predict.kinds import KINDS, Kinds
 
 from .candidates import BASELINES, METHODS
 from .recipes import CLASSES, HELD_OUT, Run, Series, generate

@@ -25,7 +25,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from memguard.model import Footprint, Outcome, Record
-from memguard.predict.footprints import by_kind
+from memguard.predict.kinds import by_kind
 from memguard.units import MIB
 
 KINDS_OF_BUILD = (frozenset({"cmake"}), frozenset({"autotools"}), frozenset({"cargo"}), frozenset({"go"}))

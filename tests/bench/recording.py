@@ -16,8 +16,8 @@ from typing import Any
 
 from memguard.channels.build_directory import BuildDirectory
 from memguard.decide.pool_form import TASKS
-from memguard.predict.footprints import KINDS
 from memguard.predict.job_lives import Life
+from memguard.predict.kinds import KINDS
 from memguard.predict.remembered_lives import MOST_UNITS, Lives
 from memguard.record.history.store import History
 from memguard_cli.simulation.graph import Graph

@@ -27,6 +27,7 @@ from memguard.sentinel.look import MEASURE_S
 from memguard.sentinel.reflex import Reflex
 from memguard.sentinel.ward import Ward
 from memguard.units import MIB
+from testbed.liveness import Liveness
 
 from .schedules import Make, Unit, Workload
 
@@ -50,6 +51,8 @@ class Rehearsed:
     stopped: int = 0
     killed: int = 0
     has_built: bool = False
+    # The longest time in which a job was stopped and no other went on.
+    stalled_s: float = 0.0
 
 
 class Course(Protocol):
@@ -221,6 +224,7 @@ class Rehearsal:
         self._now_s = self._look_at_s = 0.0
         self._used_bytes = BASE_BYTES
         self._begun = 0
+        self._liveness = Liveness()
         self._reflex: Reflex | None = None
         if fixed_jobs is None:
             self._reflex = Reflex(jobs, lambda leader: [], signals=self._signals, open_pool=self._tasks.__getitem__)
@@ -241,7 +245,10 @@ class Rehearsal:
             if self._reflex is not None and self._now_s >= self._look_at_s:
                 self._look(self._reflex)
             self._advance()
+            ran_s = sum(job.ran_s for job in self._jobs())
+            self._liveness.see(self._now_s, bool(self._signals.stopped), (self._begun, ran_s))
             self.found.has_built = all(make.has_built for make in self._makes)
+        self.found.stalled_s = self._liveness.longest_s
         self.found.wall_s = self._now_s + (0.0 if self._reflex is None else START_S)
         return self.found
 

@@ -19,12 +19,15 @@ from typing import Any
 from memguard.model import Policy
 from memguard.units import GIB, MIB, format_bytes, parse_bytes
 
+from .constants import BUILT, FACTORS, Result, find, read_constants, vary
 from .oe import BUILDS
 from .recording import Recording, read_recording
 from .replayed import Replay, Replayed
 from .replayed_guard import ReplayedGuard
 
 RECORDED = Path(__file__).resolve().parents[1] / "fixtures" / "bed" / "recording.json"
+# In place of the name of a constant.
+ALL = "all"
 # What there is without a limit.
 AMPLE_BYTES = 24 * GIB
 
@@ -57,7 +60,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--recording", metavar="FILE", type=Path, default=RECORDED, help="what to build again")
     parser.add_argument("--real", metavar="FILE", type=Path, nargs="+", help="real builds: what bench oe --json wrote")
     parser.add_argument("--limit", default="1536M", help="of memory (default: 1536M)")
-    parser.add_argument("--vary", metavar="NAME", nargs="+", help="constants to try at half and double of their values")
+    parser.add_argument(
+        "--vary", metavar="NAME", nargs="+", help=f"constants to try at half and double of their values ({ALL}: each)"
+    )
+    parser.add_argument("--seeds", metavar="N", type=int, default=3, help="builds for each of these (default: 3)")
     options = parser.parse_args(arguments)
     try:
         recording, limit_bytes = read_recording(options.recording), parse_bytes(options.limit)
@@ -66,7 +72,7 @@ def main(arguments: list[str]) -> int:
         print(f"scripts/bench replay: {wrong}", file=sys.stderr)
         return 2
     if options.vary:
-        return _vary(recording, limit_bytes, options.vary)
+        return _vary(options.recording, limit_bytes, max(1, options.seeds), options.vary)
     compiled = sum(len(task.units) for task in recording.tasks)
     recorded_s = sum(task.cpu_s for task in recording.tasks)
     if real:
@@ -105,28 +111,58 @@ def _line(name: str, replayed: Replayed, free_s: float, real: Sequence[dict[str,
     return line
 
 
-def _vary(recording: Recording, limit_bytes: int, names: Sequence[str]) -> int:
-    """One line for each value of each constant."""
-    rounds = ("first", "second", "third")
-    print(f"{'':24}{'value':>12}  " + "  ".join(f"{name + ', s (killed)':>20}" for name in rounds))
+def _vary(recording: Path, limit_bytes: int, seeds: int, names: Sequence[str]) -> int:
+    """A table for each module, of its constants of these names."""
+    known = read_constants()
     for name in names:
-        holders = [
-            module for key, module in list(sys.modules.items()) if key.startswith("memguard.") and hasattr(module, name)
-        ]
-        values = {getattr(module, name) for module in holders}
-        if len(values) != 1 or not isinstance(value := next(iter(values)), (int, float)):
+        if name != ALL and not find(known, name):
             print(f"scripts/bench replay: {name}: no constant of memguard; a good name is OVERCOMMIT", file=sys.stderr)
             return 2
-        for factor in (0.5, 1, 2):
-            tried = type(value)(value * factor)
-            for module in holders:
-                setattr(module, name, tried)
-            found = replay_all(recording, limit_bytes, rounds)
-            cells = [f"{one.wall_s:.1f} ({one.killed})" if one.has_built else "not built" for one in found.values()]
-            print(f"{name:24}{tried:>12}  " + "  ".join(f"{cell:>20}" for cell in cells), flush=True)
-        for module in holders:
-            setattr(module, name, value)
+    chosen = known if ALL in names else [constant for name in names for constant in find(known, name)]
+    results = vary(chosen, limit_bytes, seeds, recording)
+    _, _, base = next(results)
+    if base is None or not all(map(all, base.wall_s)):
+        print("scripts/bench replay: without another value the builds fail, too", file=sys.stderr)
+        return 1
+    print(f"As it is, over {seeds} seeds and with {format_bytes(limit_bytes)}: {_as_it_is(base)}.")
+    module = ""
+    for constant in chosen:
+        cells = []
+        for _ in FACTORS:
+            _, _, result = next(results)
+            cells.append(_difference(base, result))
+            print(f"{constant.full_name}: {cells[-1]}", file=sys.stderr)
+        if constant.module != module:
+            module = constant.module
+            print(f"\n## {module.partition('.')[2].replace('.', '/')}.py\n")
+            print("| constant | value | half | double | evidence |")
+            print("|---|---|---|---|---|")
+        print(f"| `{constant.name}` | `{constant.value}` | {' | '.join(cells)} | {constant.evidence} |", flush=True)
     return 0
+
+
+def _as_it_is(base: Result) -> str:
+    """Seconds and kills of the builds with the constants as they are."""
+    found = []
+    for name, wall_s in zip(BUILT, zip(*base.wall_s)):
+        seconds = [one for one in wall_s if one is not None]
+        found.append(f"{name} {statistics.median(seconds):.0f} s ({min(seconds):.0f} to {max(seconds):.0f})")
+    return f"{', '.join(found)}, {sum(map(sum, base.killed))} jobs killed by memguard"
+
+
+def _difference(base: Result, result: Result | None) -> str:
+    """What another value changes: seconds of each build in the median, and all jobs killed by memguard."""
+    if result is None:
+        return "an error"
+    if result == base:
+        return "same"
+    found = []
+    for name, before, after in zip(BUILT, zip(*base.wall_s), zip(*result.wall_s)):
+        built = [one for one in after if one is not None]
+        change = statistics.median(built) / statistics.median(before) - 1 if built else 0.0
+        lost = "" if len(built) == len(after) else f", {len(built)} of {len(after)} built"
+        found.append(f"{name} {change:+.0%}{lost}".replace("%", " %"))
+    return f"{', '.join(found)}, {sum(map(sum, result.killed))} killed"
 
 
 if __name__ == "__main__":

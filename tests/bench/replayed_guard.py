@@ -31,7 +31,7 @@ from memguard.model import (
 from memguard.predict.durations import by_kind, learn_duration
 from memguard.predict.fit import KILL_RATIO
 from memguard.predict.footprints import Predictor, read_table
-from memguard.predict.footprints import by_kind as kind_of
+from memguard.predict.kinds import by_kind as kind_of
 from memguard.predict.remembered_lives import Lives
 from memguard.sense.proc_files import ProcessId
 from memguard.sense.process_tree import Usage

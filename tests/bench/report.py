@@ -18,6 +18,7 @@ from playwright.sync_api import Browser
 from memguard.channels.build_directory import BuildDirectory
 from memguard.units import MIB
 from memguard_cli.advice.build import advise
+from memguard_cli.advice.limits import find_limits
 from memguard_cli.builds.assemble import read_build
 from memguard_cli.builds.record import BuildRecord
 from memguard_cli.report.page import render
@@ -70,7 +71,8 @@ def measure(chromium: Browser, directory: Path, size: int, repeats: int) -> None
     read_s = time.perf_counter() - began_s
     pages = {"report": directory / "report.html", "plain table": directory / "plain.html"}
     began_s = time.perf_counter()
-    pages["report"].write_text(render(record, Standing.ENDED, advise(record)), encoding="utf-8")
+    limits = find_limits(record)
+    pages["report"].write_text(render(record, Standing.ENDED, limits, advise(record, limits)), encoding="utf-8")
     render_s = time.perf_counter() - began_s
     pages["plain table"].write_text(plain(record), encoding="utf-8")
     logs = events.stat().st_size + (BuildDirectory(directory / str(size)).readings / events.name).stat().st_size

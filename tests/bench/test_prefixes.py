@@ -3,39 +3,30 @@
 
 from __future__ import annotations
 
-import csv
 import html
 import io
 import json
 import random
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from memguard.diagnose.lines import wide_encoding_of
 from memguard.diagnose.prefixes import learn
 from memguard.diagnose.scan import classify_stream
+from testbed.failures import labelled_logs
 
-LOGS = Path(__file__).parents[1] / "fixtures" / "failure-logs"
 SEEDS = range(1)
 KEPT_SHARE = 0.99
+# Each carrier carries every so many-th log, beginning with another one, so that all of them are carried by some.
+STRIDE = 6
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 # A line of a log and its number, with a source of chance -> the line as something else writes it.
 Carrier = Callable[[random.Random, int, str], str]
 
 
-def load() -> list[str]:
-    """All logs of the fixtures: whole ones, and those of a few lines."""
-    index = csv.DictReader((LOGS / "INDEX.tsv").open(encoding="utf-8"), delimiter="\t")
-    logs = [(LOGS / row["file"]).read_text(encoding="utf-8") for row in index]
-    for path in sorted(LOGS.glob("wordings-*.txt")):
-        logs += [part.partition("\n")[2] for part in path.read_text(encoding="utf-8").split("=== ")[1:]]
-    return logs
-
-
-ALL_LOGS = load()
+ALL_LOGS = [log.text for log in labelled_logs()]
 
 
 def clock(number: int) -> str:
@@ -90,6 +81,16 @@ def verdict(log: bytes) -> str:
 PLAIN = {log: verdict(log.encode()) for log in ALL_LOGS}
 
 
+def some_logs(first: int) -> list[str]:
+    """A part of the logs, another one for each number."""
+    return ALL_LOGS[first % STRIDE :: STRIDE]
+
+
+def allowed(count: int) -> int:
+    """How many of so many logs may lose their verdict."""
+    return round((1 - KEPT_SHARE) * count)
+
+
 def carried(log: str, carrier: Carrier, seed: int) -> str:
     """A log as a carrier writes it, with some progress around it, as each real log has."""
     chance = random.Random(seed)
@@ -102,13 +103,65 @@ def carried(log: str, carrier: Carrier, seed: int) -> str:
 @pytest.mark.parametrize("name", CARRIERS)
 def test_no_prefix_changes_the_verdict(name: str) -> None:
     """At least 99 of 100 logs keep their verdict behind a prefix, whichever it is."""
+    logs = some_logs(list(CARRIERS).index(name))
     lost = [
         (PLAIN[log], log)
         for seed in SEEDS
-        for log in ALL_LOGS
+        for log in logs
         if verdict(carried(log, CARRIERS[name], seed).encode()) != PLAIN[log]
     ]
-    assert len(lost) <= (1 - KEPT_SHARE) * len(ALL_LOGS) * len(SEEDS), lost[:5]
+    assert len(lost) <= allowed(len(logs) * len(SEEDS)), lost[:5]
+
+
+# Of one line alone nobody knows where words end that stand before a message, without a sign: these are left out.
+WORDS_ONLY = ("words and numbers", "pod")
+
+
+@pytest.mark.parametrize("name", [name for name in CARRIERS if name not in WORDS_ONLY])
+def test_no_prefix_changes_the_verdict_of_a_few_lines(name: str) -> None:
+    """Nor does a prefix that cannot be learned, as nothing but a failure's few lines was copied."""
+    logs = some_logs(list(CARRIERS).index(name) + 3)
+    chance, carrier = random.Random(0), CARRIERS[name]
+
+    def bare(log: str) -> str:
+        return "".join(carrier(chance, 37 + n, line) + "\n" for n, line in enumerate(log.splitlines()))
+
+    lost = [log for log in logs if verdict(bare(log).encode()) != PLAIN[log]]
+    assert len(lost) <= allowed(len(logs)), lost[:5]
+
+
+NESTED = (
+    ("job and step", "quoted step"),
+    ("runtime", "stage"),
+    ("syslog of 5424", "bars"),
+    ("bars", "weekday"),
+    ("pod", "tilde"),
+    ("branch", "unit"),
+)
+
+
+@pytest.mark.parametrize(("outer", "inner"), NESTED)
+def test_no_two_prefixes_change_the_verdict(outer: str, inner: str) -> None:
+    """Nor do two, one behind the other, as where a container's log is part of that of a CI system."""
+
+    def both(chance: random.Random, number: int, line: str) -> str:
+        return CARRIERS[outer](chance, number, CARRIERS[inner](chance, number, line))
+
+    logs = some_logs(NESTED.index((outer, inner)))
+    lost = [log for log in logs if verdict(carried(log, both, 1).encode()) != PLAIN[log]]
+    assert len(lost) <= allowed(len(logs)), lost[:5]
+
+
+def test_a_prefix_of_some_lines_is_found_behind_that_of_all() -> None:
+    """What a tool puts before some of the lines that another one carries is known as well."""
+    progress = [f"~~{n}~~ [{n}/90] Building x{n}.o" for n in range(9)]
+    lines = [
+        *progress,
+        "~~9~~ 'a' step 1 = make: *** [x] Killed",
+        "~~10~~ 'b' step 1 = g++: a",
+        "~~11~~ 'a' step 2 = b",
+    ]
+    assert "make: *** [x] Killed" in [lines[9][start:] for start in learn(lines).starts_in(lines[9])]
 
 
 def invented(seed: int) -> Carrier:
@@ -134,21 +187,38 @@ def invented(seed: int) -> Carrier:
 
 def test_no_invented_prefix_changes_the_verdict() -> None:
     """At least 99 of 100 logs keep their verdict behind prefixes that chance has made."""
-    tried = [(seed, log) for seed in range(40) for log in ALL_LOGS[seed % 16 :: 16]]
+    tried = [(seed, log) for seed in range(40) for log in ALL_LOGS[seed % 32 :: 32]]
     lost = [
         (invented(seed)(random.Random(0), 7, ""), log)
         for seed, log in tried
         if verdict(carried(log, invented(seed), seed).encode()) != PLAIN[log]
     ]
-    assert len(lost) <= (1 - KEPT_SHARE) * len(tried), (len(lost), lost[:8])
+    assert len(lost) <= allowed(len(tried)), (len(lost), lost[:8])
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_no_encoding_changes_the_verdict(encoding: str) -> None:
     """Logs as Windows writes them say the same."""
+    for log in some_logs(ENCODINGS.index(encoding)):
+        assert verdict(log.replace("\n", "\r\n").encode(encoding)) == PLAIN[log], log
+
+
+def test_latin_1_is_read_as_well() -> None:
+    """Logs in one byte a letter, as older systems write them, say the same."""
     for log in ALL_LOGS:
-        text = log.replace("\n", "\r\n")
-        assert verdict(text.encode(encoding)) == verdict(text.encode()), log
+        if not log.isascii():
+            try:
+                assert verdict(log.encode("latin-1")) == PLAIN[log], log
+            except UnicodeEncodeError:
+                continue
+    assert verdict("make[1]: *** [x] Getötet\n".encode("latin-1")) == "memory"
+
+
+def test_a_cut_end_changes_nothing() -> None:
+    """A log that breaks off in the middle of a later line keeps its verdict."""
+    logs = some_logs(1)
+    lost = [log for log in logs if verdict((log + "[12/9001] Building CXX object engi").encode()) != PLAIN[log]]
+    assert len(lost) <= allowed(len(logs)), lost
 
 
 def test_sources_in_turn_change_nothing() -> None:
@@ -159,15 +229,17 @@ def test_sources_in_turn_change_nothing() -> None:
             yield f"builder-1  | {clock(number)} {line}\n"
             yield f'cache-1 "{number}" GET /v2/blobs/{number} 200\n'
 
-    lost = [log for log in ALL_LOGS if verdict("".join(in_turn(log)).encode()) != PLAIN[log]]
-    assert len(lost) <= (1 - KEPT_SHARE) * len(ALL_LOGS), lost
+    logs = some_logs(2) + some_logs(5)
+    lost = [log for log in logs if verdict("".join(in_turn(log)).encode()) != PLAIN[log]]
+    assert len(lost) <= allowed(len(logs)), lost
 
 
 @pytest.mark.parametrize("name", ["job and step", "runtime", "json of docker", "key and value"])
 def test_a_cut_beginning_changes_nothing(name: str) -> None:
     """At least 99 of 100 logs keep their verdict where the log begins in the middle of a line."""
-    lost = [log for log in ALL_LOGS if verdict(carried(log, CARRIERS[name], 1)[9:].encode()) != PLAIN[log]]
-    assert len(lost) <= (1 - KEPT_SHARE) * len(ALL_LOGS), lost
+    logs = some_logs(3)
+    lost = [log for log in logs if verdict(carried(log, CARRIERS[name], 1)[9:].encode()) != PLAIN[log]]
+    assert len(lost) <= allowed(len(logs)), lost
 
 
 def test_what_a_prefix_is_comes_from_most_lines() -> None:

@@ -11,6 +11,7 @@ from bench.rehearsal import MOST_S, Rehearsal
 from bench.schedules import SCENARIOS, Make, Unit, Workload, draw_workload, safe_jobs
 from memguard.model import Policy
 from memguard.units import GIB, MIB
+from testbed.liveness import LONGEST_S
 
 LIMIT = 2 * GIB
 RESERVE = Policy().reserve_of(LIMIT)
@@ -27,6 +28,7 @@ def test_every_scenario_is_built_and_nothing_killed(scenario: str, jobs: int) ->
         assert found.has_built
         assert (found.oom_kills, found.killed) == (0, 0)
         assert found.peak_bytes <= LIMIT
+        assert found.stalled_s <= LONGEST_S
     stock = Rehearsal(workload, LIMIT, jobs, fixed_jobs=jobs * len(workload.makes)).run()
     assert stock.oom_kills == 1
     safe = Rehearsal(workload, LIMIT, jobs, fixed_jobs=safe_jobs(workload.heaviest_bytes, ROOM, jobs)).run()
@@ -65,6 +67,7 @@ def test_what_is_remembered_wrongly_does_no_harm(scenario: str, jobs: int, slowe
     found = Rehearsal(workload, LIMIT, jobs, before=first.remembered()).run()
     assert found.has_built
     assert found.oom_kills == 0
+    assert found.stalled_s <= LONGEST_S
 
 
 def test_the_same_build_goes_the_same_way_twice() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -34,31 +35,63 @@ def script(*words: str, timeout: float = 600) -> subprocess.CompletedProcess[str
 
 
 @pytest.mark.memcg
+@pytest.mark.timeout(1500)
 def test_demo_stock_is_killed_and_memguard_finishes(tmp_path: Path) -> None:
-    """The same build under the same limit: stock dies of memory, memguard's succeeds without a kernel OOM kill."""
+    """The same build under the same limit: stock dies of memory, memguard's succeed without a kernel OOM kill.
+
+    The second one predicts from the first one's runs, and what to do next is said at the end.
+    """
     try:
         with container(1 << 30, "memguard-test"):
             pass
     except NoContainer as missing:
         pytest.skip(str(missing))
     result = tmp_path / "demo.json"
-    demo = script("demo", "--json", str(result))
+    demo = script("demo", "--json", str(result), timeout=1400)
     assert demo.returncode == 0, demo.stdout + demo.stderr
     found = json.loads(result.read_text(encoding="utf-8"))
     assert set(found) == {"bitbake", "limit_bytes", "runs"}
     runs = {run["name"]: run for run in found["runs"]}
-    assert list(runs) == ["stock", "memguard"]
+    assert list(runs) == ["stock", "memguard", "memguard again"]
     for run in runs.values():
         assert set(run) == {"name", "succeeded", "oom_kills", "peak_bytes", "wall_s", "held", "shrunk"}
     assert not runs["stock"]["succeeded"]
     # At its limit a cgroup may crawl instead of dying; the demo ends that build after 100 s.
     assert runs["stock"]["oom_kills"] >= 1 or runs["stock"]["wall_s"] >= 100
-    assert runs["memguard"]["succeeded"]
-    assert runs["memguard"]["oom_kills"] == 0
-    assert TWO_COMPILERS_BYTES < runs["memguard"]["peak_bytes"] <= found["limit_bytes"]
-    assert runs["memguard"]["held"] >= 2
-    assert runs["memguard"]["shrunk"] >= 2
+    for name in ("memguard", "memguard again"):
+        assert runs[name]["succeeded"]
+        assert runs[name]["oom_kills"] == 0
+        assert TWO_COMPILERS_BYTES < runs[name]["peak_bytes"] <= found["limit_bytes"]
+    # How many tasks meet at the same moment depends on the machine: where they start apart, fewer have to wait.
+    assert runs["memguard"]["held"] >= 1
+    assert runs["memguard"]["shrunk"] >= 1
+    table, _, steps = demo.stdout.partition("Next: ")
+    assert re.search(r"memguard +│ succeeded .* 0 of 3 ", table)
+    assert re.search(r"memguard again +│ succeeded .* 3 of 3 ", table)
+    assert all(f"scripts/memguard {word}" in steps for word in ("report", "top"))
+    assert "--keep" in steps
     assert not list(Path("/sys/fs/cgroup").glob("**/memguard-demo-*"))
+
+
+@pytest.mark.memcg
+def test_demo_that_is_told_to_end_leaves_nothing(tmp_path: Path) -> None:
+    """SIGTERM, as a CI system sends it, ends the build inside, and takes its container and its files along."""
+    try:
+        with container(1 << 30, "memguard-test"):
+            pass
+    except NoContainer as missing:
+        pytest.skip(str(missing))
+    env = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    demo = subprocess.Popen(
+        [sys.executable, "-m", "testbed.demo"], env=env, cwd=REPOSITORY / "tests", stdout=-1, text=True
+    )
+    assert demo.stdout
+    # The build inside runs once its first line is there.
+    assert any(re.match("stock: +[0-9]+ s", line) for line in demo.stdout)
+    demo.terminate()
+    assert demo.wait(60) == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+    assert not list(Path("/sys/fs/cgroup").glob(f"**/memguard-demo-{demo.pid}-*"))
 
 
 @pytest.mark.parametrize(
@@ -95,6 +128,18 @@ def test_bench_without_a_name_tells_the_names() -> None:
     assert bench.returncode == 2
     assert "decide" in bench.stderr
     assert "overhead" in bench.stderr
+
+
+def test_bench_install_in_small() -> None:
+    """scripts/memguard of a fresh tree makes a small environment in which every subcommand answers."""
+    version = "{}.{}".format(*sys.version_info)
+    bench = script("bench", "install", "--ways", "scripts/memguard", "--pythons", version)
+    assert bench.returncode == 0, bench.stdout + bench.stderr
+    assert re.search(rf"scripts/memguard +│ +{version} .* (\d+) of \1 ", bench.stdout), bench.stdout
+    size = re.search(r"(\d+) MiB", bench.stdout)
+    assert size is not None
+    # What the tests need takes 720 MiB.
+    assert int(size[1]) < 60
 
 
 def test_bench_decide_in_small() -> None:
@@ -144,7 +189,11 @@ def test_bench_chaos_in_small() -> None:
     if bench.returncode == 2:
         pytest.skip(bench.stderr.strip())
     assert "memguard: 1 of 1 builds succeeded" in bench.stdout, bench.stdout + bench.stderr
-    assert re.search(r"^memguard: .* 0 finished objects made again, .* 0 outputs differ$", bench.stdout, re.MULTILINE)
+    assert re.search(
+        r"^memguard: .* 0 finished objects made again, .* 0 outputs differ; .* 0 processes left behind$",
+        bench.stdout,
+        re.MULTILINE,
+    )
     assert "memguard-chaos" not in Path("/proc/mounts").read_text(encoding="utf-8")
 
 
@@ -307,6 +356,15 @@ def test_the_fast_tests_are_those_of_values_and_of_the_house() -> None:
     tests = [line for line in listed.stdout.splitlines() if "::" in line]
     assert {line.split("/")[1] for line in tests} == {"unit", "house"}
     assert script("test", "--version").stdout.startswith("pytest ")
+
+
+@pytest.mark.parametrize("name", ["addresses", "footprints", "variables"])
+def test_what_only_writes_files_needs_no_compilers(name: str) -> None:
+    """Its environment is that of Python alone, set before scripts/setup looks at what is missing."""
+    lines = (REPOSITORY / "scripts" / name).read_text(encoding="utf-8").splitlines()
+    assert lines[lines.index(". scripts/setup") - 1] == "part=fast"
+    told = script(name, *([] if name == "addresses" else ["--check"]))
+    assert (told.returncode, told.stderr) == (0, "")
 
 
 def test_a_python_that_is_none_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

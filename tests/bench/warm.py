@@ -80,7 +80,8 @@ def make_layer(layer: Path, second: float) -> Path:
 
 
 def _sleep(seconds: float, needs: str = "") -> str:
-    return f'SUMMARY = "Sleeps"\nDEPENDS = "{needs}"\ndo_compile() {{\n    sleep {seconds:g}\n}}\n'
+    compile_lines = f'    echo "nice value $(nice)"\n    sleep {seconds:g}\n'
+    return f'SUMMARY = "Sleeps"\nDEPENDS = "{needs}"\ndo_compile() {{\n{compile_lines}}}\n'
 
 
 def _run(bitbake: BitBake, build: Path, *arguments: str) -> float:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -117,7 +118,7 @@ def test_tasks_that_become_ready_together_do_not_start_together(
     (end,) = built.of("build_end")
     assert end["held"] == len(built.of("hold"))
     assert end["oom_kills"] == 0
-    assert f"held {end['held']} tasks" in built.result.output
+    assert f"held {end['held']} task" in built.result.output
 
 
 @pytest.mark.memcg
@@ -230,6 +231,45 @@ MEMGUARD_FOOTPRINT:pn-tiny-07 = "do_compile:base=1G"
     assert [event["event"] for event in again.events] == ["build_start", "build_end"]
 
 
+@pytest.mark.memcg
+def test_a_storm_of_setscene_tasks_stays_below_the_limit(bitbake: BitBake, tmp_path: Path) -> None:
+    """Of 64 results in sstate, for as many threads, as many are unpacked at once as fit into 1 GiB, and all are."""
+    names = [f"storm-{number:02}" for number in range(64)]
+    layer = tmp_path / "meta-storm"
+    (layer / "conf").mkdir(parents=True)
+    (layer / "conf" / "layer.conf").write_text(
+        'BBFILES += "${LAYERDIR}/*.bb"\nBBFILE_COLLECTIONS += "storm"\nBBFILE_PATTERN_storm = "^${LAYERDIR}/"\n'
+        'LAYERSERIES_COMPAT_storm = "scarthgap whinlatter wrynose blacksail"\n'
+    )
+    for name in (*names, "storm-end"):
+        (layer / f"{name}_1.0.bb").write_text("require recipes-tiny/tiny/tiny.inc\n")
+    conf = f"""\
+INHERIT += "fake_sstate"
+BB_NUMBER_THREADS = "64"
+FAKE_SSTATE = "{" ".join(names)}"
+FAKE_SSTATE_MIB = "50"
+TINY_SECONDS = "2"
+DEPENDS:pn-storm-end = "{" ".join(names)}"
+"""
+    try:
+        with container(GIB, "memguard-test") as box:
+            builddir.make(tmp_path, [META_TEST, META_MEMGUARD, layer], ON + conf)
+            result = builddir.run(bitbake, tmp_path, "storm-end", prefix=box.prefix)
+            kills = box.oom_kills
+    except NoContainer as missing:
+        pytest.skip(str(missing))
+    assert result.returncode == 0, result.output
+    built = Built(tmp_path, result, read_events(tmp_path))
+    assert kills == 0
+    assert {f"{name} setscene" for name in names} <= set(built.lines("tmp/tiny.log"))
+    assert not built.of("grant", "storm-00")
+    assert re.search(r"memguard: \d+ setscene tasks wait for memory: one is expected", result.output)
+    (end,) = built.of("build_end")
+    assert end["peak_bytes"] < GIB
+    # Nothing began that had to be stopped for lack of memory.
+    assert "stopped" not in result.output
+
+
 def test_what_never_fits_runs_alone(bitbake: BitBake, tmp_path: Path) -> None:
     """Tasks larger than any limit run one by one with one job: nothing is active, so something must start."""
     conf = "".join(
@@ -275,6 +315,17 @@ def test_rm_work_keeps_its_order(bitbake: BitBake, tmp_path: Path) -> None:
     assert speed.order() != stock.order()
     assert "observes" not in guarded.result.output
     assert len(guarded.of("grant")) == 60
+
+
+def test_bitbakes_own_brakes_are_kept(bitbake: BitBake, tmp_path: Path) -> None:
+    """BB_LOADFACTOR_MAX still holds tasks back, and BB_TASK_NICE_LEVEL still lowers them."""
+    lower = os.nice(0) + 3
+    brakes = f'BB_LOADFACTOR_MAX = "0.000001"\nBB_TASK_NICE_LEVEL = "{lower}"\nBB_NUMBER_THREADS = "4"\n'
+    say_nice = WATCHFUL.replace("'${PN} ${PARALLEL_MAKE}'", "$(nice)")
+    built = build(bitbake, tmp_path, ON + brakes + say_nice, *ALL_TINY[:3])
+    assert built.result.returncode == 0, built.result.output
+    assert built.lines("jobs") == [str(lower)] * 3
+    assert not (tmp_path / "met").exists()
 
 
 def test_signatures_are_the_same_with_and_without(bitbake: BitBake, tmp_path: Path) -> None:
@@ -336,7 +387,7 @@ def test_a_scheduler_of_the_users_own_stands(bitbake: BitBake, tmp_path: Path) -
     conf = 'BB_SCHEDULER = "speed"\nMEMGUARD_FOOTPRINT:pn-tiny-01 = "do_compile:base=100T"\n'
     built = build(bitbake, tmp_path, ON + conf, "tiny-01", "tiny-02")
     assert built.result.returncode == 0, built.result.output
-    assert 'WARNING: memguard: BB_SCHEDULER = "speed" stands, so memguard only observes' in built.result.output
+    assert 'WARNING: memguard: BB_SCHEDULER = "speed" is set, so memguard only observes' in built.result.output
     assert len(built.of("start")) == len(built.of("end")) == 10
     assert not built.of("hold")
     assert not built.of("grant")

@@ -7,6 +7,7 @@ scripts/checkouts). MEMGUARD_CHECKOUT_WORK names a place to work that is kept, s
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -14,13 +15,19 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import jsonschema
 import kas
 import pytest
+import referencing
 
+from testbed import addresses
 from testbed.checkouts import (
+    FEW_RECIPES,
     IMAGE,
     LOCAL_CONF,
     REPOSITORY,
+    SERIES,
+    SMALL_WORLD,
     NotHere,
     OeBuild,
     Workspace,
@@ -65,16 +72,16 @@ def place() -> Iterator[Workspace]:
         pytest.skip(str(missing))
 
 
-def oe_build(place: Workspace, series: str, name: str = "") -> OeBuild:
+def oe_build(place: Workspace, series: str, name: str = "", conf: str = "") -> OeBuild:
     """Return the build directory for a release, or skip the test."""
     try:
-        return OeBuild(place, series, name)
+        return OeBuild(place, series, name, conf)
     except NotHere as missing:
         pytest.skip(str(missing))
 
 
 @pytest.mark.parametrize("conf", [SCHEDULER_CONF, TIGHT_CONF], ids=["scheduler", "tight"])
-@pytest.mark.parametrize("version", ["2.8", "2.18", "master"])
+@pytest.mark.parametrize("version", SERIES.values())
 def test_upstreams_tests_of_the_run_queue_pass(place: Workspace, version: str, conf: str) -> None:
     """BitBake's selftest passes with memguard as its scheduler, which did schedule, and without a fault."""
     try:
@@ -132,10 +139,10 @@ def test_dry_run_of_an_image_succeeds(place: Workspace, series: str) -> None:
     assert result.leftover == ()
 
 
-@pytest.mark.parametrize("series", ["wrynose", "scarthgap"])
+@pytest.mark.parametrize("series", SERIES)
 def test_native_recipes_build(place: Workspace, series: str) -> None:
     """Recipes of OE-core build for the build host, each task on a grant, one of them with a single job."""
-    build = oe_build(place, series)
+    build = oe_build(place, series, f"native-{series}", FEW_RECIPES)
     recipes = ["makedevs"]
     for name, path in SOURCES.items():
         try:
@@ -159,20 +166,83 @@ def test_native_recipes_build(place: Workspace, series: str) -> None:
         assert granted[(f"{name}-native", "do_compile")] == jobs
     if "zip" in recipes:
         (log,) = (build.path / "tmp" / "work").glob("*/zip-native/*/temp/log.do_compile")
-        assert "memguard: 1 jobs fit now: PARALLEL_MAKE = -j 1" in log.read_text(encoding="utf-8", errors="replace")
+        assert "memguard: starts with 1 job: PARALLEL_MAKE = -j 1" in log.read_text(encoding="utf-8", errors="replace")
     assert "memguard: peak" in result.output
     assert result.leftover == ()
 
 
-def test_yocto_check_layer_passes(place: Workspace) -> None:
+@pytest.mark.parametrize("world", [pytest.param(SMALL_WORLD, id="small"), pytest.param("", id="whole")])
+@pytest.mark.parametrize("series", ["wrynose", "master"])
+def test_yocto_check_layer_passes(place: Workspace, series: str, world: str) -> None:
     """The project's own check of a layer passes: files, compatibility, parsing, and no signature changed."""
     # The check edits the configuration: no other test uses this directory.
-    build = oe_build(place, "wrynose", "check")
+    build = oe_build(place, series, f"check-{series}", world)
     build.configure("stock")
     result = build.run("yocto-check-layer", str(place.layer), timeout=7000)
     print(result.output)
     assert result.returncode == 0, result.output
     assert "FAIL" not in result.output
+    assert result.leftover == ()
+
+
+@pytest.mark.parametrize("series", ["whinlatter", "wrynose", "master"])
+def test_the_tools_of_a_build_directory_switch_memguard_on(place: Workspace, series: str) -> None:
+    """bitbake-layers adds the layer, bitbake-config-build lists and enables the fragments, and a build is guarded."""
+    build = oe_build(place, series, f"tools-{series}", FEW_RECIPES)
+    build.configure("stock", 'MEMGUARD_LIMIT = "2G"\n')
+    added = build.run("bitbake-layers", "add-layer", str(place.layer))
+    assert added.returncode == 0, added.output
+    listed = build.run("bitbake-config-build", "list-fragments")
+    for name in ("enable", "observe"):
+        assert re.search(rf"^memguard/memguard/{name}\t\S", listed.output, re.MULTILINE), listed.output
+    enabled = build.run("bitbake-config-build", "enable-fragment", "memguard/memguard/enable")
+    assert enabled.returncode == 0, enabled.output
+    result = build.run("bitbake", "makedevs-native")
+    assert result.returncode == 0, result.output
+    assert "memguard: limit 2.0 GiB (MEMGUARD_LIMIT)" in result.output
+    assert faults(build.path / "memguard") == ""
+    disabled = build.run("bitbake-config-build", "disable-fragment", "memguard/memguard/enable")
+    assert disabled.returncode == 0, disabled.output
+    assert "memguard: " not in build.run("bitbake", "-n", "makedevs-native").output
+    removed = build.run("bitbake-layers", "remove-layer", "meta-memguard")
+    assert removed.returncode == 0, removed.output
+    assert result.leftover == ()
+
+
+@pytest.mark.parametrize("series", ["wrynose", "master"])
+def test_bitbake_setup_takes_the_configuration(place: Workspace, series: str) -> None:
+    """Upstream's schema takes the file, bitbake-setup makes a build directory of it, and its build is guarded."""
+    build = oe_build(place, series, f"setup-{series}", FEW_RECIPES)
+    registry = REPOSITORY / "conf" / "bitbake-setup"
+    schemas = {path.name: json.loads(path.read_text()) for path in (build.bitbake / "setup-schema").glob("*.json")}
+    resources = [(name, referencing.Resource.from_contents(schema)) for name, schema in schemas.items()]
+    validator = jsonschema.Draft202012Validator(
+        schemas["bitbake-setup.schema.json"], registry=referencing.Registry().with_resources(resources)
+    )
+    for path in (registry / "configurations").glob("*.conf.json"):
+        validator.validate(json.loads(path.read_text(encoding="utf-8")))
+    top = place.path / f"setup-{series}"
+    shutil.rmtree(top, ignore_errors=True)
+    own = top / "own"
+    shutil.copytree(place.layer, own / "meta-memguard", ignore=shutil.ignore_patterns("__pycache__"))
+    (top / "site.conf").write_text(build.conf.replace('MACHINE = "qemux86-64"', "").replace("DISTRO =", "DISTRO ?="))
+    shutil.copytree(registry, top / "registry")
+    place.hand_over(top, *top.rglob("*"))
+    words = ["init", "--non-interactive", "--no-init-vscode", f"memguard-{series}", "memguard", "machine/qemux86-64"]
+    for name, path in (("bitbake", build.bitbake), ("openembedded-core", build.oe), ("meta-memguard", own)):
+        words += ["-L", name, str(path)]
+    tool = [str(build.bitbake / "bin" / "bitbake-setup")]
+    for name, value in (("top-dir-prefix", top.parent), ("top-dir-name", top.name), ("registry", top / "registry")):
+        tool += ["--setting", "default", name, str(value)]
+    made = place.run([*tool, *words], place.environment(build.bitbake), timeout=600)
+    assert made.returncode == 0, made.output
+    directory = top / f"memguard-{series}" / "build"
+    program = f". {directory}/init-build-env >/dev/null && exec bitbake makedevs-native"
+    told = place.environment(build.bitbake, MEMGUARD_LIMIT="3221225472")
+    result = place.run(["bash", "-c", program], told, timeout=3600)
+    assert result.returncode == 0, result.output
+    assert "memguard: limit 3.0 GiB (MEMGUARD_LIMIT)" in result.output
+    assert faults(directory / "memguard") == ""
     assert result.leftover == ()
 
 
@@ -188,7 +258,7 @@ distro: nodistro
 target: makedevs-native
 repos:
   meta-memguard:
-    url: https://git.example/meta-memguard
+    url: {repository}
     branch: main
   bitbake:
     url: https://git.openembedded.org/bitbake
@@ -229,16 +299,18 @@ def test_kas_builds_with_the_fragment(place: Workspace) -> None:
         subprocess.run(["git", "-C", str(own), *words], check=True)
     publish(own, mirror / "meta-memguard", "main")
     shutil.rmtree(own)
+    own_address = addresses.read()["repository"]
     (work / "product").mkdir()
     conf = "".join(f"    {line}\n" for line in LOCAL_CONF.splitlines() if line and line[0] not in "MD#")
-    (work / "product" / "kas.yml").write_text(KAS_FILE + conf, encoding="utf-8")
+    (work / "product" / "kas.yml").write_text(KAS_FILE.replace("{repository}", own_address) + conf, encoding="utf-8")
     # git trusts only what belongs to the user.
     place.hand_over(work, *work.rglob("*"), mirror, *mirror.rglob("*"))
     env = {
         **place.environment(place.path),
         "KAS_WORK_DIR": str(work),
         "KAS_CLONE_DEPTH": "1",
-        "KAS_PREMIRRORS": f"https://git\\.(?:openembedded\\.org|example)/(.*)$ file://{mirror}/\\1",
+        "KAS_PREMIRRORS": f"https://git\\.openembedded\\.org/(.*)$ file://{mirror}/\\1\n"
+        f"{re.escape(own_address)}$ file://{mirror}/meta-memguard",
         "MEMGUARD_LIMIT": "2147483648",
     }
     # The Python of the tests may be where the building user cannot go; the system's runs the same kas.

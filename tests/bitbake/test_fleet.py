@@ -5,19 +5,23 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import re
+import shutil
 import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_build import ON, build
+from test_build import ON, Built, build
 
+from memguard.predict.kinds import by_kind
 from memguard.record.history.store import History
 from memguard.server import fleet
 from memguard.server.fleet import Fleet
 from memguard.units import MIB
+from testbed import addresses
 from testbed.bitbake import BitBake
 from testbed.command import memguard
 from testbed.postgresql import QUOTED_PASSWORD, Postgres, silent_server
@@ -58,6 +62,40 @@ def test_a_build_learns_from_the_fleet_and_teaches_it(bitbake: BitBake, server: 
     with contextlib.closing(History(tmp_path / "build/memguard/history.db", warn=pytest.fail)) as history:
         assert len(history.records("elsewhere")) == 1
     assert QUOTED_PASSWORD not in built.result.output
+
+
+def test_a_kind_never_built_here_is_predicted_by_the_fleet(bitbake: BitBake, server: Postgres, tmp_path: Path) -> None:
+    """Two recipes that another pod built took far more than their kind is thought to; a third one here is given it.
+
+    The other pod's build says itself what kind of task each was.
+    """
+    url = server.make_database("kinds")
+    eat = f"{sys.executable} -c 'held = bytes(1) * (600 << 20); import time; time.sleep(2)'"
+    recipes = ["tiny-02", "tiny-07"]
+    there = build(bitbake, tmp_path / "there", f'{ON}TINY_COMMAND = "{eat}"\n', *recipes)
+    assert there.result.returncode == 0, there.result.output
+    _push(there.directory / "memguard/history.db", url)
+
+    here = tmp_path / "here/memguard/history.db"
+    done = memguard("history", "pull", "--timeout", "60", "--history", str(here), url, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    built = build(bitbake, tmp_path / "here", ON, "tiny-01")
+    assert built.result.returncode == 0, built.result.output
+    grants = {name: _granted(one, name) for one, name in ((there, "tiny-02"), (built, "tiny-01"))}
+    guess = by_kind("do_compile", frozenset())
+    assert grants["tiny-02"] < 600 * MIB
+    assert grants["tiny-01"] > 600 * MIB
+    with contextlib.closing(History(here, warn=pytest.fail)) as history:
+        assert {sample.record.kind for name in recipes for sample in history.records(name, "do_compile")} == {
+            guess.origin
+        }
+
+
+def _granted(built: Built, recipe: str) -> int:
+    """What the compile of a recipe was given, in bytes."""
+    (grant,) = built.of("grant", recipe, "do_compile")
+    granted: int = grant["bytes"]
+    return granted
 
 
 def _push(history: Path, url: str) -> None:
@@ -140,12 +178,29 @@ def test_a_host_without_the_command_is_told_once(
 ) -> None:
     """It says what to install and where this build remembers; nothing is started."""
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(fleet, "_PLACES", ())
     exchange = join(f"postgresql://u:{SECRET}@h/db", tmp_path, said)
     exchange.pull()
     assert exchange.push() == ""
     (sentence,) = said
-    assert "pip install 'meta-memguard[postgresql]'" in sentence
+    assert f"pipx install '{addresses.read()['package']}[postgresql]'" in sentence
     assert str(tmp_path / "history.db") in sentence
+
+
+def test_the_command_is_found_where_kas_hides_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under a PATH and a HOME that are not the user's, it is found where pip, pipx and uv install it."""
+    mine = tmp_path / "mine" / ".local" / "bin"
+    mine.mkdir(parents=True)
+    program = mine / "memguard"
+    program.write_text("#!/bin/sh\n", encoding="utf-8")
+    program.chmod(0o755)
+    account = pwd.struct_passwd(("me", "x", 1, 1, "", str(tmp_path / "mine"), "/bin/sh"))
+    monkeypatch.setattr("memguard.server.fleet.pwd.getpwuid", lambda uid: account)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert fleet.find_command("/usr/sbin:/usr/bin:/sbin:/bin") == str(program)
+    other = tmp_path / "memguard"
+    shutil.copy(program, other)
+    assert fleet.find_command(str(tmp_path)) == str(other)
 
 
 def test_a_command_of_another_kind_is_survived(

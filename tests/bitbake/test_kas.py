@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,10 +15,17 @@ import pytest
 import yaml
 
 from memguard import settings
+from testbed import addresses
 from testbed.bitbake import BitBake
 from testbed.builddir import META_TEST
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY_URL = addresses.read()["repository"]
+# Where kas looks in place of upstream's addresses, and of ours.
+PREMIRRORS = (
+    f"https://git\\.openembedded\\.org/(.*)$ file://{{mirror}}/\\1\n"
+    f"{re.escape(REPOSITORY_URL)}$ file://{{mirror}}/meta-memguard"
+)
 IGNORED = shutil.ignore_patterns("__pycache__")
 # What kas sources: it sets BUILDDIR and PATH, as OpenEmbedded-Core's script of this name does.
 INIT = """\
@@ -54,6 +62,7 @@ def project(bitbake: BitBake, tmp_path_factory: pytest.TempPathFactory) -> tuple
     own = top / "work" / "meta-memguard"
     own.mkdir(parents=True)
     shutil.copytree(REPOSITORY / "meta-memguard", own / "meta-memguard", ignore=IGNORED)
+    shutil.copytree(REPOSITORY / "conf" / "kas", own / "conf" / "kas")
     shutil.copy(REPOSITORY / "kas.yml", own / "kas.yml")
     env = {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
@@ -61,7 +70,7 @@ def project(bitbake: BitBake, tmp_path_factory: pytest.TempPathFactory) -> tuple
         "LANG": "C.UTF-8" if not bitbake.is_checkout else "en_US.UTF-8",
         "LC_ALL": "C.UTF-8" if not bitbake.is_checkout else "en_US.UTF-8",
         "KAS_WORK_DIR": str(top / "work"),
-        "KAS_PREMIRRORS": f"https://git\\.(?:openembedded\\.org|example)/(.*)$ file://{top}/mirror/\\1",
+        "KAS_PREMIRRORS": PREMIRRORS.format(mirror=top / "mirror"),
     }
     return own, env
 
@@ -97,10 +106,16 @@ def test_dump_names_a_released_series(project: tuple[Path, dict[str, str]]) -> N
 
 
 def test_build_runs_with_memguard_on(project: tuple[Path, dict[str, str]]) -> None:
-    """`kas build` with the file as it is, but for a small target, builds with memguard."""
-    built = _kas(project, "build", "--target", "tiny-01", "kas.yml")
+    """`kas build` with the file as it is, but for a small target, builds with memguard; so it does on a small disk.
+
+    What a container says in its environment reaches the build.
+    """
+    own, env = project
+    told = (own, {**env, "MEMGUARD_LIMIT": "3221225472", "BB_NUMBER_THREADS": "3"})
+    built = _kas(told, "build", "--target", "tiny-01", "kas.yml:conf/kas/small-disk.yml")
     output = built.stdout + built.stderr
     assert built.returncode == 0, output
+    assert "memguard: limit 3.0 GiB (MEMGUARD_LIMIT)" in output
     assert "memguard: peak " in output
     assert "all succeeded" in output
 
@@ -119,7 +134,7 @@ distro: nodistro
 target: tiny-01
 repos:
   meta-memguard:
-    url: https://git.example/meta-memguard
+    url: {repository}
     branch: main
   bitbake:
     url: https://git.openembedded.org/bitbake
@@ -148,7 +163,9 @@ def product(
     own = top / "product"
     own.mkdir()
     for fragment in ("memguard", "memguard-observe"):
-        (own / f"{fragment}.yml").write_text(PRODUCT.format(fragment=fragment), encoding="utf-8")
+        (own / f"{fragment}.yml").write_text(
+            PRODUCT.format(fragment=fragment, repository=REPOSITORY_URL), encoding="utf-8"
+        )
     config = next(part for part in _kubernetes() if part["kind"] == "ConfigMap")
     (own / "kubernetes.yml").write_text(config["data"]["build.yml"], encoding="utf-8")
     return own, {**env, "KAS_WORK_DIR": str(top)}
@@ -168,7 +185,7 @@ def test_a_fragment_is_included_from_another_repository(product: tuple[Path, dic
     assert "meta-memguard" in config["repos"]["meta-memguard"]["layers"]
     assert config["local_conf_header"]["memguard"].strip() == 'INHERIT += "memguard"'
     assert ("memguard-observe" in config["local_conf_header"]) == (name == "memguard-observe")
-    assert set(config["env"]) <= set(settings.VARIABLES)
+    assert set(config["env"]) <= {*settings.VARIABLES, "BB_NUMBER_THREADS", "PARALLEL_MAKE"}
 
 
 def test_the_environment_reaches_bitbake(product: tuple[Path, dict[str, str]]) -> None:

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from testbed import variables
+from memguard.version import VERSION
+from testbed import addresses, variables
 from testbed.bitbake import BitBake
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -84,7 +85,8 @@ def test_the_collection_is_complete(parsed: dict[str, Any]) -> None:
     assert re.match(pattern, f"{LAYER}/recipes-x/x/x_1.0.bb")
     assert not re.match(pattern, f"{LAYER}-other/recipes-x/x/x_1.0.bb")
     assert int(parsed["BBFILE_PRIORITY_memguard"]) > 0
-    assert int(parsed["LAYERVERSION_memguard"]) > 0
+    assert parsed["LAYERVERSION_memguard"] == VERSION.partition(".")[0]
+    assert parsed["LAYERDEPENDS_memguard"] == "core"
 
 
 def test_the_compatible_releases_are_named(parsed: dict[str, Any]) -> None:
@@ -92,7 +94,7 @@ def test_the_compatible_releases_are_named(parsed: dict[str, Any]) -> None:
     compatible = set(parsed["LAYERSERIES_COMPAT_memguard"].split())
     assert compatible >= SERIES
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    assert all(name in readme for name in SERIES)
+    assert all(name in readme for name in compatible)
 
 
 def test_the_layer_is_a_software_layer() -> None:
@@ -136,33 +138,36 @@ def test_a_change_of_the_class_would_be_seen(tmp_path: Path) -> None:
     assert "## MEMGUARD_NEW\n\nDefault: `1`.\n\nNew." in variables.render(variables.read(more))
 
 
-def _documents() -> list[Path]:
-    return sorted(path for path in [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), *LAYER.glob("*.md")])
+def test_the_changelog_begins_with_this_version() -> None:
+    """Its newest heading is this version, with a date, or what comes after it."""
+    text = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
+    heading, *older = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    dated = older[0] if heading == "Unreleased" else heading
+    assert re.fullmatch(rf"{re.escape(VERSION)} - \d{{4}}-\d\d-\d\d", dated)
 
 
-@pytest.mark.parametrize("document", _documents(), ids=lambda path: str(path.relative_to(REPOSITORY)))
-def test_what_a_document_links_to_is_there(document: Path) -> None:
-    """Every link to a file of the repository leads to one."""
-    text = document.read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
-        if "://" not in target and not target.startswith("mailto:"):
-            assert (document.parent / target).exists(), target
+@pytest.mark.parametrize("name", addresses.read())
+def test_an_address_stands_in_one_place(name: str, tmp_path: Path) -> None:
+    """Changing an address in conf/addresses.yml with scripts/addresses changes every file that has it."""
+    address = addresses.read()[name]
+    users = addresses.users(address)
+    assert addresses.ADDRESSES in users
+    assert len(users) > 1
+    for path in users:
+        copy = tmp_path / path.relative_to(REPOSITORY)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    for words in (["init", "-q"], ["add", "-A"]):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    assert len(addresses.change(address, "https://new.test/place", tmp_path)) == len(users)
+    assert not addresses.users(address, tmp_path)
 
 
-@pytest.mark.parametrize("document", _documents(), ids=lambda path: str(path.relative_to(REPOSITORY)))
-def test_variables_in_documents_exist(document: Path) -> None:
-    """A variable that a document speaks of is one of the class, or one of the tests'."""
-    known = {variable.name for variable in variables.read(variables.CLASS.read_text(encoding="utf-8"))}
-    # Of the tests and scripts, and what a command of the user's finds in its environment.
-    others = {
-        "MEMGUARD_BITBAKE",
-        "MEMGUARD_CHECKOUTS",
-        "MEMGUARD_V2RUN",
-        "MEMGUARD_PYTHON",
-        "MEMGUARD_TASK",
-        "MEMGUARD_RECIPE",
-        "MEMGUARD_LIMIT_BYTES",
-        "MEMGUARD_USED_BYTES",
-    }
-    named = set(re.findall(r"\bMEMGUARD_[A-Z_]*[A-Z]\b", document.read_text(encoding="utf-8")))
-    assert named <= known | others
+def test_no_file_has_a_placeholder_of_its_own() -> None:
+    """What stands under .example is an address of conf/addresses.yml, or an example of what a user has of his own."""
+    own = {"db.example", "scale.example"}
+    for path in addresses.files():
+        text = path.read_text(encoding="utf-8", errors="replace")
+        for address in addresses.read().values():
+            text = text.replace(address, "")
+        assert set(re.findall(r"[\w.-]+\.example\b(?!\.)", text)) <= own, path

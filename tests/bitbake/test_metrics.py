@@ -40,8 +40,10 @@ def test_a_running_build_tells_every_metric() -> None:
     assert told["memguard_tasks"] == {"running": 1, "stopped": 1, "retrying": 0, "held": 1}
     assert told["memguard_held_oldest_seconds"] == {"": 60}
     assert told["memguard_tasks_current_bytes"] == {"": 1010}
+    assert told["memguard_tasks_swapped_bytes"] == {"": 40 << 20}
     assert told["memguard_compilers"] == {"running": 3, "stopped": 1}
     assert told["memguard_tokens"] == {"": 3}
+    assert told["memguard_neighbours"] == told["memguard_neighbours_bytes"] == {"": 0}
     assert told["memguard_build_info"] == {"enforce": 1}
     assert told["memguard_compilers_stopped_total"] == {"": 5}
 

@@ -77,10 +77,11 @@ def queue(modules: SimpleNamespace, seed: int, threads: dict[str, str], director
         inherits={file: [] for file in files},
     )
     return SimpleNamespace(
-        rqdata=SimpleNamespace(runtaskentries=entries, dataCaches={"": cache}),
+        rqdata=SimpleNamespace(runtaskentries=entries, dataCaches={"": cache}, runq_setscene_tids=set()),
         cfgData=d,
         cooker=SimpleNamespace(
-            configuration=SimpleNamespace(dry_run=False), databuilder=SimpleNamespace(mcdata={"": d})
+            configuration=SimpleNamespace(dry_run=False, setsceneonly=False),
+            databuilder=SimpleNamespace(mcdata={"": d}),
         ),
         rq=SimpleNamespace(check_stamp_task=lambda tid, name, cache: False),
         max_cpu_pressure=None,
@@ -97,6 +98,9 @@ def queue(modules: SimpleNamespace, seed: int, threads: dict[str, str], director
         build_stamps={},
         stampcache={},
         sq_live=set(),
+        sq_buildable=set(),
+        sq_running=set(),
+        sqdone=False,
         number_tasks=1,
         stats=SimpleNamespace(active=0),
     )
@@ -199,7 +203,7 @@ def recalling(modules: SimpleNamespace, kind: type, runs: dict[tuple[str, str], 
     class Recalling(kind):  # type: ignore[misc, valid-type]
         def __init__(self, runqueue: Any, rqdata: Any) -> None:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(modules.memguard_bitbake_session.Session, "last_runs", lambda session: runs)
+                patch.setattr(modules.memguard_bitbake_session.Session, "fastest_runs", lambda session: runs)
                 super().__init__(runqueue, rqdata)
 
     return Recalling

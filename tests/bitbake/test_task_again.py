@@ -211,7 +211,7 @@ MEMGUARD_RETRIES:pn-again-ignored = "1"
     assert re.search(r"again-make do_compile: cc1plus was killed .*, in the last of 4 runs", told)
     assert re.search(r"again-killed do_compile: cc1plus was killed .*\. It is not run again", told)
     assert re.search(r"again-install do_install: cc1 .*\. It is not run again", told)
-    assert re.search(r"again-ignored do_compile: .* ended well all the same", told)
+    assert re.search(r"again-ignored do_compile: .* succeeded all the same", told)
     assert told.count("again-python do_compile") == 1
 
 
@@ -233,7 +233,7 @@ def test_a_bad_line_of_a_recipe_costs_a_warning(bitbake: BitBake, tmp_path: Path
     assert jobs_of(tmp_path, "again-make") == ["compile -j 4", "install -j 4"]
     told = sorted(line.partition("memguard: ")[2] for line in warnings_of(result))
     why = 'MEMGUARD_RETRIES = "two": not a number from 0 to 9. A good value is: MEMGUARD_RETRIES = "2"'
-    assert told == [f"again-make {task} is watched only: {why}" for task in ("do_compile", "do_install")]
+    assert told == [f"again-make {task} is only watched: {why}" for task in ("do_compile", "do_install")]
 
 
 @pytest.mark.memcg

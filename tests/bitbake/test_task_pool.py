@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,11 +70,11 @@ class Place:
     tools: Path
     output: str = field(default="")
 
-    def build(self, bitbake: BitBake, conf: str, tokens: int, *targets: str) -> Regulator:
+    def build(self, bitbake: BitBake, conf: str, tokens: int, *targets: str, prefix: Sequence[str] = ()) -> Regulator:
         """Build with this many tokens for each pool; asserts that all goes well and nothing is left."""
         builddir.make(self.directory, [META_TEST, META_MEMGUARD], CONF + conf)
         with Regulator(self.directory, tokens) as regulator:
-            result = builddir.run(bitbake, self.directory, *targets)
+            result = builddir.run(bitbake, self.directory, *targets, prefix=prefix)
         self.output = result.output
         assert result.returncode == 0, result.output
         assert result.leftover == ()
@@ -110,6 +111,15 @@ def make_cmake(folder: Path, generator: str, job: str, count: int, *options: str
     write_cmake(folder, job, count)
     command = ["cmake", "-G", generator, *options, "-S", str(folder), "-B", str(folder)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def test_few_descriptors_are_enough(bitbake: BitBake, place: Place) -> None:
+    """Under `ulimit -n 64` a make that wants two descriptors gets its pool, too."""
+    write_makefile(place.directory / "src", place.jobs.command(100), 8)
+    conf = 'TINY_COMMAND:pn-tiny-01 = "make -C ${TOPDIR}/src ${PARALLEL_MAKE}"'
+    regulator = place.build(bitbake, conf, 3, "tiny-01", prefix=("sh", "-c", 'ulimit -n 64; exec "$0" "$@"'))
+    assert "jobs come from a pool" in place.said("tiny-01")
+    assert len(regulator.seen) == 1
 
 
 def test_make_takes_a_tasks_jobs_from_its_pool(bitbake: BitBake, place: Place) -> None:

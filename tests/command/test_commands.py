@@ -49,7 +49,7 @@ def test_no_command_waits_for_what_others_need() -> None:
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (UserError("7 is no size", "64M"), "memguard: 7 is no size; a good one is 64M\n"),
+        (UserError("7 is not a size", "64M"), "memguard: 7 is not a size; a good one is 64M\n"),
         (UserError("x\x1b[2J is no file"), "memguard: x?[2J is no file\n"),
         (click.UsageError("no such option"), "memguard: no such option\n"),
     ],
@@ -74,3 +74,29 @@ def test_without_a_subcommand_the_help_is_an_error(capsys: pytest.CaptureFixture
     assert told.out == ""
     assert "Usage: memguard" in told.err
     assert "Traceback" not in told.err
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [(["reprot"], "report"), (["history", "sho"], "show"), (["histroy", "show"], "history"), (["Doctor"], "doctor")],
+)
+def test_a_mistyped_subcommand_is_met_with_the_likely_one(
+    words: list[str], meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Status 2, and one sentence that names what was meant."""
+    assert main(words) == 2
+    assert capsys.readouterr().err.endswith(f" is not a command; did you mean {meant}?\n")
+
+
+@pytest.mark.parametrize("words", [(), ("history",)])
+def test_the_list_of_commands_has_whole_sentences(words: tuple[str, ...]) -> None:
+    """Nothing is cut off, however narrow the terminal is."""
+    told = CliRunner().invoke(memguard, [*words, "--help"], env={"COLUMNS": "60"}).output
+    listed = told.split("Commands:")[1]
+    assert "..." not in listed
+    folded = " ".join(listed.split())
+    group = memguard if not words else memguard.get_command(click.Context(memguard), words[0])
+    assert isinstance(group, click.Group)
+    for name in group.list_commands(click.Context(group)):
+        assert f" {name} " in f" {folded} "
+    assert folded.endswith(".")

@@ -18,14 +18,19 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from memguard.channels.neighbours import Board
+from memguard.sense.container import Sensor
+from memguard.sense.limit_id import limit_id
+from memguard.sense.proc_files import find_process
 from memguard.units import MIB
 from memguard_cli.advice import tools
 from memguard_cli.advice.container import advise
-from memguard_cli.advice.facts import examine
+from memguard_cli.advice.facts import examine, machine_of
 from memguard_cli.builds import configuration
 from memguard_cli.screens.findings import as_data
 from testbed.cgroup_trees import CASES, EXPECTED, FIXTURES
 from testbed.command import COMMAND, environment
+from testbed.configurations import MACHINE
 from testbed.container import NoContainer, container
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -75,7 +80,7 @@ def test_the_command_prints_one_json_object() -> None:
     found = json.loads(done.stdout)
     assert found == diagnose(CASES / "docker-v2-private-namespace")
     promised = "limit_bytes limit_source used_bytes working_set_bytes host_available_bytes headroom_bytes cpus"
-    promised += " cgroup_version swap_limit_bytes psi_source oom_group delegated warnings"
+    promised += " cgroup_version swap_limit_bytes swap_left_bytes psi_source oom_group delegated warnings"
     assert set(promised.split()) <= set(found)
     assert all(set(warning) == {"code", "text"} for warning in found["warnings"])
 
@@ -309,21 +314,110 @@ def test_a_build_directory_is_looked_at(build: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "threads", "jobs", "inherits"),
     [
-        ('INHERIT:append = " memguard"', None, None, True),
-        ("USER_CLASSES ?= 'buildstats memguard'", None, None, True),
-        ('BB_NUMBER_THREADS ??= "3"\nPARALLEL_MAKE = "-j5 -l 8"', 3, 5, False),
-        ('BB_NUMBER_THREADS = "${@oe.utils.cpu_count()}"\nPARALLEL_MAKE = ""', None, None, False),
-        ('BB_NUMBER_THREADS = "4" junk\n\x00\nPARALLEL_MAKE', None, None, False),
+        ('INHERIT:append = " memguard"', 8, 8, True),
+        ("USER_CLASSES ?= 'buildstats memguard'", 8, 8, True),
+        ('BB_NUMBER_THREADS ??= "3"\nPARALLEL_MAKE = "-j5 -l 8"', 8, 5, False),
+        ('BB_NUMBER_THREADS = "${@oe.utils.cpu_count(at_most=6)}"\nPARALLEL_MAKE = ""', 6, None, False),
+        ('BB_NUMBER_THREADS_append = "2"\nBB_NUMBER_THREADS = "1"\nPARALLEL_MAKE_forcevariable = "-j 3"', 12, 3, False),
+        ('BB_NUMBER_THREADS = "${@os.popen(\'free -g\').read()}"\nPARALLEL_MAKE = "-j ${NONE}"', None, None, False),
+        ('BB_NUMBER_THREADS = "$(nproc)"\nPARALLEL_MAKE = "-j`nproc`"', None, None, False),
+        ('BB_NUMBER_THREADS = "4.0"\nPARALLEL_MAKE = "-j 4.5"', None, None, False),
+        ('BB_NUMBER_THREADS = "0"\nPARALLEL_MAKE = "8"', None, None, False),
+        ('BB_NUMBER_THREADS = ""\nPARALLEL_MAKE = "--jobs=7 -k"', 1, 7, False),
+        ('INHERIT += "icecc"\nICECC_PARALLEL_MAKE = "-j 24"\nPARALLEL_MAKE = "-j 4"', 8, 24, False),
+        ('ICECC_PARALLEL_MAKE = "-j 24"\nPARALLEL_MAKE = "-j 4 -j 6"', 8, 6, False),
+        ('PARALLEL_MAKE:qemuall = "-j 2"', 8, None, False),
+        ('PARALLEL_MAKE:pn-chromium = "-j 2"', 8, 8, False),
     ],
 )
 def test_configuration_is_read_as_far_as_it_shows(
     build: Path, text: str, threads: int | None, jobs: int | None, inherits: bool
 ) -> None:
-    """Plain assignments count; what only BitBake can work out is unknown, not guessed."""
+    """What the files say counts, with OE-Core's defaults; what only BitBake can work out is unknown, not guessed."""
     (build / "conf" / "local.conf").write_text(text)
-    found = configuration.read(build)
+    found = configuration.read(build, MACHINE)
     assert found is not None
     assert (found.threads, found.jobs, found.inherits_memguard) == (threads, jobs, inherits)
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "words"),
+    [
+        ('PARALLEL_MAKE = "-j"', "jobs-unlimited", "sets no limit"),
+        ('PARALLEL_MAKE = "-j$(nproc)"', "job-count-mistake", "BitBake runs no shell"),
+        ('BB_NUMBER_THREADS = "${@multiprocessing.cpu_count()}"', "job-count-mistake", "os.cpu_count() is"),
+        # As it stands in conf of public repositories.
+        ('BB_NUM_THREADS ?= "4"\nPARALLEL_MAKE ?= "-j 4"', "job-count-misspelt", "BitBake reads is BB_NUMBER_THREADS"),
+        ('BB_NUMBER_THREADS = "${@os.getloadavg()[0]}"', "job-count-unknown", "bitbake-getvar --value BB_NUMBER"),
+        ('PARALLEL_MAKE:qemuall = "-j 2"', "job-count-unknown", "whether qemuall is among OVERRIDES"),
+        ('PARALLEL_MAKE ?= "-j 2"\nrequire conf/none.inc', "job-count-unknown", "requires conf/none.inc"),
+        ('BB_NUMBER_THREADS = "4" # four', "configuration-refused", "local.conf:1: BitBake cannot parse"),
+    ],
+)
+def test_what_is_not_known_of_jobs_is_told(build: Path, text: str, code: str, words: str) -> None:
+    """Where a count is unlimited, wrong or unknown, it says which and what to do; never that nothing is in the way."""
+    (build / "conf" / "local.conf").write_text(text + "\n")
+    done = doctor("--root", str(CASES / "cgroup-v2-limit-beyond-machine"), cwd=build)
+    said = " ".join(done.stdout.split())
+    assert code in said
+    assert words in said
+    assert "Nothing stands in the way" not in said
+
+
+@pytest.mark.parametrize("tree", ["kubernetes-v2-private-namespace"], indirect=True)
+def test_limits_besides_memory_are_told(tree: Path) -> None:
+    """Processes, maps and overcommit each have a line of their own where they could end a build."""
+    group = tree / "sys/fs/cgroup"
+    (group / "pids.max").write_text("230\n")
+    (group / "pids.current").write_text("30\n")
+    (tree / "proc/sys/vm").mkdir(parents=True)
+    (tree / "proc/sys/vm/max_map_count").write_text("10000\n")
+    (tree / "proc/sys/vm/overcommit_memory").write_text("2\n")
+    found = diagnose(tree)
+    texts = {warning["code"]: warning["text"] for warning in found["warnings"]}
+    assert "/sys/fs/cgroup/pids.max allows 230 processes and threads, 30 of them in use" in texts["pids-limit"]
+    assert "below the usual 65530" in texts["map-count"]
+    assert "only reserved" in texts["strict-overcommit"]
+    assert "singleProcessOOMKill" in texts["oom-group"]
+    (group / "pids.max").write_text("32768\n")
+    assert "pids-limit" not in {warning["code"] for warning in diagnose(tree)["warnings"]}
+
+
+def test_too_little_room_is_told() -> None:
+    """A limit below one job of the heavy kinds is told with their sizes; a use that leaves nothing, too."""
+    small = {warning["code"]: warning["text"] for warning in diagnose(CASES / "cgroup-v2-bare")["warnings"]}
+    assert "not one job fits of a kernel" in small["limit-too-small"]
+    high = {warning["code"]: warning["text"] for warning in diagnose(CASES / "cgroup-v2-high-below-max")["warnings"]}
+    assert "below memory.max of" in high["memory-high"]
+    large = CASES / "cgroup-v2-limit-beyond-machine"
+    free = diagnose(large)
+    assert not {"limit-too-small", "nothing-left"} & {warning["code"] for warning in free["warnings"]}
+    kept = diagnose(large, MEMGUARD_RESERVE=str(free["headroom_bytes"] + free["reserve_bytes"]))
+    assert "nothing-left" in {warning["code"] for warning in kept["warnings"]}
+
+
+def test_a_quota_far_below_the_default_counts_is_told(build: Path) -> None:
+    """BitBake counts CPUs by affinity: where a quota allows far fewer, that is said of the defaults."""
+    root = CASES / "docker-v2-private-namespace"
+    (build / "conf" / "local.conf").write_text("")
+    done = doctor("--root", str(root), "--json", cwd=build)
+    found = json.loads(done.stdout)
+    assert found["cpus"] == 2.5
+    assert found["bb_number_threads"] == found["parallel_make"] == machine_of(root).cpus > 5
+    texts = [warning["text"] for warning in found["warnings"] if warning["code"] == "jobs-above-cpus"]
+    assert len(texts) == 2
+    assert all("by default" in text and "CPU quota" in text for text in texts)
+
+
+def test_bitbake_is_asked_where_it_is_at_hand(build: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """In a shell that is set up for builds, bitbake-getvar says what does not show in the files."""
+    (build / "conf" / "local.conf").write_text('PARALLEL_MAKE = "-j ${@os.getloadavg()[0]}"\n')
+    programs = tmp_path_factory.mktemp("bin")
+    program = programs / "bitbake-getvar"
+    program.write_text('#!/bin/sh\necho "NOTE: Starting bitbake server..."\necho "-j 3 $2"\n')
+    program.chmod(0o755)
+    done = doctor("--json", cwd=build, BUILDDIR=str(build), PATH=f"{programs}:{os.environ['PATH']}")
+    assert json.loads(done.stdout)["parallel_make"] == 3
 
 
 def test_a_setting_that_bitbake_works_out_is_passed_over(build: Path) -> None:
@@ -340,14 +434,14 @@ def test_a_directory_without_configuration_is_no_build(tmp_path: Path) -> None:
 
 
 def test_a_tmpdir_in_memory_is_told(build: Path) -> None:
-    """Where TMPDIR lies on a tmpfs, what the build writes counts as used: that is said."""
+    """Where TMPDIR is on a tmpfs, what the build writes counts as used: that is said."""
     root = Path(shutil.copytree(CASES / "cgroup-v2-bare", build / "root"))
     (build / "conf" / "local.conf").write_text('TMPDIR = "/build/tmp"\n')
     with open(root / "proc/self/mountinfo", "a") as table:
         table.write("90 22 0:60 / /build rw - tmpfs tmpfs rw,size=1g\n91 22 0:61 / /buildings rw - ext4 /dev/x rw\n")
     found = examine(root, {}, configuration.read(build), ())
     (warning,) = [warning for warning in advise(found) if warning.code == "tmpdir-in-memory"]
-    assert "/build/tmp lies on a tmpfs (/build)" in warning.text
+    assert "/build/tmp is on a tmpfs (/build)" in warning.text
 
 
 @pytest.mark.parametrize(
@@ -364,3 +458,23 @@ def test_a_tmpdir_in_memory_is_told(build: Path) -> None:
 def test_versions_say_what_feedback_they_allow(name: str, version: str | None, words: str) -> None:
     """make has a FIFO from 4.4 on, ninja is a client from 1.13 on."""
     assert words in tools.feedback(name, version)
+
+
+def test_builds_under_this_limit_are_counted(tmp_path: Path) -> None:
+    """Those that live, on the board that the variable names; without one none can be."""
+    place = tmp_path / "board"
+    reading = Sensor().read()
+    key = limit_id(Sensor(), reading)
+    me = find_process(os.getpid())
+    assert key is not None
+    assert me is not None
+    env = {"MEMGUARD_NEIGHBOURS": str(place)}
+    assert json.loads(doctor("--json", **env).stdout)["neighbours"] == 0
+    board = Board(str(place))
+    board.write(key, *me, b"{}")
+    board.write(key, 4194300, 5, b"{}")
+    board.close()
+    assert json.loads(doctor("--json", **env).stdout)["neighbours"] == 1
+    assert re.search(r"^neighbours +1 build under this limit now *$", doctor(**env).stdout, re.MULTILINE)
+    env["MEMGUARD_NEIGHBOURS"] = "off"
+    assert json.loads(doctor("--json", **env).stdout)["neighbours"] is None

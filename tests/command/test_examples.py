@@ -22,6 +22,7 @@ import yaml
 from memguard import settings
 from memguard.units import parse_bytes
 from memguard_cli.main import memguard
+from testbed import wheel
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONF = REPOSITORY / "conf"
@@ -119,7 +120,7 @@ def _commands() -> Iterator[list[str]]:
         *(path.read_text(encoding="utf-8") for path in (CONF / "ci").glob("*.yml")),
     ]
     for text in texts:
-        for found in re.findall(r"(?<![\w/-])memguard ((?:doctor|history (?:push|pull))[^|;\n]*)", text):
+        for found in re.findall(r"(?<![\w/-])memguard ((?:doctor|report|history (?:push|pull))[^|;\n]*)", text):
             yield ["memguard", *found.replace('"', "").split()]
 
 
@@ -142,6 +143,8 @@ def test_every_command_is_one_that_exists(words: list[str]) -> None:
         ("vendor.compose-spec", "container/compose.yml"),
         ("vendor.gitlab-ci", "ci/gitlab-ci.yml"),
         ("vendor.github-workflows", "ci/github-actions.yml"),
+        ("vendor.gitlab-ci", "../.gitlab-ci.yml"),
+        ("vendor.github-workflows", "../.github/workflows/ci.yml"),
     ],
 )
 def test_the_schema_of_its_reader_takes_it(schema: str, path: str, tmp_path: Path) -> None:
@@ -149,7 +152,11 @@ def test_the_schema_of_its_reader_takes_it(schema: str, path: str, tmp_path: Pat
     assert _check(schema, CONF / path).returncode == 0
     broken = tmp_path / "broken.yml"
     broken.write_text(
-        (CONF / path).read_text(encoding="utf-8").replace("image:", "imago:", 1).replace("build:", "built:", 2)
+        (CONF / path)
+        .read_text(encoding="utf-8")
+        .replace("runs-on:", "runs-an:")
+        .replace("image:", "imago:", 1)
+        .replace("build:", "built:", 2)
     )
     assert _check(schema, broken).returncode == 1
 
@@ -164,7 +171,59 @@ def test_the_image_copies_what_is_there() -> None:
     text = (CONF / "container" / "Containerfile").read_text(encoding="utf-8")
     copied = [word for line in re.findall(r"^COPY (.*)$", text, re.MULTILINE) for word in line.split()[:-1]]
     assert all((REPOSITORY / path).exists() for path in copied)
-    assert {"pyproject.toml", "README.md", "lib", "meta-memguard"} <= set(copied)
+    assert set(copied) == set(wheel.SOURCES)
+    # What is not sent to the builder cannot be copied; a whole .venv would be sent without this.
+    sent = (REPOSITORY / ".dockerignore").read_text(encoding="utf-8")
+    assert set(re.findall(r"^!(.*)$", sent, re.MULTILINE)) == set(wheel.SOURCES)
+    assert re.search(r"^\*$", sent, re.MULTILINE)
+
+
+def test_the_image_has_the_users_that_the_examples_name() -> None:
+    """uid 1000, as Kubernetes and podman run it, and 1001, whose files GitHub's runners have; and the licence."""
+    text = (CONF / "container" / "Containerfile").read_text(encoding="utf-8")
+    users = set(re.findall(r"useradd --uid (\d+)", text))
+    security = _pod()["securityContext"]
+    assert {str(security["runAsUser"]), "1001"} == users
+    github = (CONF / "ci" / "github-actions.yml").read_text(encoding="utf-8")
+    assert re.findall(r"--user (\d+)", github) == ["1001"]
+    assert "/usr/share/doc/meta-memguard/copyright" in text
+    assert 'org.opencontainers.image.licenses="MIT"' in text
+
+
+def test_threads_are_the_cpus_of_the_container() -> None:
+    """BitBake counts the CPUs of the machine, so each example says those of its container, for tasks and compilers."""
+    (compose,) = parts(CONF / "container" / "compose.yml")
+    build = compose["services"]["build"]
+    (gitlab,) = parts(CONF / "ci" / "gitlab-ci.yml")
+    said = gitlab["yocto"]["variables"]
+    for cpus, variables in ((build["cpus"], build["environment"]), (said["KUBERNETES_CPU_LIMIT"], said)):
+        assert variables["BB_NUMBER_THREADS"] == str(cpus)
+        assert variables["PARALLEL_MAKE"] == f"-j {cpus}"
+    (container,) = _pod()["containers"]
+    env = {variable["name"]: variable for variable in container["env"]}
+    source = env["BB_NUMBER_THREADS"]["valueFrom"]["resourceFieldRef"]
+    assert source == {"containerName": container["name"], "resource": "limits.cpu"}
+    assert env["PARALLEL_MAKE"]["value"] == "-j $(BB_NUMBER_THREADS)"
+    github = (CONF / "ci" / "github-actions.yml").read_text(encoding="utf-8")
+    assert re.findall(r"BB_NUMBER_THREADS=(\d+)", github) == re.findall(r'PARALLEL_MAKE="-j (\d+)"', github)
+    # kas hands on what it is told to.
+    for path in (CONF / "kas" / "memguard.yml", REPOSITORY / "kas.yml"):
+        (file,) = parts(path)
+        assert {"BB_NUMBER_THREADS", "PARALLEL_MAKE"} <= set(file["env"])
+
+
+def test_a_report_is_an_artifact() -> None:
+    """GitLab and GitHub keep the page that `memguard report` writes, whether the build ended well or not."""
+    (gitlab,) = parts(CONF / "ci" / "gitlab-ci.yml")
+    job = gitlab["yocto"]
+    assert job["artifacts"]["when"] == "always"
+    assert job["artifacts"]["paths"][0] in " ".join(job["after_script"])
+    (github,) = parts(CONF / "ci" / "github-actions.yml")
+    steps = github["jobs"]["build"]["steps"]
+    (upload,) = [step for step in steps if "upload-artifact" in step.get("uses", "")]
+    (report,) = [step for step in steps if "memguard report" in step.get("run", "")]
+    assert upload["with"]["path"].split()[0] in report["run"]
+    assert upload["if"] == report["if"] == "always()"
 
 
 @pytest.mark.skipif(shutil.which("apt-cache") is None, reason="apt-cache is not here: this is no Debian")

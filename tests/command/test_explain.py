@@ -91,7 +91,7 @@ def test_people_read_who_what_and_what_to_do() -> None:
 def test_packed_logs_and_standard_input_are_read(tmp_path: Path) -> None:
     """.gz, .xz, - and a process substitution."""
     (tmp_path / "a.log.gz").write_bytes(gzip.compress(KILLED.encode()))
-    (tmp_path / "b.log.xz").write_bytes(lzma.compress(KILLED.encode()))
+    (tmp_path / "b.log.xz").write_bytes(lzma.compress(b"[1/9] c++ a.o\n") + bytes(8) + lzma.compress(KILLED.encode()))
     told = tell(tmp_path / "a.log.gz", tmp_path / "b.log.xz", "-", stdin=KILLED.encode())
     assert [each["program"] for each in told] == ["cc1plus"] * 3
     shell = f"exec {shlex.join(COMMAND)} explain --json <(printf '{KILLED.strip()}')"
@@ -99,7 +99,9 @@ def test_packed_logs_and_standard_input_are_read(tmp_path: Path) -> None:
     assert json.loads(done.stdout)[0]["verdict"] == "memory"
 
 
-@pytest.mark.parametrize("kind", ["missing", "empty", "binary", "fifo", "device", "directory", "cut"])
+@pytest.mark.parametrize(
+    "kind", ["missing", "empty", "binary", "fifo", "device", "directory", "cut", "spoilt-gz", "spoilt-xz", "huge-xz"]
+)
 def test_what_is_no_log_is_one_sentence(tmp_path: Path, kind: str) -> None:
     """Each bad input is named in one sentence with a good example, the others are told, and the status is 2."""
     bad = tmp_path / "bad"
@@ -113,6 +115,12 @@ def test_what_is_no_log_is_one_sentence(tmp_path: Path, kind: str) -> None:
         bad.mkdir()
     elif kind == "cut":
         bad.write_bytes(gzip.compress(KILLED.encode() * 1000)[:40])
+    elif kind.startswith("spoilt"):
+        packed = (gzip if kind.endswith("gz") else lzma).compress(os.urandom(3000) + KILLED.encode() * 1000)
+        bad.write_bytes(packed[:1000] + b"\xff" * 1000 + packed[2000:])
+    elif kind == "huge-xz":  # a few bytes whose header asks for 1 GiB of memory
+        filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": GIB}]
+        bad.write_bytes(lzma.compress(KILLED.encode(), filters=filters))
     elif kind == "device":
         bad = Path("/dev/zero")
     done = explain("--json", LOGS / "neg11-command-not-found.log", bad, LOGS / "pos27-mozbuild-llvm-out-of-memory.log")
@@ -201,7 +209,7 @@ def test_a_build_that_still_runs_is_no_failure(build: Path) -> None:
     with open(write(build / "bitbake.lock", ""), "rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         (told,) = tell(build)
-    assert (told["verdict"], told["reason"]) == ("unclear", "the build is still running")
+    assert (told["verdict"], told["reason"], told["advice"]) == ("running", "the build is still running", {})
     assert "mid-course" in tell(build)[0]["reason"]
 
 
@@ -257,3 +265,81 @@ TINY_COMMAND:pn-tiny-02 = "echo 'x.c:1:1: error: expected x'; false"
     assert [(other["verdict"], other["recipe"]) for other in told["others"]] == [("other", "tiny-02")]
     (console,) = tell("-", stdin=result.output.encode())
     assert console["verdict"] == "memory"  # memguard's own count
+
+
+GOOD = "NOTE: Tasks Summary: Attempted 4012 tasks of which 12 didn't need to be rerun and all succeeded.\n"
+
+
+def test_a_build_that_ended_well_is_called_that(build: Path) -> None:
+    """What a good build prints beside is no failure; a kill that a retry made good is still told."""
+    log = write(build / "tmp" / "log" / "cooker" / "m" / "1.log", f"sh: 1: foo: not found\n{GOOD}")
+    (told,) = tell(build)
+    assert (told["verdict"], told["reason"], told["advice"]) == ("good", "the build ended well", {})
+    write(log, KILLED + GOOD)
+    (told,) = tell(build)
+    assert (told["verdict"], told["advice"]) == ("memory", {})
+    assert told["reason"].endswith("; the build ended well all the same")
+    write(log, f"{GOOD}ERROR: scp: No space left on device\n")
+    assert tell(build)[0]["verdict"] == "other"
+
+
+@pytest.mark.parametrize(
+    ("mode", "advised", "not_advised"),
+    [
+        (None, "INHERIT", "MEMGUARD_MODE"),
+        ("observe", 'MEMGUARD_MODE = "enforce"', "INHERIT"),
+        ("enforce", "MEMGUARD_RESERVE", "INHERIT"),
+    ],
+)
+def test_nothing_is_advised_that_is_so_already(build: Path, mode: str | None, advised: str, not_advised: str) -> None:
+    """Advice knows whether memguard was on in that build, and what it might do."""
+    conf = 'MACHINE = "qemux86-64"\n' + (f'INHERIT += "memguard"\nMEMGUARD_MODE = "{mode}"\n' if mode else "")
+    write(build / "conf" / "local.conf", conf)
+    log = write(build / "tmp/work/a/llvm/18/temp/log.do_compile.8", KILLED)
+    sentence = tell(log)[0]["advice"]["bitbake"]
+    assert advised in sentence
+    assert not_advised not in sentence
+    assert "PARALLEL_MAKE:pn-llvm" in sentence
+
+
+@pytest.mark.parametrize(
+    ("line", "topic", "words"),
+    [
+        ("java.lang.OutOfMemoryError: Java heap space", "java", "-Xmx"),
+        (
+            "FATAL ERROR: Reached heap limit Allocation failed - JavaScript heap out of memory",
+            "javascript",
+            "NODE_OPTIONS",
+        ),
+        ("The node was low on resource: memory.", "kubernetes", "requests.memory"),
+        ("systemd-oomd[8]: Killed /user.slice/a.scope due to memory pressure for /user.slice", "systemd", "MemoryMax"),
+        ("slurmstepd: error: Exceeded job memory limit at some point.", "batch", "--mem"),
+        ("bash: fork: retry: Resource temporarily unavailable", "limit", "pids.max"),
+        ("mmap: Cannot allocate memory (vm.max_map_count)", "limit", "vm.max_map_count"),
+        ("qemu-arm: Unable to reserve 0xf7000000 bytes of virtual address space", "limit", "ulimit -v"),
+    ],
+)
+def test_each_limit_has_advice_of_its_own(line: str, topic: str, words: str) -> None:
+    """Whose limit was reached decides what helps."""
+    (told,) = tell("-", stdin=line.encode())
+    assert words in told["advice"][topic], told
+
+
+def test_the_heaviest_task_is_named_where_the_log_names_none(build: Path) -> None:
+    """A build killed as a whole, minutes after its last line: the last moments say how full memory was, and of what."""
+    ended_s = time.time() - 3600
+    console = "NOTE: recipe a-1-r0: task do_compile: Started\nNOTE: recipe llvm-18-r0: task do_compile: Started\n"
+    write(build / "tmp" / "log" / "cooker" / "m" / "1.log", console, ended_s)
+    stamp = time.strftime("%Y%m%d%H%M%S", time.localtime(ended_s - 100))
+    readings = [
+        {"event": "reading", "time": ended_s + after_s, "used_bytes": used, "limit_bytes": 2 * GIB, "tasks": rows}
+        for after_s, used, rows in (
+            (-1, GIB // 5, []),
+            (600, 2 * GIB, [["llvm", "do_compile", GIB, 4, 0, None], ["a", "do_compile", 5, 4, 0, None]]),
+            (602, GIB // 5, []),
+        )
+    ]
+    write(build / "memguard" / "readings" / f"{stamp}.jsonl", "\n".join(map(json.dumps, readings)) + "\n")
+    (told,) = tell(build)
+    assert (told["verdict"], told["memory"]["used_bytes"]) == ("memory", 2 * GIB)
+    assert "PARALLEL_MAKE:pn-llvm" in told["advice"]["bitbake"]

@@ -173,7 +173,7 @@ def test_what_is_no_state_is_told_apart(tmp_path: Path, content: str, words: str
 
 
 def test_a_fifo_in_place_of_a_file_blocks_nobody(tmp_path: Path) -> None:
-    """What is no plain file is refused, not waited for."""
+    """What is not a plain file is refused, not waited for."""
     (tmp_path / "memguard" / "events").mkdir(parents=True)
     os.mkfifo(tmp_path / "memguard" / "state.json")
     os.mkfifo(tmp_path / "memguard" / "events" / "1.jsonl")
@@ -257,7 +257,7 @@ def test_a_port_in_use_and_an_unknown_host_are_one_sentence(tmp_path: Path) -> N
 def test_a_file_is_no_build_directory(tmp_path: Path) -> None:
     """It is told apart from a directory that is not there yet."""
     (tmp_path / "file").touch()
-    assert "is no directory" in refused(memguard("export", "file", cwd=tmp_path))
+    assert "is not a directory" in refused(memguard("export", "file", cwd=tmp_path))
 
 
 def test_help_shows_an_example() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -20,11 +21,15 @@ import pytest
 
 from memguard.model import Outcome, Record
 from memguard.predict.fit import learn
-from memguard.predict.footprints import Predictor, by_kind, read_table
-from memguard.record.history.samples import format_sample
+from memguard.predict.footprints import Predictor, read_table
+from memguard.predict.job_lives import Life
+from memguard.predict.kinds import by_kind
+from memguard.predict.remembered_lives import Lives
+from memguard.record.history.samples import TaskLives, format_sample
 from memguard.record.history.store import History
 from memguard.units import KIB, MIB
 from memguard_cli.builds import configuration
+from memguard_cli.builds.lives_lines import take_lives
 from memguard_cli.screens.history import summarise
 from testbed.command import COMMAND, environment, memguard, refused
 from testbed.records import RUN
@@ -92,6 +97,7 @@ def test_runs_are_summed_up_by_task() -> None:
     assert (zlib.recipe, zlib.task, zlib.version, zlib.runs, zlib.builds) == ("zlib", "do_compile", "1.3.1", 3, 2)
     assert (zlib.jobs, zlib.peak_median_bytes, zlib.peak_max_bytes) == ((2, 8), 200, 300)
     assert (zlib.largest_process_bytes, zlib.outcomes) == (999 * MIB, {"ok": 2, "memory-kill": 1})
+    assert zlib.medians == ((2, 1, 300), (8, 1, 100))
     assert (tiny.peak_median_bytes, tiny.peak_max_bytes, tiny.largest_process_bytes) == (None, None, 1)
 
 
@@ -183,6 +189,30 @@ def test_nothing_in_a_name_moves_the_terminal(place: Path) -> None:
     assert hostile in {task["pn"] for task in tell("history", "--json", cwd=place)["tasks"]}
 
 
+def test_a_merge_passes_over_what_is_no_sample(place: Path, tmp_path: Path) -> None:
+    """A name that no recipe has is named on standard error; the other samples are taken."""
+    other = tmp_path / "other"
+    other.mkdir()
+    path = remember(other, RUN, replace(RUN, recipe="bash"))
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE tasks SET recipe = ? WHERE recipe = 'bash'", ["evil\x1b]0;x\x07"])
+    done = memguard("history", "merge", str(path), "--history", str(tmp_path / "new.db"), cwd=place)
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "1 added, 0 known, 1 bad")
+    (sentence,) = done.stderr.splitlines()
+    assert sentence.startswith(f'memguard: {path}: sample 1: "pn" is ')
+    assert "\x1b" not in sentence
+
+
+def test_an_import_of_nothing_but_garbage_is_an_error(place: Path, tmp_path: Path) -> None:
+    """Status 2, with what would do; the lines are named, and a history that was there stays as it was."""
+    (tmp_path / "garbage").write_text("garbage\n{}\n", encoding="utf-8")
+    done = memguard("history", "import", str(tmp_path / "garbage"), "--history", str(tmp_path / "new.db"), cwd=place)
+    assert (done.returncode, done.stdout) == (2, "0 added, 0 known, 2 bad\n")
+    assert done.stderr.splitlines()[-1].endswith(
+        "garbage: no line is a sample; samples are in tmp/buildstats, or in a file of `export`"
+    )
+
+
 # -- export and import -------------------------------------------------------------------------------------------------
 
 
@@ -201,6 +231,66 @@ def test_what_is_exported_can_be_imported(place: Path) -> None:
     assert sorted(path.name for path in place.iterdir()) == ["memguard", "out.jsonl", "second.db"]
 
 
+def test_kinds_and_lives_travel_with_the_samples(place: Path) -> None:
+    """By export and import, by merge, and again: what kind a task is of, and what its single jobs took."""
+    remember(place, replace(RUN, kind="an autotools build", per_job_bytes=30 * MIB, serial_bytes=90 * MIB))
+    lives = Lives()
+    lives.add(1, Life(50 * MIB, 2.0, 1.0))
+    with contextlib.closing(History(place / "memguard/history.db", warn=pytest.fail)) as history:
+        history.remember_lives("zlib", "do_compile", lives.packed())
+    whole = memguard("history", "export", cwd=place).stdout
+    assert [set(json.loads(line)) >= {"pn", "task", "lives"} for line in whole.splitlines()] == [False, True]
+    taken = memguard("history", "--history", "second.db", "import", "-", cwd=place, stdin=whole)
+    assert taken.stdout.startswith("1 added, 0 known, 0 bad, what single jobs of 1 task took\n"), taken.stderr
+    again = memguard("history", "--history", "second.db", "import", "-", cwd=place, stdin=whole)
+    assert again.stdout.startswith("0 added, 1 known, 0 bad\n")
+    known = whole.splitlines()[1] + "\ngarbage\n"
+    mixed = memguard("history", "--history", "second.db", "import", "-", cwd=place, stdin=known)
+    assert (mixed.returncode, mixed.stdout.splitlines()[0]) == (0, "0 added, 0 known, 1 bad")
+    assert mixed.stderr == "memguard: standard input:2: is not JSON\n"
+    merged = memguard("history", "--history", "third.db", "merge", "second.db", cwd=place)
+    assert merged.stdout.startswith("1 added, 0 known, what single jobs of 1 task took\n"), merged.stderr
+    assert memguard("history", "--history", "third.db", "export", cwd=place).stdout == whole
+    assert memguard("history", "export", "nothing*", cwd=place).stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"lives": base64.b64encode(b"lives2\n\0").decode()}, "were written by a newer memguard"),
+        ({"lives": base64.b64encode(b"lives1\n\0too short").decode()}, "not a table of lives"),
+        ({"lives": "?"}, "a table of lives in base64"),
+        ({"lives": 7}, "a table of lives in base64"),
+        ({"written_s": "now"}, "seconds since the epoch"),
+        ({"written_s": 1 << 53}, "seconds since the epoch"),
+        ({"pn": "x" * 501}, "a name of printable characters"),
+        ({"pn": "\x1b[2J"}, "a name of printable characters"),
+        ({"task": None}, "a name of printable characters"),
+    ],
+)
+def test_lives_that_are_none_are_named(change: dict[str, Any], words: str, place: Path) -> None:
+    """One sentence with the line, and status 2 where there is nothing else; a later version is refused as such."""
+    good = {"pn": "zlib", "task": "do_compile", "written_s": 1.0, "lives": base64.b64encode(b"lives1\n\0").decode()}
+    assert memguard("history", "import", "-", cwd=place, stdin=json.dumps(good)).returncode == 0
+    done = memguard("history", "import", "-", cwd=place, stdin=json.dumps({**good, **change}))
+    assert done.returncode == 2
+    assert done.stderr.startswith("memguard: standard input:1: ")
+    assert words in done.stderr
+
+
+def test_a_first_table_of_lives_is_cut_as_later_ones_are(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest units are kept, also where the task had no lives before."""
+    lives = Lives()
+    for unit in range(1, 6):
+        lives.add(unit, Life(unit * MIB, 2.0, 1.0))
+    packed = lives.packed()
+    monkeypatch.setattr("memguard.predict.remembered_lives.MOST_UNITS", 3)
+    with contextlib.closing(History(place / "h.db", warn=pytest.fail)) as history:
+        assert take_lives(history, [TaskLives("zlib", "do_compile", 1.0, packed)]) == 1
+        kept = Lives(history.lives("zlib", "do_compile"))
+    assert [kept.of(unit) is not None for unit in range(1, 6)] == [False, False, True, True, True]
+
+
 def test_buildstats_are_imported(place: Path) -> None:
     """A directory of builds is taken in once; a damaged file is named in one line, and the rest taken."""
     stats = Path(shutil.copytree(BUILDSTATS, place / "buildstats"))
@@ -214,6 +304,80 @@ def test_buildstats_are_imported(place: Path) -> None:
     assert memguard("history", "import", "buildstats", cwd=place).stdout.startswith("0 added, 6 known, 1 bad\n")
     names = {task["pn"] for task in tell("history", "--json", cwd=place)["tasks"]}
     assert "db-native" in names
+
+
+def perf_note(**changes: Any) -> dict[str, Any]:
+    """A buildstats.json as oe-build-perf-test writes it: one build, one recipe, one task."""
+    task = {
+        "start_time": 1712928495.59,
+        "status": "PASSED",
+        "elapsed_time": 12.5,
+        "rusage": {"ru_utime": 30.0, "ru_stime": 10.25, "ru_maxrss": 600 * 1024, "ru_minflt": 1},
+        "iostat": {"rchar": 1},
+    }
+    recipe = {"name": "zlib", "epoch": None, "version": "1.3.1", "revision": "r0"}
+    return {"test1.build": [{**recipe, "tasks": {"do_compile": {**task, **changes}}}]}
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_notes_of_yocto_buildstats_are_imported(indent: int | None, place: Path) -> None:
+    """Durations, and a floor of memory: only the sum of the task's own process and its largest child is there."""
+    text = json.dumps(perf_note(), indent=indent)
+    done = memguard("history", "import", "-", cwd=place, stdin=text)
+    assert done.stdout.startswith("1 added, 0 known, 0 bad\n"), done.stderr
+    assert memguard("history", "import", "-", cwd=place, stdin=text).stdout.startswith("0 added, 1 known")
+    (sample,) = map(json.loads, memguard("history", "export", cwd=place).stdout.splitlines())
+    assert sample == {
+        **{"build": "20240412132815-test1.build", "pn": "zlib", "pv": "1.3.1", "task": "do_compile", "machine": ""},
+        **{"jobs": None, "peak_bytes": None, "largest_process_bytes": 520 * MIB, "duration_s": 12.5, "cpu_s": 40.25},
+        **{"outcome": "ok", "per_job_bytes": None, "serial_bytes": None, "recorded_s": 1712928495.59},
+    }
+
+
+def test_each_kind_of_note_gives_its_floor(place: Path) -> None:
+    """Where both are there, the larger; of a small sum at least half; a list alone is a build, too."""
+    apart = perf_note(child_rusage={"ru_maxrss": 700 * 1024, "ru_utime": 1.0})["test1.build"]
+    small = perf_note(rusage={"ru_maxrss": 100 * 1024}, status="FAILED", start_time=None)["test1.build"]
+    (place / "a.json").write_text(json.dumps(apart))
+    (place / "b.json").write_text(json.dumps(small))
+    assert memguard("history", "import", "a.json", "b.json", cwd=place).stdout.startswith("2 added, 0 known, 0 bad\n")
+    samples = list(map(json.loads, memguard("history", "export", cwd=place).stdout.splitlines()))
+    assert sorted((one["largest_process_bytes"] // MIB, one["outcome"], one["build"]) for one in samples) == [
+        (50, "failed", "build"),
+        (700, "ok", "20240412132815-build"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"elapsed_time": None},
+        {"elapsed_time": -1.0},
+        {"elapsed_time": float("nan")},
+        {"rusage": None},
+        {"rusage": {}},
+        {"rusage": {"ru_maxrss": "much"}},
+        {"rusage": {"ru_maxrss": 1 << 90}},
+        {"child_rusage": {"ru_maxrss": []}},
+    ],
+)
+def test_a_bad_task_of_a_note_costs_one_sentence(changes: dict[str, Any], place: Path) -> None:
+    """The others are taken; a document with nothing else in it is refused."""
+    good, bad = perf_note()["test1.build"], perf_note(**changes)["test1.build"]
+    done = memguard("history", "import", "-", cwd=place, stdin=json.dumps({"a": bad, "b": good, "c": ["?"]}))
+    assert done.stdout.startswith("1 added, 0 known, 2 bad\n"), done.stderr
+    assert "standard input: a: zlib do_compile: " in done.stderr
+    assert "standard input: c: a recipe without tasks" in done.stderr
+    assert memguard("history", "import", "-", cwd=place, stdin=json.dumps(bad)).returncode == 2
+
+
+@pytest.mark.parametrize("text", ['{"test1.build": [{"name": "zl', '{"a": [1], "b": 2}', "[\n", "{\n}", "[" * 99_999])
+def test_a_document_that_is_none_is_one_sentence(text: str, place: Path) -> None:
+    """Cut off, of another shape, or nested without end: status 2, with a command that gives a good one."""
+    (place / "note").write_text(text)
+    done = memguard("history", "import", "note", cwd=place)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("memguard: note")
 
 
 BAD_LINES = [
@@ -391,6 +555,31 @@ def test_a_held_file_is_told(words: tuple[str, ...], place: Path) -> None:
     assert memguard("history", *words, cwd=place, stdin=lines(replace(RUN, build="new"))).returncode == 0
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="from Python 3.11 on SQLite refuses to read what is too long")
+@pytest.mark.parametrize("words", ["show", "export", "predict", "merge", "prune"])
+def test_a_name_without_end_takes_no_memory(words: str, place: Path) -> None:
+    """A history with a name of 30 MiB is refused, or cut down, within 150 MiB."""
+    with contextlib.closing(History(place / "history.db", warn=pytest.fail)) as history:
+        history.add(replace(RUN, wall_s=float(number)) for number in range(150))
+    with contextlib.closing(sqlite3.connect(place / "history.db")) as connection, connection:
+        connection.execute("UPDATE tasks SET name = ?", ["x" * (30 * MIB)])
+        connection.execute("UPDATE builds SET name = ?", ["x" * (30 * MIB)])
+    arguments = {
+        "predict": ["predict", "--history", "history.db", RUN.recipe, "--all-tasks"],
+        "merge": ["history", "--history", "other.db", "merge", "history.db"],
+        "prune": ["history", "--history", "history.db", "prune", "--max", "300K"],
+    }.get(words, ["history", "--history", "history.db", words])
+    bounded = (
+        "import resource; from memguard_cli import main; resource.setrlimit(resource.RLIMIT_DATA, (150 << 20,) * 2)"
+    )
+    program = f"import sys; {bounded}; sys.exit(main.main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], cwd=place, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode in ((0, 2) if words == "prune" else (2,)), done.stderr
+    assert len(done.stderr.splitlines()) == (done.returncode == 2), done.stderr
+
+
 def test_a_full_disk_is_told(place: Path) -> None:
     """Where the file cannot grow, the sentence says that it cannot be written, and what was there is still there."""
     remember(place, *series(3))
@@ -511,12 +700,24 @@ def test_without_a_history_the_prior_is_told(place: Path) -> None:
     assert (known["source"], known["samples"], known["confidence"]) == ("known", 0, 0)
     assert (known["peak_bytes"], known["per_job_bytes"]) == (footprint.peak_bytes(4), footprint.per_job_bytes)
     assert (known["prior"]["row"], known["task"]) == ("llvm-native", "do_compile")
-    assert "measured" in known["prior"]["row_source"]
+    assert known["prior"]["row_measured"] == ["serial"]
+    assert "2336 MiB largest process" in known["prior"]["row_source"]
     unknown = tell("predict", "mine", "--class", "cmake", "--class", "classes/systemd.bbclass", "--json", cwd=place)
     assert unknown["source"] == by_kind("do_compile", frozenset({"cmake"})).origin
     assert unknown["classes"] == ["cmake", "systemd"]
     assert "none yet" in memguard("predict", "mine", cwd=place).stdout
     assert list(place.iterdir()) == []
+
+
+def test_a_kind_is_predicted_by_what_others_of_it_took(place: Path) -> None:
+    """As in a build: recipes of any image count, by the kind that they were of."""
+    kind = by_kind("do_compile", frozenset({"cmake"}))
+    words = ("predict", "mine", "--class", "cmake", "--jobs", "4", "--json")
+    before = tell(*words, cwd=place)["peak_bytes"]
+    remember(place, *(replace(RUN, recipe=f"r{n}", kind=kind.origin, peak_bytes=80 * MIB) for n in range(8)))
+    after = tell(*words, cwd=place)
+    assert after["source"] == kind.origin
+    assert 80 * MIB < after["peak_bytes"] < before / 4
 
 
 def test_a_prediction_is_the_builds(place: Path) -> None:
@@ -604,7 +805,7 @@ def test_lines_for_one_recipe_are_read(line: str, name: str, value: str, place: 
     """Assignments to :pn-NAME are read under that name, whatever characters it has."""
     found = configuration.read(configure(place, line))
     assert found is not None
-    assert found.values == {name: value}
+    assert found.written(name) == value
 
 
 def test_a_recipes_tasks_are_told_together(place: Path) -> None:

@@ -16,10 +16,13 @@ from typing import Any
 import pytest
 
 from memguard.model import Record
-from memguard.record.history.samples import format_sample
+from memguard.predict.job_lives import Life
+from memguard.predict.remembered_lives import Lives
+from memguard.record.history.samples import TaskLives, format_sample
 from memguard.record.history.store import History
 from memguard.settings import without_secrets
 from memguard.units import MIB
+from memguard_cli.builds import lives_lines
 from memguard_cli.fleet.database import FleetDatabase
 from testbed.command import COMMAND, environment, memguard, refused
 from testbed.postgresql import PASSWORD, QUOTED_PASSWORD, Postgres, silent_server
@@ -73,6 +76,126 @@ def test_one_pod_learns_what_another_has_seen(url: str, server: Postgres, tmp_pa
     assert push(other, url).startswith("1 added, 2 known")
     assert pull(one, url).startswith("1 added")
     assert samples(one) == samples(other)
+
+
+def test_kinds_and_lives_travel_through_the_database(url: str, server: Postgres, tmp_path: Path) -> None:
+    """What kind a task is of and what its single jobs took; the newest build is believed, and nothing is sent twice.
+
+    A database that an older memguard made has no table of lives: it is read as it is, and gets one by a push.
+    """
+    one, other = put(tmp_path / "one.db", replace(RUN, kind="an autotools build")), tmp_path / "other.db"
+    push(one, url)
+    server.sql(_database(url), "DROP TABLE memguard_lives")
+    assert "jobs" not in pull(other, url)
+    assert [sample["kind"] for sample in samples(other)] == ["an autotools build"]
+    learn(one, {1: 50 * MIB, 2: 60 * MIB})
+    assert push(one, url).startswith("0 added, 1 known, what single jobs of 1 task took, to postgresql://")
+    assert push(one, url).startswith("0 added, 1 known, to postgresql://")
+    assert pull(other, url).startswith("0 added, 0 known, 0 bad, what single jobs of 1 task took, from postgresql://")
+    assert known_peaks(other) == {1: 50 * MIB, 2: 60 * MIB}
+    assert "jobs" not in pull(other, url)
+    learn(other, {2: 90 * MIB, 3: 70 * MIB})
+    push(other, url)
+    pull(one, url)
+    assert known_peaks(one) == {1: 50 * MIB, 2: 90 * MIB, 3: 70 * MIB}
+    server.sql(_database(url), "UPDATE memguard_lives SET units = 'lives2', written_s = written_s + 9")
+    assert ", 1 bad, from" in pull(one, url)
+    assert known_peaks(one) == {1: 50 * MIB, 2: 90 * MIB, 3: 70 * MIB}
+
+
+def test_lives_that_are_none_end_nothing(url: str, server: Postgres, tmp_path: Path) -> None:
+    """Rows of the database that no history can keep are passed over; both directions go on with the others."""
+    one, other = put(tmp_path / "one.db", RUN), tmp_path / "other.db"
+    learn(one, {1: 50 * MIB})
+    push(one, url)
+    server.sql(
+        _database(url),
+        r"""INSERT INTO memguard_lives SELECT bad.recipe, bad.task, bad.written_s, units FROM memguard_lives,
+            (VALUES (repeat('x', 501), 'do_compile', 1.0), (E'\x1b[2J', 'do_compile', 1.0), ('', 'do_compile', 1.0),
+            ('late', 'do_compile', 1e300), ('never', 'do_compile', 'Infinity')) AS bad (recipe, task, written_s)""",
+    )
+    server.sql(
+        _database(url),
+        "INSERT INTO memguard_lives VALUES ('long', 'do_compile', 1, decode(repeat('00', 3 << 20), 'hex'))",
+    )
+    assert ", 6 bad, what single jobs of 1 task took, from" in pull(other, url)
+    learn(other, {1: 50 * MIB, 2: 60 * MIB})
+    assert "what single jobs of 1 task took" in push(other, url)
+    pull(one, url)
+    assert known_peaks(one) == {1: 50 * MIB, 2: 60 * MIB}
+
+
+def test_lives_that_were_sent_are_not_sent_again(url: str, server: Postgres, tmp_path: Path) -> None:
+    """A push reads when those that are there were written, and no more of them; what is new to them is sent."""
+    one, other = put(tmp_path / "one.db", RUN), put(tmp_path / "other.db", RUN)
+    learn(other, {2: 60 * MIB})
+    learn(one, {1: 50 * MIB})
+    push(one, url)
+    joined: list[bytes] = []
+
+    def join(newer: bytes, older: bytes) -> bytes:
+        joined.append(newer)
+        return lives_lines.join(newer, older)
+
+    database = FleetDatabase(url)
+    assert database.push_lives(all_lives(one), join) == 0
+    assert joined == []
+    # Of the same time now, and more than the database has.
+    pull(other, url)
+    assert database.push_lives(all_lives(other), join) == 1
+    joined.clear()
+    assert database.push_lives(all_lives(other), join) == 0
+    assert joined == []
+    pull(tmp_path / "third.db", url)
+    assert known_peaks(tmp_path / "third.db") == {1: 50 * MIB, 2: 60 * MIB}
+
+
+@pytest.mark.parametrize("ahead", ["written_s + 1e6", "'Infinity'", "'NaN'"])
+def test_lives_of_a_clock_that_was_ahead_give_way(ahead: str, url: str, server: Postgres, tmp_path: Path) -> None:
+    """No pod can make its lives the newest for longer than until the next push, nor write a time yet to come."""
+    path = put(tmp_path / "h.db", RUN)
+    learn(path, {1: 50 * MIB})
+    late = [lives._replace(written_s=lives.written_s + 1e6) for lives in all_lives(path)]
+    assert FleetDatabase(url).push_lives(late, lives_lines.join) == 1
+    is_past = "SELECT written_s <= extract(epoch FROM now()) FROM memguard_lives"
+    assert server.sql(_database(url), is_past) == "t"
+    server.sql(_database(url), f"UPDATE memguard_lives SET written_s = {ahead}")
+    learn(path, {1: 90 * MIB})
+    push(path, url)
+    assert server.sql(_database(url), is_past) == "t"
+    pull(tmp_path / "other.db", url)
+    assert known_peaks(tmp_path / "other.db") == {1: 90 * MIB}
+
+
+def test_lives_keep_to_their_share_of_the_database(url: str, server: Postgres, tmp_path: Path) -> None:
+    """What was written longest ago goes first."""
+    path = put(tmp_path / "h.db", RUN)
+    for task in ("do_compile", "do_install"):
+        learn(path, {unit: MIB for unit in range(1, 400)}, task)
+    push(path, url, "--max-samples", "100")
+    assert server.sql(_database(url), "SELECT task FROM memguard_lives") == "do_install"
+
+
+def learn(path: Path, peaks: dict[int, int], task: str = "do_compile") -> None:
+    """A build of zlib ends in which units took these peaks."""
+    with contextlib.closing(History(path, warn=pytest.fail)) as history:
+        lives = Lives.found(history.lives("zlib", task))
+        for unit, peak_bytes in peaks.items():
+            lives.add(unit, Life(peak_bytes, 2.0, 1.0))
+        history.remember_lives("zlib", task, lives.packed())
+
+
+def all_lives(path: Path) -> list[TaskLives]:
+    """What a history knows of single jobs."""
+    with contextlib.closing(History(path, warn=pytest.fail, is_read_only=True)) as history:
+        return history.all_lives()
+
+
+def known_peaks(path: Path) -> dict[int, int]:
+    """What is known of the units of zlib, up to the tenth."""
+    with contextlib.closing(History(path, warn=pytest.fail, is_read_only=True)) as history:
+        lives = Lives(history.lives("zlib", "do_compile"))
+    return {unit: life.peak_bytes for unit in range(10) if (life := lives.of(unit)) is not None}
 
 
 def test_a_build_that_goes_on_is_sent_again(url: str, tmp_path: Path) -> None:
@@ -178,7 +301,7 @@ def test_a_wrong_password_is_one_sentence_without_it(url: str, tmp_path: Path) -
     path = put(tmp_path / "h.db", RUN)
     wrong = url.replace(QUOTED_PASSWORD, "letmein2026")
     sentence = refused(memguard("history", "push", "--history", str(path), wrong, cwd=tmp_path))
-    assert "password authentication failed" in sentence
+    assert 'password authentication failed for user "..."' in sentence
     assert "letmein2026" not in sentence
 
 
@@ -240,10 +363,12 @@ def test_a_silent_server_is_given_up(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("mysql://u:secret@h/db", "'mysql://h/db' is no database that memguard knows"),
+        ("mysql://u:secret@h/db", "'mysql://h/db' is not a database that memguard knows"),
         ("postgresql://u:secret@h", "names no database"),
-        ("postgresql://u:secret@h:port/db", "is no URL"),
-        ("/cache/history.db", "is no database that memguard knows"),
+        ("postgresql://u:secret@h:port/db", "is not a URL"),
+        ("postgresql://u:p@secret@h/db", "an @ in the user or password of 'postgresql://h/db' must be written as %40"),
+        ("postgresql://u:p@secret/secret@h/db", "must be written as %40"),
+        ("/cache/history.db", "is not a database that memguard knows"),
     ],
 )
 def test_what_is_no_url_is_one_sentence_with_a_good_one(tmp_path: Path, url: str, words: str) -> None:
@@ -274,7 +399,7 @@ def test_packages_that_are_not_there_are_named(tmp_path: Path) -> None:
         f"sys.exit(main(['history', 'pull', '--history', {str(tmp_path / 'h.db')!r}, 'postgresql://h/db']))"
     )
     done = subprocess.run([sys.executable, "-c", program], env=environment(), capture_output=True, text=True)
-    assert "pip install 'meta-memguard[postgresql]'" in refused(done)
+    assert f"{sys.executable} -m pip install 'psycopg[binary]' SQLAlchemy" in refused(done)
 
 
 def test_no_other_command_of_history_imports_sqlalchemy() -> None:
@@ -290,6 +415,13 @@ def test_no_other_command_of_history_imports_sqlalchemy() -> None:
     [
         ("postgresql://u:p@h/db?password=x", "postgresql://h/db"),
         ("postgresql://u:p@w@h/db", "postgresql://h/db"),
+        ("postgresql://u:p@w/x@h/db", "postgresql://h/db"),
+        ("postgresql://u:p\n@h/db", "postgresql://h/db"),
+        ("postgresql://h/db?password=se@cret", "postgresql://..."),
+        ("postgresql://u:se?cret@h/db", "postgresql://..."),
+        ("postgresql:/u:secret@h/db", "...h/db"),
+        ("host=h dbname=db password=secret user=u", "host=h dbname=db password=..."),
+        ("/cache/a:b@c.db", "/cache/a:b@c.db"),
         ("${SSTATE_DIR}/h.db", "${SSTATE_DIR}/h.db"),
     ],
 )

@@ -20,6 +20,7 @@ from memguard.channels.state import StateFile
 from memguard.record.events import Ended, Event, as_object, from_object
 from memguard.units import GIB, MIB
 from memguard_cli.advice.build import advise
+from memguard_cli.advice.limits import find_limits
 from memguard_cli.builds.assemble import read_build
 from memguard_cli.report.page import render
 from memguard_cli.report.words import Standing, course
@@ -43,7 +44,8 @@ def page_of(logs: Logs, place: Path) -> Path:
     path = logs.write(place)
     record = read_build(path)
     target = place / "report.html"
-    target.write_text(render(record, Standing.ENDED, advise(record)), encoding="utf-8")
+    limits = find_limits(record)
+    target.write_text(render(record, Standing.ENDED, limits, advise(record, limits)), encoding="utf-8")
     return target
 
 
@@ -60,16 +62,32 @@ def test_a_page_is_written_beside_the_logs(build: Path) -> None:
     assert [found.name for found in (build / "memguard").iterdir() if found.is_file()] == [path.name]
 
 
+def test_two_builds_side_by_side(build: Path) -> None:
+    """Named by stamp, file or directory; 80 columns, and an object for machines; no third one."""
+    build_logs.make(200, seed=2).write(build / "memguard", "20260201120000")
+    done = memguard("report", STAMP, "20260201120000", cwd=build)
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    for text in ("first", "second", "time", "peak", "changed by more than a fifth"):
+        assert text in done.stdout
+    events = build / "memguard" / "events" / f"{STAMP}.jsonl"
+    told = json.loads(memguard("report", str(events), ".", "--json", cwd=build).stdout)
+    assert told["changed"]
+    assert "at most two builds" in refused(memguard("report", ".", ".", ".", cwd=build))
+    assert "no such build" in refused(memguard("report", STAMP, "20250101000000", cwd=build))
+
+
 def test_text_tells_the_same_in_80_columns(build: Path) -> None:
     """--text has verdict, figures, a drawing, advice, the heaviest and the held; no line is longer than 80 columns."""
     done = memguard("report", "--text", cwd=build, COLUMNS="200")
     assert done.returncode == 0, done.stderr
     for text in (
-        "The build ended well after 14 min. It used at most",
+        "The build ended well after 13:47 min. It used at most",
         "Memory over time",
         "What to change",
         "The heaviest tasks",
         "predicted measured",
+        "The heaviest source files and links",
         "held, the longest first",
         "MiB fit",
         "--- the limit, 16.0 GiB",
@@ -125,7 +143,7 @@ def test_what_is_no_build_is_told_apart(build: Path) -> None:
     directory = build / "memguard"
     assert "does not exist" in refused(memguard("report", "nowhere", cwd=build))
     (build / "other").mkdir()
-    assert "is no build directory" in refused(memguard("report", "other", cwd=build))
+    assert "is not a build directory" in refused(memguard("report", "other", cwd=build))
     assert f"the newest are {STAMP}" in refused(memguard("report", "--build", "1999", cwd=build))
     assert "exclude each other" in refused(memguard("report", "--text", "--json", cwd=build))
     assert "cannot be written" in refused(memguard("report", "-o", "nowhere/x.html", cwd=build))
@@ -346,7 +364,7 @@ def test_without_a_script_the_tables_are_there(chromium: Browser, page: Path) ->
     with opened(chromium, page, has_script=False) as shown:
         assert shown.page.inner_text(".verdict").startswith("The build ended well")
         assert not shown.page.is_visible("#tasks")
-        assert shown.page.locator("table").count() == 3
+        assert shown.page.locator("table").count() == 4
         assert "tables below do not" in shown.page.inner_text("noscript")
 
 
@@ -363,6 +381,8 @@ def spoiled(event: Event) -> Event:
         if name in line:
             line[name] = EVIL + line[name]
     for row in line.get("tasks", ()):
+        row[0], row[1] = EVIL + row[0], EVIL + row[1]
+    for row in line.get("heaviest_jobs", ()):
         row[0], row[1] = EVIL + row[0], EVIL + row[1]
     return from_object(line)
 
@@ -447,7 +467,8 @@ def test_what_is_known_is_shown(chromium: Browser, tmp_path: Path, spoil: str) -
         path.write_bytes(path.read_bytes()[:-30])
     record = read_build(path)
     target = tmp_path / "report.html"
-    target.write_text(render(record, Standing.UNKNOWN, advise(record)), encoding="utf-8")
+    limits = find_limits(record)
+    target.write_text(render(record, Standing.UNKNOWN, limits, advise(record, limits)), encoding="utf-8")
     with opened(chromium, target) as shown:
         assert shown.faults == []
         assert shown.page.locator("#memory").count() == (spoil != "no readings")

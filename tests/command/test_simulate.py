@@ -316,9 +316,9 @@ def test_a_graph_of_bitbake_is_read(tmp_path: Path) -> None:
     ("text", "complaint"),
     [
         ("", "g.dot: has no task"),
-        ("digraph depends {\nhello\n}\n", "g.dot:2: 'hello' is no line of a task graph"),
+        ("digraph depends {\nhello\n}\n", "g.dot:2: 'hello' is not a line of a task graph"),
         ('"a.do_x"\n"a.do_x" -> "b.do_y"\n', "g.dot:2: 'b.do_y' is a task that the graph does not have"),
-        ('"nonsense"\n', "g.dot: 'nonsense' is no task of a recipe"),
+        ('"nonsense"\n', "g.dot: 'nonsense' is not a task of a recipe"),
         ('"a.do_x" -> "b.do_y"\n"b.do_y"\n"b.do_y" -> "a.do_x"\n', "g.dot:3: the tasks need each other in a circle"),
         ('"a.do_x" -> "a.do_x"\n', "g.dot:1: the tasks need each other in a circle: a.do_x -> a.do_x"),
     ],
@@ -428,31 +428,31 @@ GOOD = "graph: {generate: 30}\n"
     [
         ("", ": is empty"),
         ("limits: 8G\n", ":1: no graph is named"),
-        ("graph: [\n", ":2: is no YAML"),
+        ("graph: [\n", ":2: is not YAML"),
         ("- a\n", ":1: a scenario is made of keys and values"),
         ("graph: missing.dot\n", ":1: "),
-        (GOOD + "limit: 8G\n", ":2: 'limit' is no key of a scenario"),
-        (GOOD + "graph: {generate: 3}\n", ":2: graph stands there twice"),
-        (GOOD + "limits: -8G\n", ":2: '-8G' is no size"),
-        (GOOD + "limits: {a: 1}\n", ":2: a mapping is no size"),
+        (GOOD + "limit: 8G\n", ":2: 'limit' is not a key of a scenario"),
+        (GOOD + "graph: {generate: 3}\n", ":2: graph is there twice"),
+        (GOOD + "limits: -8G\n", ":2: '-8G' is not a size"),
+        (GOOD + "limits: {a: 1}\n", ":2: a mapping is not a size"),
         (GOOD + "limits: []\n", ":2: the list is empty"),
-        (GOOD + "\ncpus: -1\n", ":3: '-1' is no number from 1 to 4096"),
-        (GOOD + "cpus: eight\n", ":2: 'eight' is no number"),
-        (GOOD + "cpus: 1.5\n", ":2: '1.5' is no whole number"),
-        (GOOD + "cpus: .nan\n", ":2: '.nan' is no number"),
-        (GOOD + "seeds: 0\n", ":2: '0' is no number from 1"),
-        (GOOD + "error: perfect\n", ":2: 'perfect' is no error of predictions"),
-        (GOOD + "error: {median: 0}\n", ":2: '0' is no number from 0.01"),
-        (GOOD + "tasks:\n  'gcc:do_x': {serial_s: 1}\n", ":3: 'gcc:do_x' is no task of the graph"),
-        (GOOD + "tasks:\n  'recipe-*':\n    serial_s: -5\n", ":4: '-5' is no number from 0"),
-        (GOOD + "tasks:\n  'recipe-*':\n    peak: 5G\n", ":4: 'peak' is no key of a task"),
+        (GOOD + "\ncpus: -1\n", ":3: '-1' is not a number from 1 to 4096"),
+        (GOOD + "cpus: eight\n", ":2: 'eight' is not a number"),
+        (GOOD + "cpus: 1.5\n", ":2: '1.5' is not a whole number"),
+        (GOOD + "cpus: .nan\n", ":2: '.nan' is not a number"),
+        (GOOD + "seeds: 0\n", ":2: '0' is not a number from 1"),
+        (GOOD + "error: perfect\n", ":2: 'perfect' is not an error of predictions"),
+        (GOOD + "error: {median: 0}\n", ":2: '0' is not a number from 0.01"),
+        (GOOD + "tasks:\n  'gcc:do_x': {serial_s: 1}\n", ":3: 'gcc:do_x' is not a task of the graph"),
+        (GOOD + "tasks:\n  'recipe-*':\n    serial_s: -5\n", ":4: '-5' is not a number from 0"),
+        (GOOD + "tasks:\n  'recipe-*':\n    peak: 5G\n", ":4: 'peak' is not a key of a task"),
         (GOOD + "tasks:\n  'recipe-*': {phases: []}\n", ":3: phases are a list"),
         (GOOD + "tasks:\n  'recipe-*': {phases: [{jobs: 2}]}\n", ":3: a phase has work"),
         (GOOD + "tasks: 5\n", ":2: tasks are given by name"),
         ("graph: {seed: 3}\n", ":1: a graph to be generated needs its size"),
-        ("graph: {generate: 0}\n", ":1: '0' is no number from 1"),
-        (GOOD + "policies: [~]\n", ":2: a word is due here"),
-        ("graph: &x [*x]\n", ":1: a word is due here"),
+        ("graph: {generate: 0}\n", ":1: '0' is not a number from 1"),
+        (GOOD + "policies: [~]\n", ":2: a word should be here"),
+        ("graph: &x [*x]\n", ":1: a word should be here"),
         ("graph: " + "[" * 2000 + "\n", ": "),
     ],
 )
@@ -489,6 +489,10 @@ def test_the_command_says_the_same_each_time(tmp_path: Path) -> None:
     table = CliRunner().invoke(command, [str(path), "--policy", "stock", "--limit", "64G", "--cpus", "2,4"])
     assert "64.0 GiB, 2 CPUs" in table.output
     assert "64.0 GiB, 4 CPUs" in table.output
+    same = CliRunner().invoke(command, [str(path), "--policy", "stock", "--policy", "usage-gate", "--limit", "900G"])
+    assert "stock, usage-gate" in " ".join(same.output.split())
+    one = CliRunner().invoke(command, [str(path), "--policy", "memguard", "--limit", "64G", "--seeds", "1"])
+    assert "says nothing of the spread" in one.output
 
 
 @pytest.mark.parametrize(

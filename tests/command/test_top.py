@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import json
 import os
 import pty
@@ -22,17 +23,20 @@ from typing import Any, get_args
 
 import pyte
 import pytest
+from rich.console import Console
 
 from memguard.channels.state import HeldTask, Marks, State, StateFile
 from memguard.record import events as kinds
 from memguard.record.events import Event, Killed, as_object
 from memguard.units import GIB
 from memguard_cli.builds.state import has_writer
+from memguard_cli.screens.container_bar import course
 from memguard_cli.screens.event_words import sentence
 from memguard_cli.screens.text import make_console
-from memguard_cli.screens.top import Room, draw
+from memguard_cli.screens.top import Room, draw, explain, status
 from testbed import build_logs
 from testbed.command import COMMAND, environment, memguard, refused
+from testbed.states import STATE
 
 # What a terminal is told to show its cursor, and to go back to what it showed before.
 SHOW_CURSOR, HIDE_CURSOR, LEAVE_SCREEN = b"\x1b[?25h", b"\x1b[?25l", b"\x1b[?1049l"
@@ -79,6 +83,15 @@ class Terminal:
         assert left, self.output[-300:]
         assert self.output.rpartition(SHOW_CURSOR)[2].find(HIDE_CURSOR) < 0
         return rest.decode()
+
+    def press(self, key: bytes) -> None:
+        """Send what the terminal sends for a key."""
+        os.write(self._master, key)
+
+    @property
+    def echoes(self) -> bool:
+        """Whether the terminal shows what is typed, as a shell expects."""
+        return bool(termios.tcgetattr(self._master)[3] & termios.ECHO)
 
     def read(self, seconds: float = 0.1) -> None:
         """Take what has been written, waiting so long for the first of it."""
@@ -194,6 +207,28 @@ def test_the_screen_follows_its_size(build: Path) -> None:
         assert screen.lines[1].startswith("13.4 GiB of 16.0 GiB")
 
 
+def test_keys_are_obeyed(build: Path) -> None:
+    """Arrows scroll the tasks, ? explains the words until Escape is pressed, q ends; the terminal echoes again."""
+    put(build, tasks=20)
+    with terminal("top", str(build), "--interval", "60") as screen:
+        screen.wait_for_text("q ends, ? explains")
+        screen.wait_for_text("qtwebengine do_compile")
+        for _ in range(2):
+            screen.press(b"\x1b[B")
+        screen.wait_for_text("3-")
+        assert not any("qtwebengine" in line for line in screen.lines)
+        screen.press(b"\x1b[H")
+        screen.wait_for_text("qtwebengine do_compile")
+        screen.press(b"?")
+        screen.wait_for_text("each lets make, ninja or cargo run one more job")
+        screen.press(b"\x1b")
+        screen.wait_for_text("qtwebengine do_compile")
+        screen.press(b"q")
+        assert screen.end() == 0
+        assert screen.echoes
+    assert screen.afterwards.strip() == ""
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_leaves_the_terminal_as_it_was(build: Path, number: signal.Signals) -> None:
     """Ctrl-C and a request to end are exit 130, with the cursor back and no traceback."""
@@ -269,6 +304,47 @@ def test_marks_stand_where_they_are() -> None:
     assert [places.index(letter) for letter in "wsk"] == [40, 60, 79]
     crowded = drawn(build_logs.make_state(marks=Marks(limit, limit, limit)), 80, None)
     assert next(line for line in crowded if line.endswith("wsk")).index("w") == 77
+
+
+def test_progress_and_what_was_done_are_told() -> None:
+    """Tasks done of all, and the time that is left where earlier builds know it; in observe mode nothing was held."""
+    lines = drawn(build_logs.make_state(done=34, all_tasks=1200, left_s=725.0), 80, 24)
+    assert "34 of 1,200 tasks done, about 12:05 min left" in lines[5]
+    assert lines[5].endswith("stopped 2, killed 1, retried 1")
+    told = drawn(build_logs.make_state(mode="observe"), 100, 24)[5]
+    assert told.strip() == "would have held 9, retried 1"
+
+
+def test_the_course_of_memory_is_drawn() -> None:
+    """The last five minutes, the newest at the right; what nobody has looked at is as before it, or empty."""
+    now_s = build_logs.BEGAN_S
+    seen = [(now_s - 301, 16 * GIB), (now_s - 150, 4 * GIB), (now_s - 10, 8 * GIB), (now_s, 16 * GIB)]
+    # A column is ten seconds.
+    text = course(seen, 16 * GIB, now_s, 11 + 30, has_blocks=False).plain
+    assert text == "last 5 min " + " " * 14 + "-" * 14 + "+@"
+
+
+def test_what_lies_in_swap_has_a_column() -> None:
+    """A task of which jobs are parked says how much of it lies in swap, at any width."""
+    state = build_logs.make_state()
+    (tid, task), *_ = state.tasks.items()
+    parked = replace(state, tasks={**state.tasks, tid: replace(task, swapped_bytes=700 << 20)})
+    for width in (80, 160):
+        assert not any(" swap " in line for line in drawn(state, width, None))
+        lines = drawn(parked, width, None)
+        assert any(" swap " in line for line in lines)
+        assert any(line.startswith(task.name) and "700 MiB" in line for line in lines)
+
+
+def test_the_words_are_explained_in_80_by_24() -> None:
+    """The explanation fits the smallest usual terminal."""
+    console = make_console()
+    console.width = 80
+    with console.capture() as capture:
+        console.print(explain(80))
+    lines = capture.get().splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
 
 
 def test_the_machines_memory_is_named_as_such() -> None:
@@ -377,8 +453,8 @@ def test_what_is_no_running_build_is_told_apart(build: Path, tmp_path: Path) -> 
     state = build / "memguard" / "state.json"
     content = json.loads(state.read_text(encoding="utf-8"))
     assert "does not exist" in refused(memguard("top", str(build / "nowhere"), cwd=build))
-    assert "is no directory" in refused(memguard("top", str(state), cwd=build))
-    assert "is no build directory" in refused(memguard("top", str(build / "conf"), cwd=build))
+    assert "is not a directory" in refused(memguard("top", str(state), cwd=build))
+    assert "is not a build directory" in refused(memguard("top", str(build / "conf"), cwd=build))
     state.unlink()
     assert "no build is running in" in refused(memguard("top", cwd=build))
     for damaged, what in (("", "is empty"), ('{"version": 2, "ti', "half-written"), ('{"version": 2}', "half-written")):
@@ -398,7 +474,7 @@ def test_a_killed_build_tells_its_heaviest_task(build: Path) -> None:
     """A state whose sentinel is dead is what a killed build left: when, and which task was the heaviest; exit 2."""
     put(build, now_s=time.time() - 3600, pid=2**22 - 1)
     sentence = refused(memguard("top", cwd=build))
-    assert "was killed 60 min ago" in sentence
+    assert "was killed 60:0" in sentence
     assert "the heaviest task was qtwebengine do_compile with 3.1 GiB" in sentence
 
 
@@ -414,7 +490,7 @@ def test_a_build_that_is_killed_while_it_is_watched(build: Path) -> None:
         screen.wait_for_text("tasks running")
         put(build, now_s=time.time() - 3600, pid=2**22 - 1)
         assert screen.end() == 2
-    assert "was killed 60 min ago" in screen.afterwards
+    assert "was killed 60:0" in screen.afterwards
 
 
 def test_waiting_is_said_and_ends_with_a_build(build: Path) -> None:
@@ -468,3 +544,17 @@ def test_help_has_an_example() -> None:
     """What somebody would type stands in the help."""
     done = subprocess.run([*COMMAND, "top", "--help"], env=environment(), capture_output=True, text=True, check=True)
     assert "Example: memguard top ~/yocto/build" in done.stdout
+
+
+def test_other_builds_under_the_limit_are_one_line() -> None:
+    """On the screen and in the plain line, where there are any."""
+    beside = replace(STATE, neighbours=2, neighbours_bytes=3 << 30)
+    words = "2 other builds under this limit with 3.0 GiB"
+    assert words in status(beside)
+    assert "other build" not in status(STATE)
+    for state, lines in ((beside, 1), (STATE, 0)):
+        console = Console(width=80, record=True, file=io.StringIO())
+        console.print(draw(state, "build", None, STATE.time, Room(80, 24)))
+        drawn = console.export_text().splitlines()
+        assert len(drawn) <= 24
+        assert sum(words in line for line in drawn) == lines

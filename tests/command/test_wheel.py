@@ -11,52 +11,24 @@ import json
 import os
 import re
 import select
-import shutil
 import subprocess
 import sys
 import sysconfig
 import urllib.request
 import venv
+import zipfile
 from email.parser import Parser
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
+from memguard.version import VERSION
 from memguard_cli.main import COMMANDS
+from testbed import wheel
+from testbed.wheel import CALLS, PATIENCE_S
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-FIXTURES = REPOSITORY / "tests" / "fixtures"
-GRAPH = FIXTURES / "graphs" / "core-image-minimal.dot.xz"
-# What conf/container/Containerfile copies, too.
-SOURCES = ("pyproject.toml", "README.md", "lib", "meta-memguard")
 # Names of modules that are not those of their distributions.
 DISTRIBUTIONS = {"yaml": "pyyaml", "markupsafe": "jinja2"}
-PATIENCE_S = 60
-
-
-class Call(NamedTuple):
-    """Words after `memguard`, and a text that only one that has done its work prints.
-
-    statuses: those it may end with: doctor's is what it finds of this machine, explain's what it finds in a log.
-    """
-
-    words: tuple[str, ...]
-    wanted: str
-    statuses: tuple[int, ...] = (0,)
-
-
-CALLS = {
-    "doctor": Call(("doctor", "--json"), '"warnings"', (0, 1)),
-    "explain": Call(("explain", str(FIXTURES / "failure-logs" / "neg07-ld-signal11.log")), "neg07", (0, 1)),
-    "history": Call(("history", "--history", "history.db", "import", "buildstats"), "history.db"),
-    "plan": Call(("plan", str(GRAPH), "--cpus", "8", "--limits", "24G,32G", "--seeds", "1"), "24"),
-    "predict": Call(("predict", "llvm-native", "--jobs", "8"), "llvm-native"),
-    "report": Call(("report", "build", "-o", "-"), "</html>"),
-    "run": Call(("run", "--", "true"), "exit status 0"),
-    "simulate": Call(("simulate", "scenario.yml", "--policy", "memguard"), "memguard"),
-    "top": Call(("top", "build", "--once"), "no build is running", (2,)),
-}
 
 
 class Installed:
@@ -64,29 +36,13 @@ class Installed:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.wheel = self._build()
+        self.wheel = wheel.build(directory)
         venv.create(directory / "venv", with_pip=False)
         self.python = directory / "venv" / "bin" / "python"
         (self.packages,) = (directory / "venv" / "lib").glob("python*/site-packages")
-        _pip("--python", str(self.python), "install", "--no-deps", "--no-index", str(self.wheel))
+        wheel.pip("--python", str(self.python), "install", "--no-deps", "--no-index", str(self.wheel))
         # Python reads no .pth files of a directory that is named in one, so an editable memguard is not found there.
         (self.packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
-
-    def _build(self) -> Path:
-        """Build the wheel from a copy, since setuptools leaves its files beside what it builds."""
-        sources = self.directory / "sources"
-        sources.mkdir()
-        for name in SOURCES:
-            if (REPOSITORY / name).is_dir():
-                shutil.copytree(
-                    REPOSITORY / name, sources / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
-                )
-            else:
-                shutil.copy(REPOSITORY / name, sources)
-        _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(self.directory), str(sources))
-        shutil.rmtree(sources)
-        (wheel,) = self.directory.glob("*.whl")
-        return wheel
 
     @property
     def environment(self) -> dict[str, str]:
@@ -101,12 +57,6 @@ class Installed:
         )
 
 
-def _pip(*words: str) -> None:
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     """The wheel, installed once."""
@@ -117,10 +67,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
     """A directory with a finished build, its buildstats, and a scenario."""
-    shutil.copytree(FIXTURES / "builds" / "stopped", tmp_path / "build" / "memguard")
-    shutil.copytree(FIXTURES / "buildstats", tmp_path / "buildstats")
-    (tmp_path / "scenario.yml").write_text(f"graph: {GRAPH}\nlimits: [24G]\ncpus: [8]\nseeds: 1\n", encoding="utf-8")
-    return tmp_path
+    return wheel.make_work(tmp_path)
 
 
 def test_every_subcommand_is_called_here() -> None:
@@ -167,6 +114,39 @@ def test_what_runs_is_the_wheel(installed: Installed, work: Path) -> None:
     for path in json.loads(done.stdout):
         assert Path(path).is_relative_to(installed.directory / "venv")
         assert Path(path).is_file()
+
+
+def test_the_wheel_has_its_version_from_the_layer(installed: Installed, work: Path) -> None:
+    """The layer's package says the version; the wheel's name and `memguard --version` have it from there."""
+    assert installed.wheel.name.startswith(f"meta_memguard-{VERSION}-")
+    with installed.start("--version", cwd=work) as process:
+        assert process.communicate(timeout=PATIENCE_S)[0] == f"memguard, version {VERSION}\n"
+
+
+def test_the_wheel_has_each_file_once_and_the_licence(installed: Installed) -> None:
+    """Nothing lies in it twice, the layer's table of recipes among it, and what it may be used for is said."""
+    with zipfile.ZipFile(installed.wheel) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    assert any(name.endswith("COPYING.MIT") for name in contents)
+    assert any(name.endswith("memguard-footprints.csv") for name in contents)
+    large = sorted(content for content in contents.values() if len(content) > 500)
+    assert len(large) == len(set(large))
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_shell_completes_subcommands(installed: Installed, work: Path, shell: str) -> None:
+    """The line of docs/install.md for each shell gives a script, by which `memguard do` becomes doctor."""
+    environment = {**installed.environment, "_MEMGUARD_COMPLETE": f"{shell}_source"}
+    command = str(installed.python.parent / "memguard")
+    script = subprocess.run([command], env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert "_MEMGUARD_COMPLETE" in script.stdout, script.stderr
+    words = {"COMP_WORDS": "do" if shell == "fish" else "memguard do", "COMP_CWORD": "do" if shell == "fish" else "1"}
+    environment = {**environment, **words, "_MEMGUARD_COMPLETE": f"{shell}_complete"}
+    if shell == "fish":
+        environment["COMP_WORDS"] = "memguard do"
+    told = subprocess.run([command], env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert "doctor" in told.stdout, told.stderr
+    assert "predict" not in told.stdout
 
 
 @pytest.mark.skipif(sys.version_info < (3, 10), reason="sys.stdlib_module_names is there from 3.10 on")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from bench.constants import Constant, read_constants
 
 from memguard.channels.build_directory import BuildDirectory
 
@@ -22,7 +23,7 @@ BBCLASS = (LAYER / "classes-global" / "memguard.bbclass").read_text(encoding="ut
 
 # Who may import whom within the layer: rooms of modules, and the words beside them, which everybody may use. Values
 # flow one way, from sense to record; processes (server, sentinel, task) never import each other: they use channels.
-WORDS = {"model", "units", "settings", "typed_json"}
+WORDS = {"model", "units", "settings", "typed_json", "version"}
 _SHARED = "words sense predict decide channels record"
 ROOMS = {
     "words": "",
@@ -42,19 +43,21 @@ ROOMS = {
 CLI_WORDS = {"main", "errors"}
 CLI_ROOMS = {
     "builds": "",
+    "cluster": "",
     "fleet": "",
     "supervise": "",
-    "advice": "builds",
+    "advice": "builds simulation",
     "simulation": "builds",
     "screens": "builds advice simulation",
     "report": "builds advice screens",
-    "commands": "builds fleet supervise advice simulation screens report",
+    "commands": "builds cluster fleet supervise advice simulation screens report",
 }
 PURE_ROOMS = {"predict", "decide", "diagnose"}
 PURE = {
     "model",
     "units",
     "typed_json",
+    "version",
     "sense.mounts",
     "sense.compilers",
     "sense.tally",
@@ -366,6 +369,19 @@ def test_defaults_of_the_class_are_the_policys() -> None:
     assert settings.read(defaults.get) == Policy(
         directory=defaults["MEMGUARD_DIR"], history="/build/memguard/history.db"
     )
+
+
+def test_every_constant_has_its_evidence_and_its_row() -> None:
+    """Each number by which memguard decides says what it rests on, and docs/constants.md has what the sources have."""
+    constants = read_constants()
+    assert [constant.full_name for constant in constants if not constant.evidence] == []
+    rows, module = [], ""
+    for line in (ROOT / "docs" / "constants.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith("## "):
+            module = "memguard." + line[3:].removesuffix(".py").replace("/", ".")
+        elif row := re.fullmatch(r"\| `(\w+)` \| `(.+?)` \| .+? \| .+? \| (.+) \|", line):
+            rows.append(Constant(module, *row.groups()))
+    assert rows == constants
 
 
 def test_ruff_finds_nothing() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,10 +53,11 @@ top = Path("/sys/fs/cgroup/pod")
 leaf = top / "build"
 leaf.mkdir(parents=True)
 for group in (top.parent, top):
-    (group / "cgroup.subtree_control").write_text("+memory +cpu")
+    (group / "cgroup.subtree_control").write_text("+memory +cpu +pids")
 (top / "memory.max").write_text("400000000")
 (top / "memory.high").write_text("300000000")
 (top / "cpu.max").write_text("150000 100000")
+(top / "pids.max").write_text("150")
 (leaf / "memory.oom.group").write_text("1")
 (leaf / "memory.swap.max").write_text("0")
 (leaf / "cgroup.procs").write_text(str(os.getpid()))
@@ -95,6 +97,42 @@ os.killpg(process.pid, 9)
 process.wait()
 found.append([trigger.took_place(event) for _, event in events])
 found.append(sorted(traces() - before))
+print(json.dumps(found))
+"""
+
+# A group that may swap 64 of the machine's 128 MiB, a process in it that is stopped, and one that takes more.
+SWAP = """
+import json, os, signal, subprocess, sys
+from pathlib import Path
+from memguard.sense.container import Sensor
+def said(*words):
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+store, pod, parked = Path("/dev/shm/swap"), Path("/sys/fs/cgroup/pod"), None
+store.write_bytes(bytes(128 << 20))
+device = said("losetup", "--find", "--show", str(store))
+said("mkswap", device)
+said("swapon", device)
+(pod.parent / "cgroup.subtree_control").write_text("+memory")
+pod.mkdir()
+(pod / "memory.max").write_text(str(128 << 20))
+(pod / "memory.swap.max").write_text(str(64 << 20))
+(pod / "cgroup.procs").write_text(str(os.getpid()))
+sensor = Sensor()
+found = [sensor.read().swap_left_bytes]
+code = "import sys; held = bytearray(b'x') * (80 << 20); print(flush=True); sys.stdin.read()"
+parked = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+parked.stdout.readline()
+parked.send_signal(signal.SIGSTOP)
+own = bytearray(b"y") * (64 << 20)
+found += [sensor.read().swap_left_bytes, int((pod / "memory.swap.current").read_text())]
+(pod / "memory.swap.max").write_text("0")
+found.append(sensor.read().swap_left_bytes)
+(pod / "memory.swap.max").write_text("max")
+found.append(sensor.read().swap_left_bytes)
+parked.kill()
+parked.wait()
+said("swapoff", device)
+found += [sensor.read().swap_left_bytes, sensor.oom_kills()]
 print(json.dumps(found))
 """
 
@@ -146,6 +184,106 @@ for name, text in (("stock", conf), ("memguard", conf + on)):
 print(json.dumps(found))
 """
 
+# A build in a pod that the kernel kills whole. The first run of a task takes more than there is at once, and memguard,
+# which stops no task that runs alone, meets the kernel.
+CGROUP_BUILD = """
+import json, sys
+from pathlib import Path
+from testbed import builddir
+from testbed.bitbake import locate
+tests = Path(sys.argv[1])
+layers = [builddir.META_TEST, tests.parent / "meta-memguard"]
+Path("/sys/fs/cgroup/cgroup.subtree_control").write_text("+memory")
+pod = Path("/sys/fs/cgroup/pod")
+pod.mkdir()
+(pod / "memory.max").write_text("512M")
+(pod / "memory.oom.group").write_text("1")
+conf = '''INHERIT += "memguard"
+MEMGUARD_CGROUPS = "auto"
+TINY_COMMAND = "if mkdir ${TOPDIR}/once; then python3 ${TOPDIR}/hog.py 700; fi; cat /proc/self/cgroup > ${TOPDIR}/seen"
+'''
+where = builddir.make(Path("/tmp/build"), layers, conf)
+(where / "hog.py").write_text("import sys; x = b'x' * (int(sys.argv[1]) << 20)")
+enter = ("sh", "-c", f'echo $$ > {pod}/cgroup.procs; exec "$@"', "sh")
+result = builddir.run(locate(), where, "tiny-01", prefix=enter)
+events = dict(line.split() for line in (pod / "memory.events").read_text().splitlines())
+left = [path.name for path in pod.iterdir() if path.is_dir()]
+left += (pod / "cgroup.subtree_control").read_text().split() + (pod / "cgroup.procs").read_text().split()
+seen = (where / "seen").read_text() if (where / "seen").exists() else ""
+print(json.dumps([result.returncode, events["oom_group_kill"], events["oom_kill"], left, seen, result.output]))
+"""
+
+# What is left by whoever dies: a sentinel that loses its server takes all away, the next build what both have left.
+CGROUP_LEFT = """
+import json, os, subprocess, sys
+from pathlib import Path
+from memguard.act.task_cgroup import TaskCgroup, obstacle
+from memguard.channels.fifo import Listener, Notes
+from memguard.channels.notes import Orders
+from memguard.model import Policy
+from memguard.sense.container import Sensor
+from memguard.sense.proc_files import find_process
+from memguard.sentinel.process import Shell
+top, pod = Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/pod")
+(top / "cgroup.subtree_control").write_text("+memory")
+pod.mkdir()
+(pod / "memory.max").write_text("256M")
+(pod / "cgroup.procs").write_text("0")
+def state():
+    names = sorted(str(path.relative_to(pod)) for path in pod.rglob("*") if path.is_dir())
+    inside = str(os.getpid()) in (pod / "cgroup.procs").read_text().split()
+    return [names, (pod / "cgroup.subtree_control").read_text().split(), inside]
+def task(directory):
+    code = "import sys, time; from pathlib import Path; from memguard.act.task_cgroup import enter;"
+    code += "enter(Path(sys.argv[1])); print(flush=True); time.sleep(600)"
+    process = subprocess.Popen([sys.executable, "-c", code, str(directory)], stdout=subprocess.PIPE)
+    process.stdout.readline()
+    return process
+def make(process):
+    return TaskCgroup.make(Sensor().memory, find_process(process.pid))
+def server():
+    return subprocess.Popen(["sleep", "600"])
+found = {"obstacle": obstacle(Sensor().memory), "before": state()}
+servers = [server() for _ in range(4)]
+made = make(servers[0])
+tasks = [task(made.directory)]
+sensor = Sensor()
+reading = sensor.read()
+made.follow(lambda: reading)
+found["levels"] = [level.directory for level in sensor.memory.levels]
+found["limits"] = [reading.limit_bytes, int((made.directory / "memory.max").read_text())]
+orders = Orders("build", Policy(directory="/tmp/build"), cgroup=str(made.directory))
+shell = Shell(orders, Listener(Notes(Path("/tmp/build")).listen()))
+shell.step()
+shell.finish(is_farewell=False)
+shell.close()
+found["server lost"] = state()
+# Of the next build nobody is left: that after it finds a cgroup of a dead one, with a task.
+left = make(servers[1])
+tasks.append(task(left.directory))
+servers[1].kill()
+servers[1].wait()
+made = make(servers[2])
+found["both lost"] = [left.directory.exists(), [one.poll() for one in tasks]]
+# Two builds at once, the second for the second time, with one left of the first: the first to end leaves it its place.
+tasks.append(task(make(servers[3]).directory))
+second = make(servers[3])
+made.remove()
+found["one of two"] = [path.name == second.directory.name for path in pod.glob("memguard.tasks.*")]
+second.remove()
+found["at the end"] = state()
+for room in "0", "1":
+    (pod / "cgroup.max.descendants").write_text(room)
+    try:
+        make(servers[3])
+    except OSError:
+        found["room for " + room] = state()
+for process in (*tasks, *servers):
+    process.kill()
+    process.wait()
+print(json.dumps([found]))
+"""
+
 NEEDS_V2 = pytest.mark.skipif(
     not V2RUN.exists(), reason=f"no real cgroup v2 kernel here: {V2RUN} (MEMGUARD_V2RUN) is not there"
 )
@@ -184,6 +322,18 @@ def test_a_limit_on_an_ancestor_is_read_and_read_again() -> None:
 
 
 @NEEDS_V2
+def test_swap_is_read_as_the_kernel_grants_it() -> None:
+    """What memory.swap.max leaves of the machine's swap, less what lies there; none once it is taken away."""
+    first, then, swapped, none, of_machine, gone, kills = run(SWAP)
+    assert first == 64 << 20
+    assert swapped > 8 << 20
+    assert then == pytest.approx((64 << 20) - swapped, abs=4 << 20)
+    assert none == 0
+    assert of_machine == pytest.approx((128 << 20) - swapped, abs=4 << 20)
+    assert (gone, kills) == (0, 0)
+
+
+@NEEDS_V2
 def test_doctor_on_a_real_v2_kernel() -> None:
     """Limits, quota, pressure, oom.group and delegation are told as the kernel really has them."""
     (status, found), (off_status, off) = run(DOCTOR)
@@ -200,7 +350,13 @@ def test_doctor_on_a_real_v2_kernel() -> None:
     assert [level["path"] for level in found["levels"]] == [
         f"/sys/fs/cgroup{end}" for end in ("/pod/build", "/pod", "")
     ]
-    assert {warning["code"] for warning in found["warnings"]} == {"oom-group", "memory-high"}
+    assert (found["pids_limit"], found["pids_used"]) == (150, 1)
+    told = {warning["code"]: warning["text"] for warning in found["warnings"]}
+    assert told.keys() == {"oom-group", "memory-high", "limit-too-small", "pids-limit"}
+    assert "below memory.max of 381 MiB" in told["memory-high"]
+    assert "/sys/fs/cgroup/pod/pids.max allows 150 processes" in told["pids-limit"]
+    assert 'With MEMGUARD_CGROUPS = "auto" such a kill costs one process' in told["oom-group"]
+    assert found["task_cgroup"] is True
     assert "memguard is off" in off["warnings"][0]["text"]
 
 
@@ -228,3 +384,28 @@ def test_a_build_survives_in_a_pod_that_is_killed_whole() -> None:
     # Whether anything must be stopped or killed depends on what meets; what lost a compiler has run again.
     assert (retries > 0) is (kills > 0)
     assert leftover == []
+
+
+@NEEDS_V2
+def test_a_kernel_kill_costs_one_process_where_tasks_have_a_cgroup() -> None:
+    """Although memory.oom.group is set the build goes on: the task runs again, and ends; nothing is left."""
+    status, group_kills, kills, left, seen, output = run(CGROUP_BUILD, str(REPOSITORY / "tests"), timeout_s=600)
+    assert (status, group_kills, kills, left) == (0, "0", "1", []), output
+    assert "runs again with" in output
+    assert re.fullmatch(r"0::/pod/memguard\.tasks\.\d+-\d+\n", seen)
+
+
+@NEEDS_V2
+def test_nothing_is_left_of_a_cgroup_whoever_dies() -> None:
+    """A lost server's goes with its sentinel, a dead build's with the next, and no task dies of it."""
+    (found,) = run(CGROUP_LEFT)
+    before = [[], [], True]
+    assert (found["obstacle"], found["before"]) == ("", before)
+    assert found["levels"] == ["/sys/fs/cgroup/pod", "/sys/fs/cgroup"]
+    limit_bytes, below_bytes = found["limits"]
+    assert limit_bytes == 256 << 20
+    assert 180 << 20 < below_bytes < 248 << 20
+    assert found["server lost"] == before
+    assert found["both lost"] == [False, [None, None]]
+    assert found["one of two"] == [True]
+    assert found["at the end"] == found["room for 0"] == found["room for 1"] == before

@@ -91,3 +91,26 @@ def test_real_python_and_xz_run_out_of_memory(tmp_path: Path) -> None:
         (tmp_path / "Makefile").write_text("x" * 100_000)
         finding = judge(printed("sh", "-c", limited + command, cwd=tmp_path))
         assert (finding.verdict, finding.program) == ("memory", program)
+
+
+@pytest.mark.parametrize(
+    ("command", "most_kib"),
+    [
+        ("gcc -c -o out.o large.c", 16_000),
+        ("g++ -c -o out.o large.c", 16_000),
+        ("ld.bfd -r -o out.o large.o", 4_000),
+        ("ld.gold -r -o out.o large.o", 800),
+    ],
+    ids=["cc1", "cc1plus", "ld.bfd", "ld.gold"],
+)
+def test_real_compilers_and_linkers_run_out_of_memory(tmp_path: Path, command: str, most_kib: int) -> None:
+    """What they print at a soft limit of their data (RLIMIT_DATA), and that no half-written output is left in place."""
+    if not shutil.which(command.split()[0]):
+        pytest.skip(f"{command.split()[0]} is not installed")
+    numbers = ",".join(f'{{{number},"name {number}"}}' for number in range(50_000))
+    (tmp_path / "large.c").write_text(f"struct {{int number; const char *name;}} all[] = {{{numbers}}};\n")
+    if command.startswith("ld"):
+        subprocess.run(["gcc", "-g", "-c", "large.c"], cwd=tmp_path, check=True)
+    text = printed("sh", "-c", f"ulimit -S -d {most_kib}; exec {command}", cwd=tmp_path)
+    assert judge(text).verdict == "memory", text
+    assert not (tmp_path / "out.o").exists()

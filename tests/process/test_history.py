@@ -204,21 +204,24 @@ def test_lives_come_back(path: Path) -> None:
     check(path)
 
 
-def test_the_last_run_that_ended_well_tells_how_long_a_task_takes(tmp_path: Path) -> None:
-    """Of each task the newest good run counts; failed ones and those of memory kills do not."""
+def test_the_fastest_of_the_runs_like_the_last_tells_how_long_a_task_takes(tmp_path: Path) -> None:
+    """Of each task those good runs count that did as much as the newest with as many jobs."""
     history = History(tmp_path / "h.db", warn=pytest.fail)
-    template = RECORD
-    for build, wall_s, outcome in (
-        ("1", 10.0, "ok"),
-        ("2", 20.0, "ok"),
-        ("3", 1.0, "failed"),
-        ("4", 2.0, "memory-kill"),
+    template = replace(RECORD, jobs=4)
+    for build, jobs, wall_s, cpu_s, outcome in (
+        ("1", 4, 10.0, 20.0, "ok"),  # did less
+        ("2", 4, 20.0, 42.0, "ok"),
+        ("3", 8, 12.0, 40.0, "ok"),  # had more jobs
+        ("4", 4, 90.0, 40.0, "ok"),  # waited for CPUs
+        ("5", 4, 1.0, 40.0, "failed"),
+        ("6", 4, 2.0, 40.0, "memory-kill"),
     ):
-        history.add([replace(template, build=build, wall_s=wall_s, cpu_s=2 * wall_s, outcome=Outcome(outcome))])
+        record = replace(template, build=build, jobs=jobs, wall_s=wall_s, cpu_s=cpu_s, outcome=Outcome(outcome))
+        history.add([record])
     history.add([replace(template, build="1", recipe="other", jobs=None, wall_s=5.0, cpu_s=4.0)])
-    assert history.last_runs() == {
-        (template.recipe, template.task): PastRun(template.jobs, 20.0, 40.0, template.peak_bytes),
+    assert history.fastest_runs() == {
+        (template.recipe, template.task): PastRun(4, 20.0, 42.0, template.peak_bytes),
         ("other", template.task): PastRun(None, 5.0, 4.0, template.peak_bytes),
     }
     history.close()
-    assert History(tmp_path / "none.db", warn=pytest.fail, is_read_only=True).last_runs() == {}
+    assert History(tmp_path / "none.db", warn=pytest.fail, is_read_only=True).fastest_runs() == {}

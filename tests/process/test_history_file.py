@@ -9,7 +9,9 @@ import resource
 import shutil
 import sqlite3
 import subprocess
+import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from memguard.record.history.store import History
+from memguard.units import MIB
 from testbed.histories import (
     RECORD,
     Warnings,
     check,
     fill,
+    make_endless,
     make_foreign,
     make_newer,
     opened,
@@ -45,18 +49,28 @@ def test_a_history_of_the_first_version_learns_lives(path: Path) -> None:
         history.add([RECORD])
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("DROP TABLE lives")
+        connection.execute("ALTER TABLE tasks DROP COLUMN kind")
         connection.execute("PRAGMA user_version = 1")
     with opened(path, is_read_only=True) as history:
         assert [sample.record for sample in history.records("zlib")] == [RECORD]
+        assert history.latest(["zlib"])["zlib", "do_compile"][0].record == RECORD
+        assert history.fastest_runs()["zlib", "do_compile"].kind == ""
         assert history.lives("zlib", "do_compile") == b""
+        assert history.all_lives() == []
     with opened(path) as history:
         assert history.prune(0) == 0
         history.remember_lives("zlib", "do_compile", b"lives")
         assert history.lives("zlib", "do_compile") == b"lives"
-        assert [sample.record for sample in history.records("zlib")] == [RECORD]
+        history.add([replace(RECORD, build="another", kind="an autotools build")])
+        assert history.fastest_runs()["zlib", "do_compile"].kind == "an autotools build"
+        # The kind is the task's, whichever of its runs said it.
+        assert [sample.record.kind for sample in history.records("zlib")] == ["an autotools build"] * 2
 
 
-@pytest.mark.parametrize(("make", "reason"), [(make_newer, "newer memguard"), (make_foreign, "another program")])
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [(make_newer, "newer memguard"), (make_foreign, "another program"), (make_endless, "views or triggers")],
+)
 def test_what_is_not_ours_stays_as_it_is(make: Any, reason: str, path: Path) -> None:
     """A database of a newer version or of another program costs one warning and is not changed."""
     make(path)
@@ -94,6 +108,99 @@ def test_a_corrupt_file_is_moved_aside(garbage: bytes, first: str, path: Path) -
         check(path)
     aside = [found for found in path.parent.iterdir() if ".corrupt-" in found.name and found.name[-4:] != "-wal"]
     assert [found.read_bytes() for found in aside] == [garbage, garbage]
+
+
+@pytest.mark.parametrize("column", ["wall_s", "cpu_s"])
+@pytest.mark.parametrize("value", [9e999, -1.0])
+def test_a_time_that_is_none_is_damage(column: str, value: float, path: Path) -> None:
+    """What runs for ever, or less than nothing, was not written by memguard; nothing is worked out from it."""
+    with opened(path) as history:
+        history.add([RECORD])
+    for read in (lambda history: history.records("zlib"), lambda history: history.fastest_runs()):
+        with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute(f"UPDATE samples SET {column} = ?", [value])
+        with contextlib.closing(History(path, warn=lambda text: None, is_read_only=True)) as history:
+            assert not read(history)
+            assert history.failure is not None
+
+
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [
+        ("tasks", "recipe"),
+        ("tasks", "name"),
+        ("builds", "name"),
+        ("builds", "first_s"),
+        ("samples", "version"),
+        ("samples", "peak_bytes"),
+        ("lives", "units"),
+    ],
+)
+@pytest.mark.parametrize("value", ["x" * 501, "x" * (3 * MIB), b"x" * (3 * MIB)], ids=["501", "text", "bytes"])
+def test_a_value_without_end_is_damage(table: str, column: str, value: Any, path: Path) -> None:
+    """What is longer than memguard writes costs the history, not memory."""
+    with opened(path) as history:
+        history.add([RECORD, *(run(number) for number in range(3))])
+        history.remember_lives("zlib", "do_compile", b"lives")
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(f"UPDATE {table} SET {column} = ?", [value])
+    with contextlib.closing(History(path, warn=lambda text: None, is_read_only=True)) as history:
+        history.fastest_runs()
+        read = history.lives("zlib", "do_compile") if table == "lives" else list(history.export())
+        assert not read
+        assert history.failure is not None
+
+
+def test_rows_without_end_are_damage(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages that name each other in turn have more rows than anybody could read; they are given up soon."""
+    monkeypatch.setattr("memguard.record.history.connection._MOST_STEPS", 1_000_000)
+    with opened(path) as history:
+        history.add(replace(run(number), machine="m" * 400) for number in range(3000))
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        (root,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'samples'").fetchone()
+    name_each_other(path, root)
+    with contextlib.closing(History(path, warn=lambda text: None, is_read_only=True)) as history:
+        assert list(history.export()) == []
+        assert "rows without end" in (history.failure or "")
+
+
+def name_each_other(path: Path, root: int) -> None:
+    """Let every child of a table's root be one page, all children of that another one, and so on.
+
+    The format of pages: https://www.sqlite.org/fileformat2.html#b_tree_pages.
+    """
+    content = bytearray(path.read_bytes())
+    size = int.from_bytes(content[16:18], "big")
+
+    def places(page: int) -> list[int]:
+        """Where in the file the numbers of the children of a page stand; of none that is a leaf."""
+        begin = (page - 1) * size
+        if content[begin] != 2:
+            return []
+        cells = int.from_bytes(content[begin + 3 : begin + 5], "big")
+        pointers = range(begin + 12, begin + 12 + 2 * cells, 2)
+        return [begin + 8, *(begin + int.from_bytes(content[at : at + 2], "big") for at in pointers)]
+
+    inner = [int.from_bytes(content[at : at + 4], "big") for at in places(root)]
+    inner = [page for page in inner if places(page)]
+    assert len(inner) >= 4
+    for page, child in zip([root, *inner], inner):
+        for at in places(page):
+            content[at : at + 4] = child.to_bytes(4, "big")
+    path.write_bytes(content)
+
+
+def test_a_full_history_is_read_a_piece_at_a_time(path: Path) -> None:
+    """All samples of a history take a fraction of what they would as objects."""
+    with opened(path) as history:
+        history.add(run(number, f"b{number // 500}", f"recipe-{number % 500}") for number in range(10_000))
+        tracemalloc.start()
+        try:
+            assert sum(1 for _ in history.export()) == 10_000
+            _, most_bytes = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert most_bytes < 4 * MIB
 
 
 def test_damage_in_the_middle_is_found(path: Path) -> None:

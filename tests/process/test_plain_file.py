@@ -12,7 +12,7 @@ from typing import Callable
 import pytest
 
 from memguard.channels.fifo import Notes
-from memguard.channels.grants import Handover
+from memguard.channels.grants import Handed, Handover
 from memguard.channels.kills import Kills
 from memguard.channels.plain_file import append_plain, make_private, read_plain, replace_plain
 from memguard.channels.state import Marks, State, StateFile
@@ -32,7 +32,7 @@ def foreign(tmp_path: Path) -> Path:
 
 
 def put(kind: str, path: Path, foreign: Path) -> None:
-    """Put something that is no plain file of ours at a place."""
+    """Put something that is not a plain file of ours at a place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if kind == "fifo":
         os.mkfifo(path)
@@ -70,17 +70,17 @@ def test_a_state_replaces_whatever_is_there(tmp_path: Path, foreign: Path, kind:
 def test_a_grant_is_written_and_read_as_a_plain_file(tmp_path: Path, foreign: Path, kind: str) -> None:
     """What lies in place of its draft is replaced; what lies in its own place is not waited for."""
     handover = Handover(tmp_path / "build")
-    handover.put("t", 3)
+    handover.put("t", Handed(3))
     (path,) = (tmp_path / "build" / "grants").iterdir()
     put(kind, path.with_suffix(".draft"), foreign)
-    handover.put("t", 4)
-    assert handover.take("t") == 4
+    handover.put("t", Handed(4))
+    assert handover.take("t") == Handed(4)
     put(kind, path, foreign)
     if kind == "hard link":
         with pytest.raises(ValueError, match="value"):
             handover.take("t")
     elif kind != "dangling link":
-        with pytest.raises(OSError, match=r"no plain file|symbolic links"):
+        with pytest.raises(OSError, match=r"not a plain file|symbolic links"):
             handover.take("t")
     assert foreign.read_text() == SECRET
 

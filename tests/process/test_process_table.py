@@ -382,6 +382,18 @@ def test_a_pid_that_is_reused_is_another_process(tmp_path: Path) -> None:
     assert usage.processes == 1
 
 
+def test_cpu_time_is_known_at_once_where_it_is_asked_for(tmp_path: Path) -> None:
+    """What does not grow is looked at now and then; a thorough scan knows what CPU time it has had until now."""
+    table, task = ProcessTable(tmp_path, clock=lambda: 10.0), {0: ProcessId(7, 100)}
+    write_process(tmp_path, 7, 7)
+    for _ in range(20):
+        table.scan(task)
+    stat = (tmp_path / "7" / "stat").read_bytes().split()
+    (tmp_path / "7" / "stat").write_bytes(b" ".join([*stat[:13], b"500", *stat[14:]]))
+    assert table.scan(task)[0].cpu_s == 0
+    assert table.scan(task, is_thorough=True)[0].cpu_s == 500 / os.sysconf("SC_CLK_TCK")
+
+
 def test_a_wrapper_is_not_a_second_one_of_the_same(table: ProcessTable, tmp_path: Path) -> None:
     """ccache may have the name and the words of the compiler that it waits for; only one of the two is that unit."""
     wrapper, compiler = tmp_path / "wrapper" / "cc1plus", tmp_path / "real" / "cc1plus"

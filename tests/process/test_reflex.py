@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from memguard.act.signals import BEAT_S
 from memguard.act.token_pool import make_pool
 from memguard.decide.moment import Act, Job
 from memguard.decide.regulate import KILL_PAUSE_S
@@ -391,8 +392,9 @@ def test_a_task_that_waits_for_a_stopped_one_does_not_wait_for_ever(
     assert grows.stdout
     assert grows.stdout.readline()
     waits = start(WAITS, 100)
-    table, acted, stalls = ProcessTable(), [], []
+    table, acted, stalls, beats = ProcessTable(), [], [], []
     reflex = Reflex(4, table.members)
+    monkeypatch.setattr(reflex._signals, "beat", lambda: beats.append(reflex.moment.stalled_s if reflex.moment else 0))
     try:
         leaders = {}
         for place, (tid, process) in enumerate((("waits", waits), ("grows", grows)), 1):
@@ -403,7 +405,7 @@ def test_a_task_that_waits_for_a_stopped_one_does_not_wait_for_ever(
         deadline = time.monotonic() + 2 * WAIT_S
         while waits.poll() is None:
             assert time.monotonic() < deadline, f"neither goes on; {acted}, still for {stalls[-1]} s"
-            usages = table.scan(leaders)
+            usages = table.scan(leaders, is_thorough=True)
             used = sum(usage.current_bytes for usage in usages.values())
             reading = Reading(limit, "test", used, 0, limit - used, None, None, 4.0)
             acted += [found.action for found in reflex.look(time.monotonic(), reading, limit // 10, usages)]
@@ -418,6 +420,8 @@ def test_a_task_that_waits_for_a_stopped_one_does_not_wait_for_ever(
             (Act.STOP, "grows", False),
             (Act.WAKE, "grows", True),
         ]
+        # The watchman would have woken all, had this process hung at any time.
+        assert [stalled_s for stalled_s in beats if BEAT_S <= stalled_s < 5.0] == []
     finally:
         reflex.close()
         table.close()

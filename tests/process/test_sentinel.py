@@ -43,7 +43,7 @@ HOLD = "import sys, time; held = b'x' * (int(sys.argv[1]) << 20); print(flush=Tr
 def orders(tmp_path: Path) -> Orders:
     """Orders for a sentinel of its own."""
     directory, history = str(tmp_path / "memguard"), str(tmp_path / "history.db")
-    return Orders("b1", Policy(mode=Mode.OBSERVE, directory=directory, history=history))
+    return Orders("b1", Policy(mode=Mode.OBSERVE, directory=directory, history=history, neighbours="off"))
 
 
 def acting(orders: Orders, pressure_command: str = "") -> Orders:

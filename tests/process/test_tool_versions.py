@@ -31,6 +31,23 @@ def test_a_tool_is_asked_once(tmp_path: Path) -> None:
     assert Tools(tmp_path / "tools").oldest(["make"], str(make.parent)) == (4, 4)
 
 
+@pytest.mark.parametrize("kind", ["fifo", "link"])
+def test_what_lies_in_the_place_of_a_version_is_not_believed(tmp_path: Path, kind: str) -> None:
+    """A FIFO is not waited for, and a link not followed: the program is asked again."""
+    make = script(tmp_path / "bin" / "make", "echo GNU Make 4.2.1")
+    assert Tools(tmp_path / "tools").oldest(["make"], str(make.parent)) == (4, 2)
+    (kept,) = (tmp_path / "tools").iterdir()
+    kept.unlink()
+    (tmp_path / "other").write_text("9.9\n")
+    if kind == "fifo":
+        os.mkfifo(kept)
+    else:
+        kept.symlink_to(tmp_path / "other")
+    assert Tools(tmp_path / "tools").oldest(["make"], str(make.parent)) == (4, 2)
+    assert kept.read_text() == "4.2\n"
+    assert (tmp_path / "other").read_text() == "9.9\n"
+
+
 def test_what_is_called_counts(tmp_path: Path) -> None:
     """The first on the PATH for each name, and the oldest of them; what cannot be run is not there."""
     (tmp_path / "a" / "make").mkdir(parents=True)

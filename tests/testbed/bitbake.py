@@ -23,8 +23,9 @@ WHEEL_VERSION = "2.19.0"
 WHEEL_SHA256 = "b6ae77afc234d872f89938272317157f8553621467818825db7dbf70380bcdd2"
 
 LAUNCHERS = Path(__file__).resolve().parents[1] / "bitbake" / "launchers"
-# Where the tree made from the registry is kept: it goes with the virtual environment.
-CACHE = Path(__file__).resolve().parents[2] / ".venv" / "bitbake"
+# Where the tree made from the registry is kept: it goes with the virtual environment, where there is one.
+_REPOSITORY = Path(__file__).resolve().parents[2]
+CACHE = (_REPOSITORY / ".venv" if sys.prefix == sys.base_prefix else Path(sys.prefix)) / "bitbake"
 _PARTS = ("bin/bitbake", "bin/bitbake-server", "bin/bitbake-worker", "lib/bb/__init__.py")
 
 

@@ -23,6 +23,7 @@ from memguard.record.events import (
     Event,
     Granted,
     Held,
+    JobRow,
     Killed,
     ReadingTaken,
     Released,
@@ -167,7 +168,7 @@ def make(tasks: int = 200, seed: int = 1, limit_bytes: int = 16 * GIB, threads: 
         logs.readings.append(
             TaskMeasured(
                 *(at_s, run.recipe, run.task, round(run.began_s, 3), wall_s, round(wall_s * run.jobs * 0.8, 3)),
-                *(run.jobs, run.granted_bytes, run.peak_bytes, run.outcome),
+                *(run.jobs, run.granted_bytes, run.peak_bytes, run.outcome, None, _heaviest_jobs(run)),
             )
         )
     if has_end:
@@ -175,6 +176,19 @@ def make(tasks: int = 200, seed: int = 1, limit_bytes: int = 16 * GIB, threads: 
         end = BuildEnded(round(ends_s, 3), peak_bytes, limit_bytes, oom_kills=0, wall_s=round(ends_s - BEGAN_S, 3))
         logs.events.append(replace(end, **counted, held_s=round(held_s, 3)))
     return logs
+
+
+def _heaviest_jobs(run: _Running) -> tuple[JobRow, ...]:
+    """The largest compilers of a task that compiles, and its link."""
+    if run.task != "do_compile" or run.peak_bytes < 200 * MIB:
+        return ()
+    files = ("Sema/SemaTemplate.cpp", "core/dom/Document.cpp", "bindings/V8Window.cpp", "passes/Inliner.cpp")
+    wall_s = run.ends_s - run.began_s
+    rows = [JobRow(f"lib/lib{run.recipe}.so", "ld", run.peak_bytes * 45 // 100, round(wall_s * 0.2, 1))]
+    for place, name in enumerate(files):
+        size = run.peak_bytes * (38 - 5 * place - len(run.recipe) % 4) // 100
+        rows.append(JobRow(f"src/{name}", "cc1plus", size, round(wall_s * (0.3 - 0.05 * place), 1)))
+    return tuple(rows)
 
 
 def _tasks(number: int, chance: random.Random) -> list[tuple[str, str, int, float, int, float]]:

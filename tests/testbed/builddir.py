@@ -56,7 +56,9 @@ def make(path: Path, layers: Sequence[Path], local_conf: str, multiconfigs: Mapp
         f'BBPATH = "${{TOPDIR}}"\nBBFILES ?= ""\nBBLAYERS = "{listed}"\n', encoding="utf-8"
     )
     enabled = f'BBMULTICONFIG ?= "{" ".join(multiconfigs)}"\n' if multiconfigs else ""
-    (conf / "local.conf").write_text(f"{enabled}{local_conf}\n", encoding="utf-8")
+    # Builds of other tests, perhaps of somebody else's on this machine, are no neighbours unless a test says so.
+    apart = 'MEMGUARD_NEIGHBOURS ?= "off"\n'
+    (conf / "local.conf").write_text(f"{apart}{enabled}{local_conf}\n", encoding="utf-8")
     for name, text in multiconfigs.items():
         (conf / "multiconfig" / f"{name}.conf").write_text(f"{text}\n", encoding="utf-8")
     return path

@@ -66,6 +66,13 @@ class Container:
         return entering(*self._directories)
 
     @property
+    def pids(self) -> list[int]:
+        """The processes inside."""
+        with contextlib.suppress(OSError):
+            return [int(pid) for pid in (self.directory / "cgroup.procs").read_text(encoding="ascii").split()]
+        return []
+
+    @property
     def oom_kills(self) -> int:
         """Processes the kernel has killed here for memory."""
         return self._level.oom_kills() or 0
@@ -77,9 +84,27 @@ class Container:
         return use.used_bytes if use else 0
 
     @property
+    def swapped_bytes(self) -> int:
+        """What lies in swap now."""
+        v2 = self.directory / "memory.swap.current"
+        if v2.exists():
+            return int(v2.read_text(encoding="ascii"))
+        use = self._level.use(kernel_share=1.0)
+        return (use.swap_bytes or 0) if use else 0
+
+    @property
     def cpu_s(self) -> float:
         """CPU seconds of all that ran inside; on v1 only of a container that was made to count them."""
         return cpu_s_of(self._directories[-1])
+
+    def resize(self, limit_bytes: int) -> None:
+        """Give it another limit, as a kubelet does that resizes a container in place."""
+        # On v1 the limit of memory and swap together may not be the lower one at any moment.
+        swap = self.directory / "memory.memsw.limit_in_bytes"
+        if swap.exists():
+            swap.write_text(str(limit_bytes))
+        v2 = self.directory / "memory.max"
+        (v2 if v2.exists() else self.directory / "memory.limit_in_bytes").write_text(str(limit_bytes))
 
     def wait_until_empty(self, timeout_s: float) -> bool:
         """Wait for the last process inside to end; False where one is left after `timeout_s`."""
@@ -126,13 +151,28 @@ class Container:
                 time.sleep(0.05)
 
 
+def clean_up_on_signals() -> None:
+    """Let SIGTERM and SIGHUP end this process as Ctrl-C does: what it has made goes with it."""
+
+    def end(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, end)
+
+
 @contextlib.contextmanager
 def container(
-    limit_bytes: int | None, name: str = "memguard", dies_whole: bool = False, counts_cpu: bool = False
+    limit_bytes: int | None,
+    name: str = "memguard",
+    dies_whole: bool = False,
+    counts_cpu: bool = False,
+    swap_bytes: int = 0,
 ) -> Iterator[Container]:
-    """A container with a hard limit and no swap; whatever still runs inside is killed at the end.
+    """A container with a hard limit; whatever still runs inside is killed at the end.
 
     limit_bytes: None for no limit of its own.
+    swap_bytes:  the swap that it may use, of what the machine has.
     dies_whole: the first OOM kill takes everything inside along, as in a Kubernetes pod.
     counts_cpu: `cpu_s` is wanted, for which v1 needs a second cgroup.
 
@@ -157,7 +197,7 @@ def container(
                 (directory / ("memory.max" if is_v2 else "memory.limit_in_bytes")).write_text(str(limit_bytes))
                 swap = directory / ("memory.swap.max" if is_v2 else "memory.memsw.limit_in_bytes")
                 with contextlib.suppress(OSError):
-                    swap.write_text("0" if is_v2 else str(limit_bytes))
+                    swap.write_text(str(swap_bytes if is_v2 else limit_bytes + swap_bytes))
             if is_v2 and dies_whole:
                 (directory / "memory.oom.group").write_text("1")
         except OSError as error:

@@ -19,6 +19,12 @@ def read_events(builddir: Path) -> list[dict[str, Any]]:
     return read_log(logs[-1]) if logs else []
 
 
+def read_readings(builddir: Path) -> list[dict[str, Any]]:
+    """What each task of the newest build took, in the order in which they ended; empty when nothing was measured."""
+    logs = sorted(BuildDirectory(builddir / USUAL_NAME).readings.glob("*.jsonl"))
+    return [line for line in (read_log(logs[-1]) if logs else []) if line["event"] == "task"]
+
+
 def read_log(log: Path) -> list[dict[str, Any]]:
     """All events of one log, in order, as JSON objects."""
     return [as_object(parse(line)) for line in log.read_text(encoding="utf-8").splitlines()]

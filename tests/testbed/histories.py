@@ -120,6 +120,19 @@ def make_newer(path: Path) -> None:
         connection.execute("PRAGMA user_version = 99")
 
 
+def make_endless(path: Path) -> None:
+    """A history whose samples are a view that has rows without end."""
+    with opened(path) as history:
+        history.add([RECORD])
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DROP TABLE samples")
+        names = ("task", "build", "digest", "version", "machine", "jobs", "peak_bytes", "largest_process_bytes")
+        more = ("wall_s", "cpu_s", "outcome", "per_job_bytes", "serial_bytes")
+        columns = ", ".join(f"x AS {name}" for name in (*names, *more))
+        endless = "WITH RECURSIVE counted (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM counted)"
+        connection.execute(f"CREATE VIEW samples AS {endless} SELECT {columns} FROM counted")
+
+
 def make_foreign(path: Path) -> None:
     """A database that another program wrote."""
     with contextlib.closing(sqlite3.connect(path)) as connection:

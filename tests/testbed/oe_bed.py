@@ -19,7 +19,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from memguard.channels.build_directory import USUAL_NAME, BuildDirectory
@@ -38,8 +38,11 @@ RECIPES = (
     *("makedevs-native", "spirit-native", "eigenx-native", "jsonx-native", "cgalx-native", "gtest-native"),
     "fmt-native",
 )
-# What a release needs beside what all have: those before 5.1 unpack into WORKDIR.
-_SERIES_LINES = {"scarthgap": f'{SERIES_CONF["scarthgap"]}UNPACKDIR = "${{WORKDIR}}"\n'}
+# What a release needs beside what all have: those before 5.1 unpack into WORKDIR, and build an xz first.
+_SERIES_LINES = {
+    "scarthgap": SERIES_CONF["scarthgap"]
+    + 'UNPACKDIR = "${WORKDIR}"\nHOSTTOOLS += "xz"\nASSUME_PROVIDED += "xz-native"\n',
+}
 # Those of which the release has another version than the archive.
 MISSING = {
     "wrynose": (),
@@ -77,7 +80,9 @@ class Kind:
 class Setting:
     """How one build runs: with memguard or stock, under which limit (None: none), tasks at once and jobs of each.
 
-    mode: MEMGUARD_MODE.
+    mode:       MEMGUARD_MODE.
+    swap_bytes: the swap that the container may use.
+    parks:      MEMGUARD_PARKING is auto.
     """
 
     is_guarded: bool
@@ -85,6 +90,8 @@ class Setting:
     threads: int
     jobs: int
     mode: str = "enforce"
+    swap_bytes: int = 0
+    parks: bool = True
 
 
 @dataclass(frozen=True)
@@ -237,7 +244,7 @@ class Bed:
         log = self._logs / f"{name}.log"
         self._make_empty()
         words = ["bitbake", *self._numbers(name, setting), "-p"]
-        if not self._run(setting.is_guarded, None, words, log).is_built:
+        if not self._run(replace(setting, limit_bytes=None), words, log).is_built:
             raise ParseFailed(f"the recipes could not be parsed:\n{log.read_text(errors='replace')[-4000:]}")
 
     def forget_history(self) -> None:
@@ -248,13 +255,18 @@ class Bed:
         """Build all recipes from nothing; what BitBake says goes to the log of this name. Raises NoContainer."""
         self._make_empty()
         words = ["bitbake", *self._numbers(name, setting), *self.kind.recipes]
-        return self._run(setting.is_guarded, setting.limit_bytes, words, self._logs / f"{name}.log")
+        return self._run(setting, words, self._logs / f"{name}.log")
+
+    def compile_again(self, name: str, setting: Setting) -> Built:
+        """Have do_compile of all recipes run in what the last build has left. Raises NoContainer."""
+        words = ["bitbake", *self._numbers(name, setting), "-c", "compile", "-f", *self.kind.recipes]
+        return self._run(setting, words, self._logs / f"{name}.log")
 
     def graph(self, setting: Setting) -> Path:
         """What `bitbake -g` writes of all recipes. Raises ParseFailed."""
         log = self._logs / "graph.log"
         words = ["bitbake", *self._numbers("graph", setting), "-g", *self.kind.recipes]
-        if not self._run(setting.is_guarded, None, words, log).is_built:
+        if not self._run(replace(setting, limit_bytes=None), words, log).is_built:
             raise ParseFailed(f"there is no graph of the recipes:\n{log.read_text(errors='replace')[-4000:]}")
         return self._directory(setting.is_guarded) / "task-depends.dot"
 
@@ -262,7 +274,8 @@ class Bed:
         """What tells BitBake how many tasks and jobs to run."""
         conf = self._logs / f"{name}.conf"
         lines = [f'BB_NUMBER_THREADS = "{setting.threads}"', f'PARALLEL_MAKE = "-j {setting.jobs}"']
-        lines += [f'MEMGUARD_MODE = "{setting.mode}"'] if setting.is_guarded else []
+        if setting.is_guarded:
+            lines += [f'MEMGUARD_MODE = "{setting.mode}"', f'MEMGUARD_PARKING = "{"auto" if setting.parks else "off"}"']
         conf.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         return ["-R", str(conf)]
 
@@ -280,9 +293,9 @@ class Bed:
             left.mkdir()
             self._place.hand_over(left)
 
-    def _run(self, is_guarded: bool, limit_bytes: int | None, words: Sequence[str], log: Path) -> Built:
+    def _run(self, setting: Setting, words: Sequence[str], log: Path) -> Built:
         """Run a command as after oe-init-build-env, as the building user, until nothing of it is left."""
-        directory = self._directory(is_guarded)
+        directory = self._directory(setting.is_guarded)
         env = self._place.environment(self.bitbake, BITBAKEDIR=str(self.bitbake), PATH=self._path)
         set_up = f'. "{self.oe}/oe-init-build-env" "{directory}" >/dev/null && exec "$@"'
         as_user = ["setpriv", f"--reuid={self._user.pw_uid}", f"--regid={self._user.pw_gid}", "--init-groups"]
@@ -290,11 +303,11 @@ class Bed:
         clean = ["env", "--default-signal=INT,QUIT", "-i", *(f"{name}={value}" for name, value in env.items())]
         command = [*as_user, *clean, "bash", "-c", set_up, "bash", *words]
         before = set(self.memguard.path.rglob("*"))
-        with container(limit_bytes, "memguard-oe", counts_cpu=True) as box:
+        with container(setting.limit_bytes, "memguard-oe", counts_cpu=True, swap_bytes=setting.swap_bytes) as box:
             status, wall_s, still_s = _run_inside(box, command, self._place.path, log)
             box.wait_until_empty(_GRACE_S)
             cpu_s, peak_bytes, kernel_kills = box.cpu_s, box.peak_process_bytes, box.oom_kills
-        account = _read(set(self.memguard.path.rglob("*")) - before) if is_guarded else None
+        account = _read(set(self.memguard.path.rglob("*")) - before) if setting.is_guarded else None
         seconds = (round(wall_s, 1), round(cpu_s, 1))
         return Built(status == 0, *seconds, peak_bytes, kernel_kills, str(log), account, round(still_s, 1))
 

@@ -11,6 +11,7 @@ _SECOND = TaskState(
     state="stopped",
     current_bytes=10,
     granted_bytes=20,
+    swapped_bytes=40 << 20,
 )
 
 STATE = State(

@@ -10,7 +10,17 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from memguard.decide.admit import LIGHT_BYTES, LONG_S, TRIED_BYTES, Situation, admit, admit_alone, admit_boldly
+from memguard.decide.admit import (
+    LIGHT_BYTES,
+    LONG_S,
+    PARKED_FACTOR,
+    TRIED_BYTES,
+    Situation,
+    admit,
+    admit_alone,
+    admit_boldly,
+    room_for,
+)
 from memguard.model import HISTORY_ORIGIN, Duration, Footprint, Grant, Policy, Reading, Task
 from memguard.units import GIB, MIB
 
@@ -271,6 +281,37 @@ def test_a_light_task_starts_whatever_is_expected() -> None:
     assert not admit(small, situation(reading(used=8 * GIB - 1))).starts
 
 
+def test_what_is_parked_is_room_for_what_is_light() -> None:
+    """It comes back, so nothing is free by it; but a light task has ended by then."""
+    where, small = situation(reading(used=8 * GIB - 1), stopped=1), light("b", LIGHT_BYTES)
+    assert not admit(small, where).starts
+    parked = replace(where, parked_bytes=GIB)
+    assert parked.free_bytes == where.free_bytes
+    assert admit(small, parked).reason == "it is light"
+    assert not admit(light("b", LIGHT_BYTES + 1), parked).starts
+
+
+def test_what_is_within_reach_of_swap_starts_in_its_turn() -> None:
+    """What proves too much is stopped and parked: a guess is tried, jobs go by what swap holds, and nothing fills."""
+    seen, policy = replace(reading(), swap_left_bytes=8 * GIB), Policy(reserve_bytes=GIB)
+    where, without = situation(seen, policy), situation(reading(), policy)
+    large = Task("t", "", "r", "do_compile", Footprint(10 * GIB, 0, 0, HISTORY_ORIGIN), 1)
+    assert (where.need_bytes(large), without.need_bytes(large)) == (7 * GIB // 2, 10 * GIB)
+    assert (where.fits_empty(large), without.fits_empty(large)) == (True, False)
+    assert (where.fills(large), without.fills(large)) == (False, True)
+    assert situation(replace(seen, swap_left_bytes=4 * GIB), policy).need_bytes(large) == 6 * GIB
+    assert situation(replace(seen, swap_left_bytes=2 * GIB), policy).need_bytes(large) == 10 * GIB
+    assert situation(seen, replace(policy, parks=False)).need_bytes(large) == 10 * GIB
+    assert not situation(replace(seen, limit_bytes=None), policy).parks
+    assert replace(where, is_watched=False).need_bytes(large) == 10 * GIB
+    many = task(base=0, per_job=4 * GIB, wanted=16)
+    assert [replace(at, others_wait=True).jobs_for(many) for at in (where, without)] == [3, 1]
+    full = [replace(at, rise_bytes=8 * GIB) for at in (where, without)]
+    assert [admit(light("b", PARKED_FACTOR * LIGHT_BYTES), at).starts for at in full] == [True, False]
+    guess = replace(light("b", 0), footprint=Footprint(TRIED_BYTES + 1, 0, 0, "test", is_guess=True))
+    assert [admit_boldly(guess, at).starts for at in (where, without)] == [True, False]
+
+
 def test_shmem_counts() -> None:
     """What lies in tmpfs is freed by no task's end."""
     where = situation(reading(used=3 * GIB, shmem=2 * GIB), idle_bytes=GIB)
@@ -367,3 +408,15 @@ def test_beside_what_takes_all_only_light_tasks_start() -> None:
             judge(light("b", LIGHT_BYTES + 1), where).reason == "needs 64 MiB beside r-f do_compile, which needs "
             "all that there is"
         )
+
+
+def test_of_what_nobody_is_asked_about_as_many_start_as_fit() -> None:
+    """Setscene tasks come many at once, each light: their sum counts. Where none fits, one that is light does."""
+    one = light("one", LIGHT_BYTES)
+    assert room_for(one, situation(reading(limit=1 * GIB, used=256 * MIB))) == 12
+    assert room_for(one, situation(reading(limit=1 * GIB), rise_bytes=1 * GIB)) == 1
+    assert room_for(one, situation(reading(limit=1 * GIB), rise_bytes=1 * GIB), has_such=True) == 0
+    assert room_for(one, situation(reading(limit=1 * GIB), pending_bytes=1 * GIB)) == 0
+    assert room_for(light("heavy", 600 * MIB), situation(reading(limit=1 * GIB, used=512 * MIB))) == 0
+    assert room_for(one, situation(stopped=1, parked_bytes=1 * GIB)) == 0
+    assert room_for(light("nothing", 0), situation(reading(limit=1 * GIB))) == 1 * GIB

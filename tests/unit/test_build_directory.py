@@ -12,6 +12,8 @@ NAMES = {
     "events": "events",
     "readings": "readings",
     "state": "state.json",
+    "claim": "lock",
+    "cgroup": "cgroup",
     "notes": "tasks",
     "grants": "grants",
     "kills": "kills",

@@ -13,12 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memguard.channels.state import Marks
-from memguard.record.events import Event, Stopped, Woken, from_object
+from memguard.record.events import Event, JobRow, Stopped, Woken, from_object
 from memguard.settings import parse_override
 from memguard.units import GIB, MIB
-from memguard_cli.advice.build import advise, limits_needed, waiting_s
+from memguard_cli.advice.build import advise
+from memguard_cli.advice.limits import find_limits
+from memguard_cli.advice.waiting import limits_needed, waiting_s
 from memguard_cli.builds.assemble import NoRecord, end_of, first_s, logs_of, read_build
 from memguard_cli.builds.record import NOT_RUN, RUNNING, BuildRecord
+from memguard_cli.report.words import heaviest_jobs
 from testbed.build_logs import BEGAN_S, STAMP, Logs, make, write_lines
 
 REAL = Path(__file__).resolve().parents[1] / "fixtures" / "builds" / "stopped"
@@ -135,7 +138,7 @@ def test_observed_holds_are_no_waiting(tmp_path: Path) -> None:
     )
     assert found.runs[0].would_hold == "short"
     assert found.held_s == 0
-    assert "observe" in {advice.code for advice in advise(found)}
+    assert "observe" in {advice.code for advice in advise(found, find_limits(found))}
 
 
 def test_readings_alone_make_runs(tmp_path: Path) -> None:
@@ -148,9 +151,9 @@ def test_readings_alone_make_runs(tmp_path: Path) -> None:
     ("spoil", "remark"),
     [
         (lambda text: text + '{"event": "en', "the last line of {path} is half-written"),
-        (lambda text: "garbage\n" + text, "1 line that is no event (line 1)"),
+        (lambda text: "garbage\n" + text, "1 line that is not an event (line 1)"),
         (lambda text: text + '{"event": "moon", "time": 1}\n', "1 events that this version does not know (moon)"),
-        (lambda text: text + '{"event": "hold", "time": 1}\n', "1 line that is no event (line 4)"),
+        (lambda text: text + '{"event": "hold", "time": 1}\n', "1 line that is not an event (line 4)"),
     ],
 )
 def test_what_cannot_be_read_of_a_log_is_said(tmp_path: Path, spoil: Any, remark: str) -> None:
@@ -206,7 +209,7 @@ def test_no_line_breaks_the_reader(tmp_path_factory: pytest.TempPathFactory, lin
         found = read_build(path)
     except NoRecord:
         return
-    advise(found)
+    advise(found, find_limits(found))
 
 
 def test_logs_are_listed_in_the_order_of_their_builds(tmp_path: Path) -> None:
@@ -238,7 +241,8 @@ def ran(name: str, peak: int, granted: int, **fields: Any) -> tuple[list[dict[st
 
 def codes(events: list[dict[str, Any]], readings: list[dict[str, Any]], place: Path) -> dict[str, Any]:
     """The advice to a build, by its code."""
-    return {advice.code: advice for advice in advise(record(events, readings, place))}
+    built = record(events, readings, place)
+    return {advice.code: advice for advice in advise(built, find_limits(built))}
 
 
 def test_a_prediction_that_was_too_low_is_told_with_a_line(tmp_path: Path) -> None:
@@ -298,7 +302,7 @@ def test_waiting_asks_for_a_larger_limit(tmp_path: Path) -> None:
     assert waiting_s(found) == 45
     # Two threads were seen: b would have run beside c when a had ended, with all its four jobs: 4 GiB.
     assert [size // MIB for size, _ in limits_needed(found)] == [200 + 4096 + 100 + 400]
-    (said,) = [advice for advice in advise(found) if advice.code == "larger-limit"]
+    (said,) = [advice for advice in advise(found, find_limits(found)) if advice.code == "larger-limit"]
     assert "5.0 GiB" in said.remedy
 
 
@@ -343,7 +347,7 @@ def test_a_calm_build_gets_no_advice(tmp_path: Path) -> None:
 def test_a_running_build_was_not_killed(tmp_path: Path) -> None:
     """A log without an end is no killed build while its sentinel lives."""
     found = record([START, task("start")], [reading()], tmp_path)
-    assert "killed-from-outside" not in {advice.code for advice in advise(found, is_running=True)}
+    assert "killed-from-outside" not in {advice.code for advice in advise(found, find_limits(found), is_running=True)}
 
 
 def test_simulated_builds_are_whole(tmp_path: Path) -> None:
@@ -383,9 +387,29 @@ def test_a_real_builds_logs() -> None:
     assert all(run.began_s and stop.begin_s >= run.began_s for run in stopped for stop in run.stops)
     assert found.peak_bytes is not None
     assert 2 * GIB < found.peak_bytes < 2362228736
-    advice = {said.code: said for said in advise(found)}
+    advice = {said.code: said for said in advise(found, find_limits(found))}
     lines = advice["own-footprint-off"].lines.splitlines()
     assert [line.partition(" = ")[0] for line in lines] == [
         "MEMGUARD_FOOTPRINT:pn-heavy-make",
         "MEMGUARD_FOOTPRINT:pn-heavy-cmake",
     ]
+
+
+def test_of_a_killed_build_the_largest_compilers_are_known(tmp_path: Path) -> None:
+    """A task that never ended was not measured: the readings name what was the largest, each at its largest."""
+    at = ["heavy", "do_compile"]
+    jobs = [[*at, "a.cpp", "cc1plus", GIB, 2.0], [*at, "a.cpp", "cc1plus", 2 * GIB, 3.0], [*at, "lib.so", "ld", GIB, 1]]
+    told = [{**reading(), "heaviest_job": job} for job in [*jobs, [*at, 7], None, "ld", [*at, "b", "ld", -1, 0]]]
+    found = record([START, task("start", "heavy")], told, tmp_path)
+    (run,) = found.runs
+    assert [(job.source, job.peak_bytes, job.was_killed) for job in run.heaviest_jobs] == [
+        ("a.cpp", 2 * GIB, 1),
+        ("lib.so", GIB, 1),
+    ]
+    (first, _) = heaviest_jobs(found, 5)
+    assert (first.name, first.peak, first.run.name) == ("a.cpp", "> 2.0 GiB", "heavy do_compile")
+    measured = task(
+        "task", "heavy", wall_s=5, outcome="ok", heaviest_jobs=[["b.cpp", "cc1", GIB, 4.5], ["", "ld", 9], 3]
+    )
+    (run,) = record([START, task("start", "heavy")], [*told, measured], tmp_path / "ended").runs
+    assert run.heaviest_jobs == (JobRow("b.cpp", "cc1", GIB, 4.5),)

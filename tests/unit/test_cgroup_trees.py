@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The trees below fixtures/cgroup: how they are put together, and that nothing stands there twice."""
+"""The trees below fixtures/cgroup: how they are put together, and that nothing is there twice."""
 
 from __future__ import annotations
 

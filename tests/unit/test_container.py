@@ -51,6 +51,7 @@ def test_reads_the_container(case: str) -> None:
     assert seen.working_set_bytes == want["working_set_bytes"]
     assert seen.host_available_bytes == want["host_available_bytes"]
     assert seen.cpus == want["cpus"]
+    assert seen.swap_left_bytes == want.get("swap_left_bytes", 0)
     reserve = Policy().reserve_of(seen.bound_bytes)
     assert seen.ceiling_bytes - seen.used_bytes - reserve == max(-reserve, want["headroom_bytes"])
 
@@ -250,7 +251,7 @@ def test_no_mount_table_makes_it_raise(tree: Path, mounts: bytes, groups: bytes,
     ("name", "why"),
     [
         ("memory.max", "holds no number"),
-        ("memory.stat", "is far longer than such a file is"),
+        ("memory.stat", "is far longer than such a file should be"),
         ("memory.high", "cannot be read: Is a directory"),
         ("memory.current", "is empty"),
     ],
@@ -294,6 +295,20 @@ def test_a_search_for_the_process_ends(tmp_path: Path) -> None:
     assert sensor.memory is not None
     assert not sensor.memory.is_found
     assert [level.directory for level in sensor.memory.levels] == [str(tree / "sys/fs/cgroup")]
+
+
+@pytest.mark.parametrize("tree", ["cgroup-v2-bare"], indirect=True)
+@pytest.mark.parametrize("below", ["memguard.rest", "memguard.tasks.17-4/23-9"])
+def test_what_memguard_made_is_no_level_of_the_container(tree: Path, below: str) -> None:
+    """The build's own cgroup is the one above those that memguard has made: all of them are charged to it."""
+    before = Sensor(tree).read()
+    (tree / "sys/fs/cgroup/g" / below).mkdir(parents=True)
+    (tree / "proc/self/cgroup").write_text(f"0::/g/{below}\n")
+    sensor = Sensor(tree)
+    assert sensor.memory is not None
+    assert sensor.memory.is_found
+    assert sensor.memory.levels[0].directory == str(tree / "sys/fs/cgroup/g")
+    assert sensor.read() == before
 
 
 def test_this_machine_is_read_plausibly() -> None:

@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from memguard.diagnose.console import Console, SilentEdges
-from memguard.diagnose.lines import strip_prefixes
+from memguard.diagnose.console import Console, FailedEdges
+from memguard.diagnose.lines import read_line, strip_prefixes
 from memguard.diagnose.memory_rules import MEMORY_RULES
 from memguard.diagnose.place import Places, place_of
-from memguard.diagnose.rule import Mark, Sign, Strength
-from memguard.diagnose.scan import candidates, classify, classify_stream
+from memguard.diagnose.prefixes import Prefixes
+from memguard.diagnose.rule import Mark, Remedy, Sign, Strength
+from memguard.diagnose.scan import classify, classify_stream
+from memguard.diagnose.stems import candidates
 from memguard.diagnose.verdict import Finding, Judge
-from testbed.failures import judge
+from testbed.failures import judge, labelled_logs
 
 LOGS = Path(__file__).parents[1] / "fixtures" / "failure-logs"
 VERDICTS = {"oom": "memory", "other": "other", "ambiguous": "unclear"}
@@ -83,7 +85,7 @@ def test_doubt_is_called_doubt(log: str, program: str | None) -> None:
 @pytest.mark.parametrize("line", HARMLESS)
 def test_words_alone_are_no_failure(line: str) -> None:
     """Names, commands and reports that hold the words say nothing."""
-    assert judge(line) == Finding("unclear", "no line tells of a failure")
+    assert judge(line) == Finding("unclear", "no line reports a failure")
 
 
 PREFIXES = [
@@ -101,17 +103,14 @@ PREFIXES = [
     "[pod/build-7f/step-build] ",
     "2024-03-05T10:11:12.1234567Z | ",
 ]
-ALL_LOGS = [
-    *((LOGS / sample["file"]).read_text(encoding="utf-8") for sample in SAMPLES),
-    *(parameter.values[0] for kind in ("memory", "other", "unclear") for parameter in wordings(kind)),
-]
+ALL_LOGS = [log.text for log in labelled_logs()]
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_prefixes_change_nothing(prefix: str) -> None:
     """What a CI system, docker build or BitBake puts before each line takes nothing from the verdict."""
     for log in ALL_LOGS:
-        plain, prefixed = judge(log), judge("".join(f"{prefix}{line}\n" for line in log.splitlines()))
+        plain, prefixed = classify(log.splitlines()), classify(f"{prefix}{line}" for line in log.splitlines())
         assert (plain.verdict, plain.program, plain.line) == (prefixed.verdict, prefixed.program, prefixed.line), log
 
 
@@ -119,7 +118,8 @@ def test_prefixes_change_nothing(prefix: str) -> None:
 def test_colours_and_line_ends_change_nothing(form: str) -> None:
     """Colours, hyperlinks and carriage returns are no part of what is said."""
     for log in ALL_LOGS:
-        assert judge("\n".join(map(form.format, log.splitlines()))).verdict == judge(log).verdict, log
+        lines = log.splitlines()
+        assert classify(map(form.format, lines)).verdict == classify(lines).verdict, log
 
 
 @settings(deadline=None)
@@ -133,11 +133,38 @@ def test_no_text_raises(lines: list[str]) -> None:
 
 @settings(deadline=None)
 @given(st.binary(max_size=4096), st.integers(0, 40))
+@example(b"\xfe\xff", 2)
+@example(b"\xff\xfe" + b"k\0" * 19, 40)
 def test_no_bytes_raise(noise: bytes, cut: int) -> None:
     """Bytes that are no UTF-8 around a line do not hide it."""
     noise = noise.replace(b"\n", b"").replace(b"\r", b"")[:cut]
     log = noise + b"\ng++: fatal error: Killed signal terminated program cc1plus\n" + noise
     assert classify_stream(io.BytesIO(log)).program == "cc1plus"
+
+
+_KILL = "g++: fatal error: Killed signal terminated program cc1plus\n"
+_CHINESE = "正在编译第一个文件请稍等一下\n中文日志上没有错误\n"
+_JAPANESE = "これはとてもながいのでまたなにもないとおもいました" * 3 + "\n"
+
+
+@pytest.mark.parametrize(
+    ("log", "program"),
+    [
+        pytest.param(b"\xfe\xff" + _KILL.encode(), "cc1plus", id="a mark of UTF-16 before ASCII"),
+        pytest.param(b"\xff\xfe" + _KILL.encode(), "cc1plus", id="the other mark before ASCII"),
+        pytest.param(b"\xff\xfe\nld: out of memory", "ld", id="a mark before a few words"),
+        pytest.param(b"\xff\xfe" + f"第一\n{_KILL}".encode(), "cc1plus", id="a mark before UTF-8"),
+        pytest.param(b"\xff\xfe" + f"é\n{_KILL}".encode("latin-1"), "cc1plus", id="a mark before Latin-1"),
+        pytest.param(b"\xff\xfe\0\0\xff\n" + _KILL.encode(), "cc1plus", id="a mark before zeros and ASCII"),
+        pytest.param("ld: out of memory".encode("utf-16"), "ld", id="UTF-16 of a few words"),
+        pytest.param((_CHINESE * 40 + _KILL).encode("utf-16"), "cc1plus", id="UTF-16 in Chinese"),
+        pytest.param((_JAPANESE * 40 + _KILL).encode("utf-16"), "cc1plus", id="UTF-16 in Japanese"),
+        pytest.param("\ufeff".encode("utf-16-be") + (_CHINESE + _KILL).encode("utf-16-be"), "cc1plus", id="turned"),
+    ],
+)
+def test_a_mark_alone_makes_no_utf_16(log: bytes, program: str) -> None:
+    """Two bytes of a mark do not hide what is plain text behind them, and UTF-16 in any language is read as such."""
+    assert classify_stream(io.BytesIO(log)).program == program
 
 
 def test_the_line_counts_in_a_large_log() -> None:
@@ -159,12 +186,13 @@ def test_one_endless_line_is_bounded() -> None:
     assert classify_stream(io.BytesIO(log)).line in (1, 2)
 
 
-def test_every_word_of_a_rule_passes_the_first_look() -> None:
-    """A rule whose words the quick search does not know would be tried in vain."""
-    words = {word for rule in MEMORY_RULES for word in rule.words}
-    lines = [f"exit code: {'M' if word.startswith('emory') else ''}{word}" for word in words]
-    lost = [line for line in lines if not list(candidates(line.encode(), 1))]
-    assert lost == []
+def test_every_line_that_a_rule_knows_passes_the_first_look() -> None:
+    """A line that the quick search passes over would be known in vain."""
+    for log in ALL_LOGS:
+        for text in log.splitlines():
+            line = read_line(text, Prefixes(has_few_lines=True))
+            if not line.is_quoted and any(rule.sign_in(line.messages) for rule in MEMORY_RULES):
+                assert list(candidates(text.encode(), 1)), text
 
 
 @pytest.mark.parametrize(
@@ -176,8 +204,11 @@ def test_every_word_of_a_rule_passes_the_first_look() -> None:
         ),
         (
             "ERROR: Task (mc:x:virtual:native:/l/zlib_1.3.bb:do_install) failed with exit code '1'",
-            ("zlib", "do_install"),
+            ("zlib-native", "do_install"),
         ),
+        ("ERROR: Task (virtual:nativesdk:/l/a_1.bb:do_compile) failed", ("nativesdk-a", "do_compile")),
+        ("ERROR: Task (virtual:multilib:lib32:/l/a_1.bb:do_compile) failed", ("lib32-a", "do_compile")),
+        ("  virtual:native:/l/zlib_1.3.bb:do_compile", ("zlib-native", "do_compile")),
         ("ERROR: zlib-1.3-r0 do_install: oe_runmake failed", ("zlib", "do_install")),
         ("NOTE: recipe gcc-cross-arm-13.2.0-r0: task do_compile: Failed", ("gcc-cross-arm", "do_compile")),
         ("ERROR: Task 4389 (/l/wiggle_1.0.bb, do_fetch) failed with exit code '1'", ("wiggle", "do_fetch")),
@@ -244,9 +275,25 @@ def test_a_console_that_just_stops_is_a_sign(lines: list[str], strength: Strengt
 )
 def test_an_edge_that_fails_and_prints_nothing_is_found(lines: list[str], line: int | None) -> None:
     """ninja goes on, or stops, right after the command that failed: nothing was printed by it."""
-    edges = SilentEdges()
+    edges = FailedEdges()
     marks = [mark for number, text in enumerate(lines, 1) if (mark := edges.take(number, text))]
     assert [mark.line for mark in marks] == ([] if line is None else [line])
+
+
+@pytest.mark.parametrize(
+    ("command", "program"),
+    [
+        (": && /usr/bin/clang++ -O2 -o bin/clang && :", "clang++"),
+        ("cd /b && A=1 env -i python3 gen.py", "python3"),
+        ('TOOL="$PWD/$(basename "out/bin/soong_build")" && cd / && env -i "$TOOL" --top x', "soong_build"),
+        ("$CC -c a.c", None),
+        ("", None),
+    ],
+)
+def test_a_command_of_ninjas_that_was_killed_is_named(command: str, program: str | None) -> None:
+    """ "Killed" alone, below a command that ninja shows, is what its shell says of the last program in it."""
+    finding = judge(f"FAILED: x\n{command}\nKilled\nninja: build stopped: subcommand failed.\n")
+    assert (finding.verdict, finding.program) == ("memory", program)
 
 
 def test_the_runtimes_word_on_its_container_stands_before_a_hint() -> None:
@@ -257,3 +304,41 @@ def test_the_runtimes_word_on_its_container_stands_before_a_hint() -> None:
         judge_of_both.add(Mark(1, "exit 137", Sign(Strength.HINT, "status 137")))
         judge_of_both.add(Mark(2, "OOMKilled: false", doubt))
         assert judge_of_both.finish().reason == reason
+
+
+SETTINGS = ("ulimit -v 8000000", "+ ulimit -v 8000000", "see vm.max_map_count in the handbook", "RLIMIT_AS is not set")
+KILLS = (
+    "g++: fatal error: Killed signal terminated program cc1plus",
+    "make: *** [Makefile:1: a.o] Killed",
+    "[88.1] Memory cgroup out of memory: Killed process 42 (cc1plus) total-vm:1kB, anon-rss:9kB, file-rss:0kB",
+    "Reason: OOMKilled",
+)
+EXHAUSTED = "cc1plus: out of memory allocating 65536 bytes after a total of 1073741824 bytes"
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_limit_that_is_only_set_explains_no_kill(setting: str) -> None:
+    """No limit of a process sends signal 9: what a script sets, or a text speaks of, takes nothing from a kill."""
+    for kill in KILLS:
+        for log in (f"{setting}\n{kill}\n", f"{kill}\n{setting}\n", f"{setting}\n{EXHAUSTED}\n{kill}\n"):
+            assert judge(log).verdict == "memory", log
+    assert judge(setting + "\nERROR: foo failed\n").reason == "it failed, and no line says why"
+    assert judge(setting + "\n").reason == "no line reports a failure"
+    assert judge(setting + "\nhello.c:1:1: error: x\n").reason == "a compile error"
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_limit_explains_a_call_that_failed_beside_it(setting: str) -> None:
+    """It is the cause where memory ends within a few lines, not at the other end of a log."""
+    assert judge(f"{setting}\n{EXHAUSTED}\nmake: *** [a.o] Error 1\n").verdict == "other"
+    far = "NOTE: a line\n" * 100
+    assert judge(f"{setting}\n{far}{EXHAUSTED}\n").verdict == "memory"
+    assert judge(f"{setting}\n{far}{setting}\n{EXHAUSTED}\n").verdict == "other"
+
+
+def test_a_limit_that_failed_explains_no_kill_of_another_line() -> None:
+    """Threads that could not be made, and a compiler that was killed: memory, unless one line says both."""
+    threads = "pthread_create: EAGAIN"
+    assert judge(f"{threads}\n{KILLS[0]}\n").verdict == "memory"
+    assert judge(f"{threads}\n{EXHAUSTED}\n").remedy is Remedy.THREADS
+    assert judge("remote: fatal: pack-objects died of signal 9\n").verdict == "other"

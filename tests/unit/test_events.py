@@ -16,8 +16,12 @@ from memguard.record.events import (
     Event,
     Granted,
     Held,
+    JobNow,
+    JobRow,
     Killed,
     ReadingTaken,
+    Started,
+    TaskMeasured,
     TaskRow,
     UnknownEvent,
     as_line,
@@ -36,6 +40,9 @@ ROWS = st.builds(
 )
 
 
+JOBS = st.builds(JobRow, NAMES | st.just(""), TEXT, st.integers(0, MOST), st.floats(0, 1e9), st.integers(0, 1))
+
+
 def any_event(kind: type[Any]) -> st.SearchStrategy[Any]:
     """Any event of a kind; one of a task names the recipe."""
     given: dict[str, st.SearchStrategy[Any]] = {}
@@ -43,6 +50,13 @@ def any_event(kind: type[Any]) -> st.SearchStrategy[Any]:
         given["recipe"] = NAMES
     if kind is ReadingTaken:
         given["tasks"] = st.lists(ROWS, max_size=3).map(tuple)
+        given["heaviest_job"] = st.none() | st.builds(
+            JobNow, NAMES, TEXT, NAMES | st.just(""), TEXT, st.integers(0, MOST), st.floats(0, 1e9)
+        )
+    if kind is Started:
+        given["after"] = st.lists(st.integers(0, 9), max_size=3).map(tuple)
+    if kind is TaskMeasured:
+        given["heaviest_jobs"] = st.lists(JOBS, max_size=3).map(tuple)
     return any_of(kind, **given)
 
 

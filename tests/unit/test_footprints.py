@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from memguard.model import Footprint, Outcome, Record, Sample
-from memguard.predict.footprints import KINDS, Known, Predictor, by_kind, read_table
+from memguard.predict.footprints import Known, Predictor, read_table
+from memguard.predict.kinds import KINDS, by_kind
 from memguard.settings import parse_override
 from memguard.units import GIB, MIB
 
@@ -103,6 +104,7 @@ def test_override_beats_table_beats_kind() -> None:
         ("do_packagedata", "", "a light task"),
         ("do_package_qa", "", "a light task"),
         ("do_create_image_sbom_spdx", "", "SPDX"),
+        ("do_sbom_cve_check_recipe", "", "SPDX"),
         ("do_configure", "cmake", "a configure step"),
         ("do_install", "", "a light task"),
         ("", "", "a light task"),
@@ -231,3 +233,17 @@ def test_what_still_runs_teaches_only_that_more_is_to_be_expected() -> None:
     assert predictor.predict("new", "do_compile", meson) == guess
     assert predictor.take("large", "do_compile", meson, 1, 900 * MIB, has_ended=False) == guess.origin
     assert predictor.predict("new", "do_compile", meson).peak_bytes(1) > guess.peak_bytes(1)
+
+
+def test_what_a_fleet_took_of_a_kind_corrects_the_guess() -> None:
+    """Recipes of other images count by the name of their kind; a name that no kind has says nothing."""
+    cmake = frozenset({"cmake"})
+    predictor = Predictor([], {})
+    guess = predictor.predict("new", "do_compile", cmake)
+    for number in range(6):
+        predictor.take_remembered(f"far-{number}", "do_compile", guess.origin, 4, 6 * GIB)
+        predictor.take_remembered(f"odd-{number}", "do_compile", "a kind to come", 4, 60 * GIB)
+        predictor.take_remembered(f"none-{number}", "do_rootfs", guess.origin, 4, 60 * GIB)
+    learned = predictor.predict("new", "do_compile", cmake)
+    assert learned.origin == guess.origin
+    assert 2 < learned.peak_bytes(4) / guess.peak_bytes(4) < 6

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from memguard.predict.remembered_lives import Lives
+from memguard.record.events import JobRow
 from memguard.sense.proc_files import ProcessId
 from memguard.sense.process_tree import Compiler
 from memguard.sentinel.job_memory import JobMemory
@@ -59,8 +62,45 @@ def test_time_that_a_job_is_stopped_is_no_age() -> None:
     assert (job.age_s, job.growth_bytes_s, job.is_stopped) == (1.0, 100 * MIB, True)
 
 
+def test_what_lies_in_swap_is_held_all_the_same() -> None:
+    """A job that went to swap has not shrunk: it teaches what it took, and what comes back is no pace."""
+    jobs = JobMemory(None, Lives())
+    jobs.learn([compiler(50, 0.5)], 100.5, ())
+    jobs.learn([compiler(100, 1.0)], 101.0, ())
+    parked = replace(compiler(10, 61.0), swapped_bytes=90 * MIB)
+    jobs.learn([parked], 161.0, {JOB})
+    job = jobs.job(parked, {JOB})
+    assert (job.bytes, job.held_bytes, job.need_bytes >= 90 * MIB) == (10 * MIB, 100 * MIB, True)
+    jobs.learn([compiler(100, 61.5)], 161.5, ())
+    assert jobs.job(compiler(100, 61.5), ()).growth_bytes_s == 0
+    jobs.learn([], 162.0, ())
+    assert {life.peak_bytes for life in jobs.expect_new().lives} == {100 * MIB, 512 * MIB}
+
+
 def test_what_a_newborn_has_mapped_is_no_pace() -> None:
     """It is taken to have lived as long as a look apart at least."""
     jobs = JobMemory(None, Lives())
     jobs.learn([compiler(5, 0.001)], 100.0, ())
     assert jobs.job(compiler(5, 0.001), ()).growth_bytes_s == pytest.approx(5 * MIB / LOOK_LEAST_S)
+
+
+def test_the_heaviest_jobs_keep_their_names() -> None:
+    """The five that took most, with what they built: those that run and those that were killed, too; no light one."""
+    jobs = JobMemory(None, Lives())
+    for number in range(8):
+        jobs.learn([replace(compiler(60 + 10 * number, 2.0), source=f"{number}.cpp")], 100.0 + 2 * number, ())
+        if number == 7:
+            jobs.note_kill(JOB)
+        jobs.learn([], 101.0 + 2 * number, ())
+    # The same file once more, with less; a light one.
+    jobs.learn([replace(compiler(100, 2.0), source="5.cpp")], 120.0, ())
+    jobs.learn([replace(compiler(30, 2.0), source="light.cpp")], 121.0, ())
+    jobs.learn([replace(compiler(200, 3.0), source="running.cpp")], 122.0, ())
+    assert [(job.source, job.peak_bytes // MIB, job.was_killed) for job in jobs.heaviest()] == [
+        ("running.cpp", 200, 0),
+        ("7.cpp", 130, 1),
+        ("6.cpp", 120, 0),
+        ("5.cpp", 110, 0),
+        ("4.cpp", 100, 0),
+    ]
+    assert jobs.heaviest()[2] == JobRow("6.cpp", "cc1plus", 120 * MIB, 2.5)

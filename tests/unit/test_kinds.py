@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memguard.model import Footprint
-from memguard.predict.kinds import Kinds
+from memguard.predict.kinds import KINDS, Kind, Kinds, named_kind
 from memguard.units import GIB, MIB
 
 GUESS = Footprint(64 * MIB, 160 * MIB, 320 * MIB, "an autotools build", is_guess=True)
@@ -79,3 +79,20 @@ def test_whatever_recipes_took_a_guess_is_a_footprint(runs: list[tuple[int, int]
     for number, (jobs, peak_bytes) in enumerate(runs):
         found.learn(GUESS, str(number), jobs, peak_bytes)
     assert 0 < found.footprint(GUESS).peak_bytes(1) < 64 * GIB
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.floats(0.05, 6.0)), min_size=1, max_size=40))
+def test_sums_are_those_of_the_last_run_of_each_recipe(runs: list[tuple[int, float]]) -> None:
+    """However often recipes were seen, and in whatever order."""
+    found = Kinds()
+    for recipe, multiple in runs:
+        found.learn(GUESS, f"recipe-{recipe}", 1, int(GUESS.peak_bytes(1) * multiple))
+    once = kinds(*dict(runs).values())
+    assert found.multiple(GUESS.origin) == pytest.approx(once.multiple(GUESS.origin))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_is_found_by_its_name(kind: Kind) -> None:
+    """Several kinds share a name: the task tells them apart."""
+    assert named_kind(kind.name, kind.task.replace("*", "")) == kind.footprint
+    assert named_kind("no kind", kind.task) is None

@@ -48,6 +48,19 @@ def test_what_happened_comes_back_as_values() -> None:
     assert (ledger.totals.granted, ledger.totals.held, ledger.totals.held_s) == (2, 1, 7.5)
 
 
+def test_what_is_held_is_judged_anew_once_somebody_watches() -> None:
+    """Before, tasks count with the margins of their predictions, and such a need would keep them last for good."""
+    ledger = make_ledger()
+    learned = Task("b", "", "r", "do_compile", Footprint(7 * GIB, 0, 0, "history", margin=1.0), 1)
+    ledger.look(reading(1 * GIB), BuildUse({}, is_watched=False), 100.0)
+    ledger.offer(task("a", 3 * GIB), is_idle=True)
+    assert not ledger.offer(learned, is_idle=False)
+    before = ledger.held["b"].need_bytes
+    ledger.look(reading(1 * GIB), NOTHING, 100.5)
+    assert list(ledger.releasable(is_idle=False)) == [learned]
+    assert ledger.held["b"].need_bytes < before
+
+
 def test_a_reading_is_due_once_it_is_old() -> None:
     """The container need not be read for each of a thousand questions of one moment."""
     ledger = make_ledger()

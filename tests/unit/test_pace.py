@@ -52,6 +52,13 @@ def test_processes_say_sooner_than_the_kernels_sums_what_is_used() -> None:
     assert fill.used_bytes == 5 * GIB
 
 
+def test_what_is_charged_to_a_part_of_the_machine_bounds_nothing() -> None:
+    """Without a limit it is the machine that is used, by others than this session's cgroup, too."""
+    fill = Fill()
+    fill.take(0.0, reading(12, charged_gib=2), GIB)
+    assert fill.used_bytes == 12 * GIB
+
+
 def test_the_latest_look_of_late_counts() -> None:
     """For a while, and up to what no machine that is awake is late by; a look before its time is not late."""
     lateness = Lateness()
@@ -103,6 +110,6 @@ def test_nothing_has_gone_on_only_while_somebody_looked() -> None:
     """A build that was stopped as a whole for an hour has not stood still that long; what was done begins anew."""
     standstill, usages = Standstill(), {"a": Usage(100 * MIB)}
     standstill.take(100.0, usages)
-    assert standstill.take(3700.0, usages) == LOOK_MOST_S
+    assert standstill.take(3700.0, usages) == 2 * LOOK_MOST_S
     standstill.begin()
     assert standstill.take(3701.0, usages) == 0

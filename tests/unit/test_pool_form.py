@@ -104,8 +104,8 @@ def test_every_choice_says_why() -> None:
     """A reason names the tool and its version, and no pool is told of in no variable."""
     facts = Facts(jobs=8, commands=NINJA, make=(4, 3), ninja=(1, 13))
     assert choose(facts) == Choice(Form.NONE, "ninja takes a FIFO only, on which make 4.3 aborts")
-    assert choose(replace(facts, ninja=(1, 11))).reason == "ninja 1.11 knows no pools"
-    assert choose(replace(facts, ninja=(0, 0))).reason == "an unknown ninja knows no pools"
+    assert choose(replace(facts, ninja=(1, 11))).reason == "ninja 1.11 cannot use pools"
+    assert choose(replace(facts, ninja=(0, 0))).reason == "an unknown ninja cannot use pools"
     assert choose(Facts(jobs=8, commands=MAKE, make=(4, 3))) == Choice(
         Form.PIPE, "make 4.3 takes a pipe only", "MAKEFLAGS"
     )

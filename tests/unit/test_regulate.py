@@ -113,15 +113,26 @@ def test_slots_are_shared() -> None:
     old = task(job(1, 10, 1.5, peak_mib=10), next_job=life(10))
     without = task(job(9, 10, 1.5, peak_mib=10), tid="c", place=3, held_tokens=None)
     new = task(job(2, 10, 1.5, peak_mib=10), tid="b", place=2, next_job=life(10))
-    found = tokens(regulate(moment(100 * 1024, old, new, without, slots=8)))
+    found = tokens(regulate(moment(256 + 200, old, new, without, slots=8)))
     assert sum(1 + count for count in found.values()) + 1 == 8
+
+
+def test_with_ample_memory_as_many_jobs_run_as_one_task_asks_for() -> None:
+    """More jobs than slots keep the CPUs busy whatever some wait for; where memory is less than ample they end."""
+    old = task(job(1, 10, 1.5, peak_mib=10), next_job=life(10), most_jobs=12)
+    new = task(job(2, 10, 1.5, peak_mib=10), tid="b", place=2, next_job=life(10), most_jobs=12)
+    found = tokens(regulate(moment(100 * 1024, old, new, slots=3)))
+    assert sum(1 + count for count in found.values()) == 12
+    many = task(*[job(pid, 10, 0.5, peak_mib=30) for pid in range(8, 0, -1)], held_tokens=7, next_job=life(30))
+    assert tokens(regulate(moment(256 + 1000, many, slots=3)))["a"] >= 7
+    assert tokens(regulate(moment(256 + 500, many, slots=3)))["a"] == 2
 
 
 def test_idle_tokens_go_where_they_are_used() -> None:
     """A task that leaves its tokens lying gives them to one that has used up its own."""
     idle = task(job(1, 10, 1.5, peak_mib=10), next_job=life(10), idle_tokens=6)
-    busy = task(*[job(pid, 10, 1.5, peak_mib=10) for pid in (3, 2)], next_job=life(10), tid="b", place=2)
-    assert tokens(regulate(moment(100 * 1024, idle, busy, slots=8))) == {"a": 0, "b": 6}
+    busy = task(*[job(pid, 10, 1.5, peak_mib=10) for pid in (3, 2)], next_job=life(30), tid="b", place=2)
+    assert tokens(regulate(moment(256 + 400, idle, busy, slots=8))) == {"a": 0, "b": 6}
 
 
 def test_under_pressure_nothing_is_given() -> None:
@@ -352,6 +363,11 @@ def test_what_would_free_next_to_nothing_is_not_killed() -> None:
     assert acts(regulate(moment(30, many)), Act.KILL) == [2]
 
 
+def test_what_holds_nothing_is_not_killed() -> None:
+    """Compilers that have only begun, where something else has taken the memory: their end would free none of it."""
+    assert acts(regulate(moment(-10, task(job(1, 0, 0.0)))), Act.KILL) == []
+
+
 def test_the_first_job_is_killed_only_where_it_is_the_last() -> None:
     """With another to kill it goes on, however large it is; alone it has nearly all that is left."""
     assert acts(regulate(moment(30, all_stopped(job(2, 80, 0.1, is_stopped=True)))), Act.KILL) == [2]
@@ -404,6 +420,48 @@ def test_what_must_not_be_killed_is_not() -> None:
     assert acts(regulate(moment(0, replace(all_stopped(), may_kill=False))), Act.KILL) == []
 
 
+# -- park --------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_stopped_is_as_good_as_free_as_far_as_swap_goes() -> None:
+    """Beside a stopped job of 400 MiB others go on below the stop mark, where that job can go to swap."""
+    held = task(job(3, 400, 1.0, peak_mib=600, is_stopped=True), job(2, 90, 1.0), job(1, 300, 2.0, peak_mib=400))
+    assert acts(regulate(moment(100, held)), Act.STOP) == [2]
+    assert acts(regulate(moment(100, held, swap_left_bytes=1024 * MIB)), Act.STOP) == []
+    assert acts(regulate(moment(100, held, swap_left_bytes=16 * MIB)), Act.STOP) == [2]
+
+
+def test_a_parked_job_is_woken_when_it_fits_whole() -> None:
+    """What it has in swap comes back, and what others that are stopped have in memory makes room for it."""
+    going = task(job(1, 100, 1.0, growth_mib_s=0))
+    parked = replace(job(2, 50, 1.0, peak_mib=500, is_stopped=True), swapped_bytes=400 * MIB)
+    assert parked.need_bytes == 450 * MIB
+    newer = task(parked, tid="b", place=2)
+    assert acts(regulate(moment(256 + 440, going, newer)), Act.WAKE) == []
+    assert acts(regulate(moment(256 + 460, going, newer)), Act.WAKE) == [2]
+    third = task(job(3, 200, 0.5, peak_mib=900, is_stopped=True), tid="c", place=3)
+    assert acts(regulate(moment(256 + 300, going, newer, third)), Act.WAKE) == []
+    assert acts(regulate(moment(256 + 300, going, newer, third, swap_left_bytes=1024 * MIB)), Act.WAKE) == [2]
+
+
+def test_nothing_is_killed_while_there_is_swap() -> None:
+    """What waits goes there first; where that is full, or nothing gets on any more, a job is killed as without."""
+    full = task(job(2, 60, 1.0, growth_mib_s=0), job(1, 600, 3.0, growth_mib_s=0), may_stop=False)
+    assert acts(regulate(moment(10, full)), Act.KILL) == [2]
+    assert acts(regulate(moment(10, full, swap_left_bytes=1024 * MIB)), Act.KILL) == []
+    assert acts(regulate(moment(10, full, swap_left_bytes=8 * MIB)), Act.KILL) == [2]
+    assert acts(regulate(moment(10, full, swap_left_bytes=1024 * MIB, crawl_s=CRAWL_S)), Act.KILL) == [2]
+
+
+def test_what_has_grown_up_is_parked_too() -> None:
+    """To stop it makes room where it can go to swap, and none where it cannot."""
+    grown = job(2, 300, 1.5, peak_mib=300, growth_mib_s=0)
+    both = task(grown, job(1, 300, 2.0, peak_mib=900))
+    assert acts(regulate(moment(60, both)), Act.STOP) == []
+    assert acts(regulate(moment(60, both, swap_left_bytes=1024 * MIB)), Act.STOP) == [2]
+    assert acts(regulate(moment(60, both, swap_left_bytes=100 * MIB)), Act.STOP) == []
+
+
 # -- what always holds -------------------------------------------------------------------------------------------------
 
 lives = st.builds(
@@ -430,6 +488,7 @@ def moments(draw: st.DrawFn) -> Moment:
                 growth_bytes_s=draw(st.integers(-500, 2000)) * MIB,
                 expected=draw(lives),
                 is_stopped=draw(st.booleans()),
+                swapped_bytes=draw(st.sampled_from([0, 0, 50, 1000])) * MIB,
             )
             for number in range(draw(st.integers(0, 4)))
         )
@@ -459,12 +518,14 @@ def moments(draw: st.DrawFn) -> Moment:
         late_s=draw(st.floats(0, 0.5)),
         since_wake_s=draw(st.floats(0, 10)),
         since_kill_s=draw(st.floats(0, 10)),
+        crawl_s=draw(st.sampled_from([0.0, 5.0, 90.0])),
+        swap_left_bytes=draw(st.sampled_from([0, 0, 100, 4000])) * MIB,
     )
 
 
 @given(moments())
 def test_pools_stay_within_grants_and_slots(at: Moment) -> None:
-    """Each pool is told once; none has more than its grant, and no more is given than there are slots."""
+    """Each pool is told once; none has more than its grant, and all no more than slots, or than one asks for."""
     found = [action for action in regulate(at) if action.act is Act.TOKENS]
     pools = {task.tid: task for task in at.tasks if task.held_tokens is not None}
     assert sorted(action.tid for action in found) == sorted(pools)
@@ -472,7 +533,7 @@ def test_pools_stay_within_grants_and_slots(at: Moment) -> None:
         assert 0 <= action.tokens < pools[action.tid].most_jobs
     others = sum(len(task.jobs) for task in at.tasks if task.tid not in pools)
     jobs = sum(1 + action.tokens for action in found) + others
-    assert jobs <= max(at.slots, len(pools) + others)
+    assert jobs <= max(at.slots, len(pools) + others, *(task.most_jobs for task in at.tasks))
 
 
 @given(moments())

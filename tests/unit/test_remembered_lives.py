@@ -144,3 +144,15 @@ def test_a_sample_holds_all_kinds() -> None:
     sample = remembered(units).sample(64)
     assert len(sample) == 64
     assert 6 <= sample.count(HEAVY) <= 28
+
+
+def test_tables_of_two_places_are_joined() -> None:
+    """Who wrote last is believed of what both know; what only the other knows is kept for some whole builds more."""
+    newer, older = remembered({1: LIGHT, 2: LIGHT}), remembered({2: HEAVY, 3: HEAVY})
+    joined = Lives(newer.joined_to(older))
+    assert (joined.of(1), joined.of(2), joined.of(3)) == (LIGHT, LIGHT, HEAVY)
+    assert joined.joined_to(older) == joined.joined_to(newer) == joined.packed()
+    for number in range(module.GONE_AFTER - 1):
+        joined = Lives(newer.joined_to(joined))
+        assert (joined.of(3) is None) == (number == module.GONE_AFTER)
+    assert Lives(Lives().joined_to(newer)).of(1) == Lives(newer.joined_to(Lives())).of(1) == LIGHT

@@ -253,7 +253,7 @@ def test_an_end_from_outside_ends_it_at_once(end: type[BaseException]) -> None:
     assert stage.told == ["begin", "let through", "1 runs"]
 
 
-@pytest.mark.parametrize("broken", ["begin", "look", "clear", "explain"])
+@pytest.mark.parametrize("broken", ["begin", "look", "clear", "let through", "explain"])
 def test_a_fault_of_memguards_shows_the_tasks_own_error(broken: str) -> None:
     """Whatever step of ours fails, the task fails with its own error and nothing it has logged is lost."""
     causes = [None] if broken == "begin" else [CAUSE] * 4

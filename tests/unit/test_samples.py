@@ -35,7 +35,7 @@ def test_the_example_is_a_sample() -> None:
     assert list(needed) == [
         *("build", "pn", "pv", "task", "jobs", "peak_bytes", "largest_process_bytes", "duration_s", "cpu_s", "outcome")
     ]
-    assert parse_sample(needed) == (replace(record, machine="", per_job_bytes=None, serial_bytes=None), None)
+    assert parse_sample(needed) == (replace(record, machine="", per_job_bytes=None, serial_bytes=None, kind=""), None)
 
 
 @pytest.mark.parametrize("key", list(EXAMPLE)[:10])

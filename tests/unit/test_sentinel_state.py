@@ -9,15 +9,27 @@ from typing import Any
 
 import pytest
 
-from memguard.channels.notes import Note, TaskEnd, TaskGrant, TaskHold, TaskNote, TaskWait
+from memguard.channels.neighbours import Entry
+from memguard.channels.notes import Note, TaskEnd, TaskGrant, TaskHold, TaskNote, TaskWait, TaskWant
 from memguard.channels.state import FRESHEN_S, IDLE_FRESHEN_S, KILLED_SHARE, Counts, HeldTask, State
 from memguard.decide.moment import Act, Action, Job, Moment, Running
 from memguard.model import Kill, Outcome, Policy, Reading, Record
 from memguard.predict.job_lives import Expected
-from memguard.record.events import Killed, ReadingTaken, Retried, Stopped, TaskMeasured, TaskRow, Withdrawn, Woken
+from memguard.record.events import (
+    JobNow,
+    Killed,
+    ReadingTaken,
+    Retried,
+    Stopped,
+    TaskMeasured,
+    TaskRow,
+    Withdrawn,
+    Woken,
+)
 from memguard.sense.proc_files import ProcessId
-from memguard.sense.process_tree import Usage
+from memguard.sense.process_tree import Compiler, Usage
 from memguard.sentinel.instructions import (
+    Announce,
     BeginWard,
     ChangeWard,
     Closed,
@@ -47,6 +59,7 @@ LEADER = ProcessId(42, 17)
 GRANT = TaskGrant(TID, 3, 6, 2 * GIB, 300 * MIB, wanted_jobs=8, largest_bytes=450 * MIB)
 WAIT = TaskWait(42, 17, 2, True, 1, "cc1plus", "was killed", GIB, 10.0, 9.0, 500 * MIB)
 END = TaskEnd(42, 17, Outcome.OK, 12.5, 30.0, 500 * MIB)
+LARGE = Compiler(7, 70, "cc1plus", 200 * MIB, 2.5, source="a.cpp")
 JOB = Job(50, 60, "cc1plus", 400 * MIB, 2.0, 0.0, Expected(500 * MIB, 4.0, 2.0))
 POLICY = Policy(reserve_bytes=GIB)
 EPOCH = 1764000000.0
@@ -76,6 +89,7 @@ class World:
         self.now_s = 100.0
         self.counts = KernelCounts(kills=3)
         self.published: list[State] = []
+        self.announced: list[Entry] = []
 
     @property
     def at(self) -> Instant:
@@ -86,14 +100,15 @@ class World:
         return self.sentinel.handle(Heard(self.at, self.counts, notes, reading(used_gib)))
 
     def look(self, seen: Sight | None = None, after_s: float = 0.3, **more: Any) -> list[Instruction]:
-        """A look after some time; what is to be done beside publishing and keeping a reading."""
+        """A look after some time; what is to be done beside publishing, announcing and keeping a reading."""
         self.now_s += after_s
         answered = self.sentinel.handle(Looked(self.at, self.counts, sight() if seen is None else seen, **more))
         self.published += [found.state for found in answered if isinstance(found, Publish)]
+        self.announced += [found.entry for found in answered if isinstance(found, Announce)]
         return [
             found
             for found in answered
-            if not isinstance(found, Publish)
+            if not isinstance(found, (Publish, Announce))
             and not (isinstance(found, WriteLine) and isinstance(found.event, ReadingTaken))
         ]
 
@@ -223,6 +238,17 @@ def test_before_a_kill_its_task_gets_a_note() -> None:
     ]
 
 
+def test_what_a_held_task_lacks_is_asked_for() -> None:
+    """The user's command runs for it, with what the container has and uses."""
+    world = World()
+    world.look()
+    limit_bytes = world.sentinel._reading.limit_bytes if world.sentinel._reading else None
+    told = world.hear(TaskWant("heavy", "do_compile", 3 * GIB))
+    assert [deed for deed in told if isinstance(deed, RunCommand)] == [
+        RunCommand(limit_bytes, 4 * GIB, "heavy", "do_compile", 3 * GIB)
+    ]
+
+
 def measured(world: World, record: Record) -> WriteLine:
     """The line of a task that has ended now, having begun at 100 s."""
     took = (record.wall_s, record.cpu_s, record.jobs, 2 * GIB, record.peak_bytes, record.outcome.value)
@@ -307,17 +333,20 @@ def test_a_state_is_published_where_there_is_news() -> None:
 
 
 def test_readings_are_kept_once_a_second_while_tasks_run() -> None:
-    """With the largest tasks; none where nothing runs."""
+    """With the largest tasks and the largest of their compilers; none where nothing runs."""
     world = World()
-    assert world.sentinel.handle(Looked(world.at, world.counts, sight()))[1:] == []
+    looked = Looked(world.at, world.counts, sight())
+    assert not [found for found in world.sentinel.handle(looked) if isinstance(found, WriteLine)]
     world.hear(GRANT, NOTE)
     lines = []
     for _ in range(12):
         world.now_s += 0.25
-        looked = Looked(world.at, world.counts, sight({LEADER: Usage(700 * MIB, 3, 2)}), uses={TID: WardUse(3)})
+        usage = Usage(700 * MIB, 3, 2, (LARGE, replace(LARGE, pid=8, bytes=500 * MIB, source="b.cpp")))
+        looked = Looked(world.at, world.counts, sight({LEADER: usage}), uses={TID: WardUse(3)})
         lines += [found.event for found in world.sentinel.handle(looked) if isinstance(found, WriteLine)]
-    row = TaskRow("heavy", "do_compile", 700 * MIB, 0, 0, 3)
-    assert lines[0] == ReadingTaken(EPOCH + 100.25, 4 * GIB, 8 * GIB, GIB, (row,))
+    row = TaskRow("heavy", "do_compile", 700 * MIB, 2, 0, 3)
+    largest = JobNow("heavy", "do_compile", "b.cpp", "cc1plus", 500 * MIB, 2.5)
+    assert lines[0] == ReadingTaken(EPOCH + 100.25, 4 * GIB, 8 * GIB, GIB, (row,), largest)
     assert len(lines) == 3
 
 

@@ -47,6 +47,7 @@ def test_every_variable_is_read() -> None:
         HISTORY="/h.db",
         HISTORY_MAX="1G",
         METRICS="/m.prom",
+        CGROUPS="auto",
     )
     assert policy == Policy(
         mode=Mode.OBSERVE,
@@ -57,6 +58,7 @@ def test_every_variable_is_read() -> None:
         history="/h.db",
         history_max_bytes=GIB,
         metrics="/m.prom",
+        has_cgroup=True,
     )
 
 
@@ -140,6 +142,7 @@ BAD = [
     ("RETRY_TASKS", "compile", "do_compile do_compile_kernelmodules"),
     ("RETRY_TASKS", "do_compile,do_install", "do_compile do_compile_kernelmodules"),
     ("NO_KILL", "do_fetch rootfs", "do_fetch do_rootfs"),
+    ("CGROUPS", "on", "auto"),
 ]
 
 
@@ -311,6 +314,7 @@ def test_defaults_of_the_class_are_those_of_tasks() -> None:
     assert tuple(defaults["RETRY_TASKS"].split()) == settings.RETRY_TASKS
     assert tuple(defaults["NO_KILL"].split()) == settings.NO_KILL
     assert defaults["JOBSERVER"] == "auto"
+    assert (defaults["CGROUPS"], Policy().has_cgroup) == ("off", False)
 
 
 def test_override_names_are_found() -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -39,6 +40,13 @@ def test_a_tally_keeps_the_most() -> None:
         tally.add(usage)
     assert (tally.peak_bytes, tally.largest_process_bytes, tally.largest_process) == (810, 700, "cc1")
     assert (tally.serial_bytes, tally.most_compilers, tally.cpu_s) == (710, 3, 3.0)
+
+
+def test_what_lies_in_swap_was_taken() -> None:
+    """Where there is none it would be in memory."""
+    tally = Tally()
+    tally.add(replace(compilers(700), swapped_bytes=300))
+    assert (tally.peak_bytes, tally.serial_bytes) == (1010, 1010)
 
 
 def test_a_tally_without_a_serial_moment() -> None:

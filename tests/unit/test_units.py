@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memguard.units import GIB, KIB, MIB, format_bytes, parse_bytes, parse_share
+from memguard.units import GIB, KIB, MIB, counted, format_bytes, format_duration, parse_bytes, parse_share
 
 GOOD_SIZES = {
     "0": 0,
@@ -131,3 +131,30 @@ def test_parses_shares(text: str, share: float) -> None:
 def test_knows_what_is_no_share(text: str) -> None:
     """Whatever is no percentage is None."""
     assert parse_share(text) is None
+
+
+def test_counts_as_people_do() -> None:
+    """One thing is singular; none and many are plural."""
+    assert [counted(number, "task") for number in (0, 1, 2)] == ["0 tasks", "1 task", "2 tasks"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0 s"),
+        (0.02, "0.1 s"),
+        (1.25, "1.2 s"),
+        (9.96, "10 s"),
+        (42.4, "42 s"),
+        (99.4, "99 s"),
+        (100, "1:40 min"),
+        (725, "12:05 min"),
+        (5999, "99:59 min"),
+        (6000, "1 h 40 min"),
+        (11_100, "3 h 05 min"),
+        (-3, "0 s"),
+    ],
+)
+def test_durations_have_one_style(seconds: float, words: str) -> None:
+    """Seconds, then minutes and seconds, then hours and minutes: never further off than 5 %."""
+    assert format_duration(seconds) == words

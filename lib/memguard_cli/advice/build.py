@@ -8,26 +8,22 @@ Does not cover: the container a build would have (container, which doctor tells)
 
 from __future__ import annotations
 
-import heapq
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import accumulate
 
 from memguard.channels.state import KILLED_SHARE
 from memguard.model import HISTORY_ORIGIN, OWN_ORIGIN, Outcome
 from memguard.record.events import Killed
-from memguard.units import GIB, MIB, format_bytes
-from memguard_cli.builds.record import BuildRecord, TaskRun
+from memguard.units import MIB, format_bytes, format_duration
+from memguard_cli.advice.limits import By, Limits
+from memguard_cli.advice.waiting import MARGIN, WAITING_SHARE, limits_needed, round_up, waiting_s, with_reserve
+from memguard_cli.builds.record import RUNNING, BuildRecord, TaskRun
 
 # A prediction is worth a line of configuration where it is that far off, and for a task of that size.
 LOW_SHARE, HIGH_SHARE = 1.25, 0.5
 WORTH_BYTES = 256 * MIB
-# Added to what was measured once: past runs of one task spread by 6 to 15 % (docs/prediction.md).
-MARGIN = 1.15
-# Waiting is worth a larger limit from this share of the build's time on.
-WAITING_SHARE = 0.1
 # A limit is larger than need be where the peak and the reserve together take less than this share.
 IDLE_SHARE = 0.6
 _NAMED = 5
@@ -47,9 +43,10 @@ class Advice:
     lines: str = ""
 
 
-def advise(record: BuildRecord, is_running: bool = False) -> list[Advice]:
-    """All there is to say of a build."""
-    said = [advice for rule in _RULES for advice in rule(record)]
+def advise(record: BuildRecord, limits: Limits, is_running: bool = False) -> list[Advice]:
+    """All there is to say of a build that `limits` limit."""
+    rules = [rule for rule in _RULES if rule is not _larger_limit or limits.by is By.MEMORY]
+    said = [advice for rule in rules for advice in rule(record)]
     return said if is_running or record.end is not None else [*_killed_build(record), *said]
 
 
@@ -98,16 +95,18 @@ def _was_killed(run: TaskRun) -> bool:
 
 
 def _killed_tasks(record: BuildRecord) -> Iterator[Advice]:
-    killed = [run for run in record.runs if _was_killed(run)]
+    killed = [run for run in record.runs if _was_killed(run) and run.outcome != RUNNING]
     if not killed:
         return
     well = sum(run.outcome == Outcome.OK for run in killed)
-    ends = f"{well} of {len(killed)} tasks ended well" if len(killed) > 1 else f"it ended {'well' if well else 'ill'}"
+    ends = (
+        f"{well} of {len(killed)} tasks ended well" if len(killed) > 1 else f"it {'ended well' if well else 'failed'}"
+    )
     yield Advice(
         "killed-tasks",
         f"Processes of {_names(killed)} were killed for memory; {ends} after a retry.",
-        "Where the history outlives the build it has learned this, and nothing is to be done; else tell memguard what "
-        "they take, so that they start with fewer jobs or later.",
+        "If the history outlives the build, it has learned this, and there is nothing to do. Otherwise tell memguard "
+        "what they take, so that they start with fewer jobs or later.",
         # A small task was killed for what others took.
         _footprint_lines(run for run in killed if (run.peak_bytes or 0) >= WORTH_BYTES),
     )
@@ -144,7 +143,7 @@ def _alone(record: BuildRecord) -> Iterator[Advice]:
             "runs-alone",
             f"{_count(record.end.forced, 'task')} did not fit and ran alone; {heaviest.name} was expected to take "
             f"{format_bytes(heaviest.granted_bytes)}.",
-            f"Give the container at least {_round_up(_with_reserve(record, heaviest.granted_bytes))}.",
+            f"Give the container at least {round_up(with_reserve(record, heaviest.granted_bytes))}.",
         )
 
 
@@ -161,7 +160,7 @@ def _too_low(record: BuildRecord) -> Iterator[Advice]:
         yield Advice(
             "predicted-too-low",
             f"{_count(len(off), 'task')} without a history took more than predicted: {_measures(off)}.",
-            "The next build knows better where it finds this one's history; else tell it.",
+            "The next build will know better if it finds this one's history; otherwise set these lines.",
             _footprint_lines(off),
         )
 
@@ -183,7 +182,7 @@ def _too_high(record: BuildRecord) -> Iterator[Advice]:
             "predicted-too-high",
             f"{_count(len(off), 'task')} without a history took less than half of what was kept for them while others "
             f"waited: {_measures(off)}.",
-            "The next build knows better where it finds this one's history; else tell it.",
+            "The next build will know better if it finds this one's history; otherwise set these lines.",
             _footprint_lines(off),
         )
 
@@ -199,7 +198,7 @@ def _own_lines(record: BuildRecord) -> Iterator[Advice]:
         yield Advice(
             "own-footprint-off",
             f"Your own MEMGUARD_FOOTPRINT is far off for {_measures(off)}.",
-            "Correct the line, or remove it: the history then tells.",
+            "Correct the line, or remove it: the history then decides.",
             _footprint_lines(off),
         )
 
@@ -236,11 +235,11 @@ def _larger_limit(record: BuildRecord) -> Iterator[Advice]:
         return
     finding = (
         f"For {100 * waited_s / record.wall_s:.0f} % of the build's time at least one task waited for memory "
-        f"({record.held_s / 60:.1f} min over all tasks)."
+        f"({format_duration(record.held_s)} over all tasks)."
     )
-    remedy = f"By what tasks took, nothing would have waited with a limit of about {_round_up(most)}"
-    if limit < half and _round_up(half) != _round_up(most):
-        remedy += f", and half as long with {_round_up(half)}"
+    remedy = f"By what tasks took, nothing would have waited with a limit of about {round_up(most)}"
+    if limit < half and round_up(half) != round_up(most):
+        remedy += f", and half as long with {round_up(half)}"
     yield Advice("larger-limit", finding, f"{remedy} (it was {format_bytes(limit)}).")
 
 
@@ -254,12 +253,12 @@ def _smaller_limit(record: BuildRecord) -> Iterator[Advice]:
         or any(run.is_shrunk for run in record.runs)
     ):
         return
-    enough = _with_reserve(record, int(peak * MARGIN))
+    enough = with_reserve(record, int(peak * MARGIN))
     if enough < IDLE_SHARE * limit and len(record.runs) > 20:
         yield Advice(
             "smaller-limit",
             f"At most {format_bytes(peak)} of {format_bytes(limit)} were used, and no task waited.",
-            f"A limit of about {_round_up(enough)} would do for this build; one that builds more may take more.",
+            f"A limit of about {round_up(enough)} would do for this build; one that builds more may take more.",
         )
 
 
@@ -289,67 +288,15 @@ _RULES = (
 )
 
 
-def waiting_s(record: BuildRecord) -> float:
-    """For how long at least one task was held."""
-    spans = sorted((hold.begin_s, hold.end_s) for run in record.runs for hold in run.holds)
-    total, end = 0.0, 0.0
-    for begin_s, end_s in spans:
-        total += max(0.0, end_s - max(begin_s, end))
-        end = max(end, end_s)
-    return total
-
-
-def limits_needed(record: BuildRecord) -> list[tuple[int, float]]:
-    """For each held task the limit that would have spared it, with the seconds it was held; the smallest limit first.
-
-    That is what would have run with it, had nothing been held: each task from when it was asked for, as long as it ran,
-    on as many threads as were seen in use, at what it took, scaled to all its jobs; beside what was used at the start,
-    and the reserve.
-    """
-    runs = [run for run in record.runs if run.began_s is not None and run.granted_bytes is not None]
-    threads = _most_at_once(record, runs)
-    idle = (record.start.used_bytes or 0) if record.start else 0
-    running: list[tuple[float, int]] = []
-    needed: list[tuple[int, float]] = []
-    for run in sorted(runs, key=lambda run: run.first_s):
-        begins_s, wanted = run.first_s, _wanted_bytes(run)
-        while running and (running[0][0] <= begins_s or len(running) >= threads):
-            begins_s = max(begins_s, heapq.heappop(running)[0])
-        heapq.heappush(running, (begins_s + _length_s(record, run), wanted))
-        if run.holds:
-            needed.append((_with_reserve(record, idle + sum(size for _, size in running)), run.held_s))
-    return sorted(needed)
-
-
-def _most_at_once(record: BuildRecord, runs: list[TaskRun]) -> int:
-    """How many tasks ran at one time at most."""
-    begins = [(run.began_s or 0.0, 1) for run in runs]
-    ends = [((run.began_s or 0.0) + _length_s(record, run), -1) for run in runs]
-    return max(accumulate(step for _, step in sorted(begins + ends)), default=1)
-
-
-def _length_s(record: BuildRecord, run: TaskRun) -> float:
-    end_s = run.ended_s if run.ended_s is not None else record.ended_s
-    return max(0.0, end_s - (run.began_s or 0.0))
-
-
-def _wanted_bytes(run: TaskRun) -> int:
-    """What it would have taken with all the jobs it wanted: by what was measured, else by what was predicted."""
-    size = int(run.peak_bytes * MARGIN) if run.peak_bytes else run.granted_bytes or 0
-    has_fewer = run.jobs and run.wanted_jobs and run.jobs < run.wanted_jobs
-    return size * (run.wanted_jobs or 1) // (run.jobs or 1) if has_fewer else size
-
-
-def _with_reserve(record: BuildRecord, size: int) -> int:
-    return size + (record.reserve_bytes or 0)
-
-
 def _measured(record: BuildRecord) -> list[TaskRun]:
-    """Runs whose prediction can be judged."""
+    """Runs whose prediction can be judged: nothing follows from what has not ended, or was hardly seen."""
     return [
         run
         for run in record.runs
-        if run.peak_bytes and run.granted_bytes and max(run.peak_bytes, run.granted_bytes) >= WORTH_BYTES
+        if run.is_judged
+        and run.peak_bytes
+        and run.granted_bytes
+        and max(run.peak_bytes, run.granted_bytes) >= WORTH_BYTES
     ]
 
 
@@ -387,9 +334,3 @@ def _names(runs: list[TaskRun]) -> str:
 
 def _count(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
-
-
-def _round_up(size: int) -> str:
-    """A size one would give a container: whole GiB, halves below 8."""
-    step = GIB if size > 8 * GIB else GIB // 2
-    return format_bytes(-(-size // step) * step)

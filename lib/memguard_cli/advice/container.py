@@ -7,23 +7,16 @@ Runs in: outside BitBake; pure.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from memguard.model import Mode
-from memguard.units import MIB, format_bytes
+from memguard.predict.kinds import KINDS
+from memguard.units import format_bytes
 from memguard_cli.advice.facts import Findings
+from memguard_cli.advice.jobs import JOB_RULES
+from memguard_cli.advice.warnings import Warning
 
-# What planners of several distributions (RPM, Fedora) take for one C++ compiler.
-_COMPILER_BYTES = 512 * MIB
-
-
-@dataclass(frozen=True)
-class Warning:
-    """One thing found and what to do. is_deadly: a build here would lose its life over it."""
-
-    code: str
-    text: str
-    is_deadly: bool = False
+# What kernels have allowed by default since Linux 2.6.
+_USUAL_MAPS = 65530
 
 
 def advise(findings: Findings) -> list[Warning]:
@@ -49,6 +42,8 @@ def _oom_group(findings: Findings) -> Iterator[Warning]:
     if grouped is None:
         return
     fact = f"{grouped.path}/memory.oom.group is set: the kernel's first OOM kill takes every process of the container"
+    if findings.kubernetes:
+        fact += " (the kubelet's singleProcessOOMKill: true, from Kubernetes 1.32 on, makes it one process)"
     if findings.policy.mode is Mode.OFF:
         yield Warning("oom-group", f'{fact}, and memguard is off. Set MEMGUARD_MODE = "enforce".', is_deadly=True)
     elif findings.build and not findings.build.inherits_memguard:
@@ -56,7 +51,18 @@ def _oom_group(findings: Findings) -> Iterator[Warning]:
     elif findings.policy.mode is Mode.OBSERVE:
         yield Warning("oom-group", f'{fact}, and memguard only observes. Set MEMGUARD_MODE = "enforce".')
     else:
-        yield Warning("oom-group", f"{fact}. memguard keeps a build below it; do not switch it off here.")
+        keeps = f"{fact}. memguard keeps a build below it; do not switch it off here."
+        yield Warning("oom-group", f"{keeps} {_task_cgroup(findings)}")
+
+
+def _task_cgroup(findings: Findings) -> str:
+    """What MEMGUARD_CGROUPS does about such a kill here."""
+    why = findings.delegation.obstacle if findings.delegation else "no memory cgroup was found"
+    if why:
+        return f"Tasks cannot have a cgroup of their own here, with which such a kill would cost one process: {why}."
+    if findings.policy.has_cgroup:
+        return "Tasks get a cgroup of their own, so such a kill costs one process."
+    return 'With MEMGUARD_CGROUPS = "auto" such a kill costs one process.'
 
 
 def _limit(findings: Findings) -> Iterator[Warning]:
@@ -84,10 +90,15 @@ def _limit(findings: Findings) -> Iterator[Warning]:
             f"{format_bytes(reading.bound_bytes)}, which counts: neighbours may take it first.",
         )
     if reading.limit_source.endswith("/memory.high"):
+        level = next((level for level in findings.levels if level.limit_source == reading.limit_source), None)
+        hard = (
+            f", below memory.max of {format_bytes(level.hard_limit_bytes)}" if level and level.hard_limit_bytes else ""
+        )
         yield Warning(
             "memory-high",
-            f"{reading.limit_source} is the limit that counts. At it the kernel does not kill, it slows every process "
-            "down, for minutes without swap. Raise it to memory.max where you can.",
+            f"{reading.limit_source} of {format_bytes(reading.bound_bytes)} is the limit that counts{hard}. At it the "
+            "kernel does not kill, it slows every process down, for minutes without swap. Raise it to memory.max where "
+            "you can.",
         )
 
 
@@ -126,47 +137,64 @@ def _swap(findings: Findings) -> Iterator[Warning]:
     if findings.swap.in_memory and findings.swap.limit_bytes != 0:
         yield Warning(
             "swap-in-memory",
-            f"swap is on {', '.join(findings.swap.in_memory)}, which is memory itself: it gives no room to plan with. "
-            "memguard does not count swap as room.",
+            f"swap is on {', '.join(findings.swap.in_memory)}, which is memory itself. memguard parks stopped jobs "
+            "there, and does not count it as room otherwise.",
         )
     if findings.build_in_memory and findings.build:
         yield Warning(
             "tmpdir-in-memory",
-            f"{findings.build.tmpdir} lies on a tmpfs ({findings.build_in_memory}): what the build writes there counts "
+            f"{findings.build.tmpdir} is on a tmpfs ({findings.build_in_memory}): what the build writes there counts "
             "as used and is never given back. Point TMPDIR to a disk, or inherit rm_work.",
         )
 
 
-def _jobs(findings: Findings) -> Iterator[Warning]:
-    build, reading = findings.build, findings.reading
-    if build is None:
+def _room(findings: Findings) -> Iterator[Warning]:
+    """Too little memory for what builds ordinarily hold."""
+    reading = findings.reading
+    if reading is None or findings.reserve_bytes >= reading.bound_bytes:
         return
-    threads, jobs, cpus = build.threads, build.jobs, findings.cpus.count
-    for name, count in (("BB_NUMBER_THREADS", threads), ("PARALLEL_MAKE", jobs)):
-        if count is not None and count > 2 * cpus:
-            yield Warning(
-                "jobs-above-cpus",
-                f"{name} asks for {count} where {cpus:g} CPUs may be used ({findings.cpus.source}). "
-                f"{max(1, round(cpus))} is as fast and takes less memory.",
-            )
-    if threads and jobs and reading and threads * jobs * _COMPILER_BYTES > reading.bound_bytes:
+    room_bytes = reading.bound_bytes - findings.reserve_bytes
+    sizes = {kind.name: kind.footprint.peak_bytes(1) for kind in KINDS}
+    large = sorted((name for name, size in sizes.items() if size > room_bytes), key=lambda name: -sizes[name])
+    if large:
+        shown = ", ".join(f"{name} {format_bytes(sizes[name])}" for name in large[:3])
+        more = f" and {len(large) - 3} more kinds" if len(large) > 3 else ""
         yield Warning(
-            "jobs-above-memory",
-            f"{threads} tasks of {jobs} compilers at {format_bytes(_COMPILER_BYTES)} each may want "
-            f"{format_bytes(threads * jobs * _COMPILER_BYTES)} at once, of {format_bytes(reading.bound_bytes)}. "
-            + (
-                "memguard holds and shrinks tasks so that they fit."
-                if build.inherits_memguard and findings.policy.mode is Mode.ENFORCE
-                else 'INHERIT += "memguard" makes them fit.'
-            ),
+            "limit-too-small",
+            f"Tasks may use {format_bytes(room_bytes)} ({format_bytes(reading.bound_bytes)} less the reserve): not "
+            f"one job fits of {shown}{more}. Give the container more, or leave such recipes to another machine.",
+        )
+    elif findings.headroom_bytes is not None and findings.headroom_bytes <= 0:
+        yield Warning(
+            "nothing-left",
+            f"{format_bytes(reading.used_bytes)} are in use, and {format_bytes(findings.reserve_bytes)} are kept free: "
+            f"of {format_bytes(reading.bound_bytes)} nothing is left, so tasks would run one at a time. Stop "
+            "whatever else runs here, or set a smaller MEMGUARD_RESERVE.",
+        )
+
+
+def _kernel(findings: Findings) -> Iterator[Warning]:
+    """Limits besides memory at which an allocation fails."""
+    kernel = findings.kernel
+    if kernel.maps is not None and kernel.maps < _USUAL_MAPS:
+        yield Warning(
+            "map-count",
+            f'vm.max_map_count is {kernel.maps}, below the usual {_USUAL_MAPS}: large links and Java fail with "Cannot '
+            f'allocate memory" while memory is free. Set it on the host: sysctl vm.max_map_count={_USUAL_MAPS}.',
+        )
+    if kernel.is_strict:
+        yield Warning(
+            "strict-overcommit",
+            "vm.overcommit_memory is 2: the kernel refuses memory that is only reserved, so compilers and Java fail "
+            'with "Cannot allocate memory" while memory is free. Set it to 0 or 1 on the host.',
         )
 
 
 def _faults(findings: Findings) -> Iterator[Warning]:
     for path, what in findings.faults.items():
-        yield Warning("unreadable", f"{path} {what}; it was passed over.")
+        yield Warning("unreadable", f"{path} {what}; it was skipped.")
     if findings.reading is None:
         yield Warning("no-memory-numbers", "neither a limit nor /proc/meminfo can be read: memguard would step aside.")
 
 
-_RULES = (_reserve, _oom_group, _limit, _place, _kills, _swap, _jobs, _faults)
+_RULES = (_reserve, _oom_group, _limit, _room, _place, _kills, _swap, _kernel, *JOB_RULES, _faults)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Whether memory ended a build: a log, or a build directory -> explanations, and what to do about them.
+"""Whether memory ended a build: a log, or a build directory -> explanations.
 
 Runs in: outside BitBake.
 Covers: which logs of a build directory count, and in which order; how full memory was when a console just stops.
-Does not cover: judging a log (memguard.diagnose), finding logs (builds/failed_logs), the screen (screens/explanation).
+Does not cover: judging a log (memguard.diagnose), finding logs (builds/failed_logs), what to do (advice/remedies), the
+screen (screens/explanation).
 """
 
 from __future__ import annotations
@@ -15,25 +16,58 @@ from typing import IO
 from memguard.channels.state import KILLED_SHARE
 from memguard.diagnose.console import STOPS
 from memguard.diagnose.place import place_of
+from memguard.diagnose.rule import MEMORY, UNCLEAR
 from memguard.diagnose.scan import classify_stream
-from memguard.diagnose.verdict import Finding
+from memguard.diagnose.verdict import NO_FAILURE, Finding
+from memguard_cli.advice.remedies import Advice, advise
 from memguard_cli.builds import failed_logs
-from memguard_cli.builds.memory_then import MemoryThen, find_memory_then
+from memguard_cli.builds.memory_then import MemoryThen, find_memory_then, is_of_running_build, mode_then
+from memguard_cli.builds.unpacked import NotUnpacked
 from memguard_cli.errors import UserError
 
-# Of the limit: a build that was killed with less than this in use did not die of memory.
+# Of the limit: a build that was killed with less than this in use did not run out of memory.
 _ROOMY_SHARE = 0.6
 _EXAMPLE = "tmp/work/ARCH/RECIPE/VERSION/temp/log.do_compile.123, or a build directory"
-_ORDER = ("memory", "unclear", "other")
+# What is said of a build that did not fail, beside the verdicts on those that did.
+RUNNING, GOOD = "running", "good"
+_ORDER = ("memory", RUNNING, "unclear", "other", GOOD)
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What there is to say of one input, or of one log of a build directory."""
+    """What there is to say of one input, or of one log of a build directory.
+
+    mode: MEMGUARD_MODE of that build, None without memguard.
+    """
 
     file: str
     finding: Finding
     then: MemoryThen | None = None
+    mode: str | None = None
+    is_running: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """That of the finding, or that the build still runs, or ended well."""
+        if self.is_running and self.finding.verdict == UNCLEAR:
+            return RUNNING
+        return GOOD if self.finding.has_succeeded and self.finding.verdict == UNCLEAR else self.finding.verdict
+
+    @property
+    def reason(self) -> str:
+        """Why that is the verdict, in a few words."""
+        if self.verdict == RUNNING:
+            return "the build is still running"
+        aside = "; the build ended well all the same" if self.finding.has_succeeded else ""
+        aside = "; the build is still running" if self.is_running else aside
+        return self.finding.reason + (aside if self.verdict != GOOD else "")
+
+    @property
+    def advice(self) -> Advice:
+        """What to do about it."""
+        if self.verdict in (RUNNING, GOOD):
+            return {}
+        return advise(self.finding, self.mode, self.then.heaviest if self.then else None)
 
 
 def explain_input(name: str, standard_input: IO[bytes]) -> list[Explanation]:
@@ -46,9 +80,9 @@ def explain_input(name: str, standard_input: IO[bytes]) -> list[Explanation]:
     path = Path(name)
     try:
         return _explain_build(path) if path.is_dir() else [_explain_log(path, name)]
-    except (OSError, EOFError) as error:
-        raise UserError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}", _EXAMPLE) from None
-    except failed_logs.NoLog as reason:
+    except OSError as error:
+        raise UserError(f"{name} cannot be read: {error.strerror or error}", _EXAMPLE) from None
+    except (failed_logs.NoLog, NotUnpacked) as reason:
         raise UserError(f"{name} {reason}", _EXAMPLE) from None
 
 
@@ -59,7 +93,9 @@ def _explain_log(path: Path, name: str) -> Explanation:
     if place:  # where the log lies says more than what it quotes
         finding = replace(finding, recipe=place[0], task=place[1])
     then = find_memory_then(path, finding.recipe, finding.task, has_stopped=finding.has_stopped)
-    return Explanation(name, _weigh(finding, then), then)
+    is_running = finding.has_stopped and is_of_running_build(path)
+    weighed = finding if is_running else _weigh(finding, then)
+    return Explanation(name, weighed, then, mode_then(path), is_running)
 
 
 def _weigh(finding: Finding, then: MemoryThen | None) -> Finding:
@@ -69,45 +105,18 @@ def _weigh(finding: Finding, then: MemoryThen | None) -> Finding:
         return finding
     reason = f"{STOPS} with {share * 100:.0f} % of the limit used"
     if share >= KILLED_SHARE:
-        return replace(finding, verdict="memory", reason=reason)
-    return replace(finding, verdict="unclear", reason=reason) if share < _ROOMY_SHARE else finding
+        return replace(finding, verdict=MEMORY, reason=reason)
+    return replace(finding, verdict=UNCLEAR, reason=reason) if share < _ROOMY_SHARE else finding
 
 
 def _explain_build(directory: Path) -> list[Explanation]:
     """The tasks that failed last, memory first; the console where no task's log is left."""
-    explanations = [_explain_log(path, str(path)) for path in failed_logs.find(directory)]
-    if failed_logs.is_running(directory):
-        explanations = [_still_running(each) if each.finding.has_stopped else each for each in explanations]
-    return sorted(explanations, key=lambda explanation: _ORDER.index(explanation.finding.verdict))
-
-
-def _still_running(explanation: Explanation) -> Explanation:
-    """A console that has not ended yet, for BitBake holds its lock."""
-    finding = replace(explanation.finding, verdict="unclear", reason="the build is still running")
-    return replace(explanation, finding=finding)
-
-
-def advise(finding: Finding) -> dict[str, str]:
-    """What to do, in a sentence for BitBake and one for Kubernetes; nothing where memory is not the cause."""
-    recipe = finding.recipe or "RECIPE"
-    if finding.verdict == "memory":
-        bitbake = (
-            f'Give {recipe} fewer jobs (PARALLEL_MAKE:pn-{recipe} = "-j 2"), or let memguard do it '
-            '(INHERIT += "memguard"), and build again: what is compiled already is kept.'
-        )
-        if finding.task and not finding.task.startswith(("do_compile", "do_install")):
-            bitbake = (
-                f"Run fewer tasks at once beside {recipe} {finding.task} (BB_NUMBER_THREADS), or let memguard hold "
-                'them (INHERIT += "memguard"), and build again.'
-            )
-        return {
-            "bitbake": bitbake,
-            "kubernetes": "Raise resources.limits.memory of the build's container, and requests.memory with it, so "
-            "that the node has it; memguard doctor tells what a build sees.",
-        }
-    if finding.verdict == "unclear":
-        return {
-            "bitbake": "Look into the kernel log of the build host (dmesg | grep -i oom) for a kill at that time.",
-            "kubernetes": "kubectl describe pod tells whether the last state of the container was OOMKilled.",
-        }
-    return {}
+    is_running = failed_logs.is_running(directory)
+    try:
+        logs = failed_logs.find(directory)
+    except failed_logs.NoLog:
+        if not is_running:
+            raise
+        return [Explanation(str(directory), Finding(UNCLEAR, NO_FAILURE), is_running=True)]
+    explanations = [replace(_explain_log(path, str(path)), is_running=is_running) for path in logs]
+    return sorted(explanations, key=lambda explanation: _ORDER.index(explanation.verdict))

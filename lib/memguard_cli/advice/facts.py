@@ -14,14 +14,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from memguard import settings
+from memguard.act.task_cgroup import obstacle
+from memguard.channels.neighbours import Board
 from memguard.model import Policy, Reading
 from memguard.sense import mounts
 from memguard.sense.cgroups import Place
 from memguard.sense.container import Cpus, Pressure, Sensor, Swap
 from memguard.sense.kernel_files import KernelFiles
-from memguard.sense.level import Level, Use
+from memguard.sense.level import Level, Use, count_cpus
+from memguard.sense.limit_id import limit_id
+from memguard.sense.proc_files import ProcessId
+from memguard.sentinel.neighbours import lives
 from memguard_cli.advice.tools import Tool
+from memguard_cli.builds.ask_bitbake import ask, can_ask
 from memguard_cli.builds.configuration import BuildConfiguration
+from memguard_cli.builds.expressions import Machine
+from memguard_cli.builds.job_counts import JobCount, Kind, count_jobs, count_threads, read_again
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,7 @@ class LevelFacts:
     path: str
     limit_bytes: int | None
     limit_source: str | None
+    hard_limit_bytes: int | None
     use: Use | None
     swap_limit_bytes: int | None
     oom_group: bool | None
@@ -43,13 +52,18 @@ class Delegation:
 
     is_writable:  whether cgroups may be made there.
     can_freeze, can_kill: whether the kernel lets a whole cgroup be frozen and killed.
-    task_cgroups: whether each task could have a cgroup with memory numbers of its own.
+    obstacle:     why tasks cannot have a cgroup of their own (MEMGUARD_CGROUPS), "" where they can.
     """
 
     is_writable: bool
     can_freeze: bool
     can_kill: bool
-    task_cgroups: bool
+    obstacle: str = ""
+
+    @property
+    def task_cgroup(self) -> bool:
+        """Whether tasks can have a cgroup of their own."""
+        return not self.obstacle
 
 
 @dataclass(frozen=True)
@@ -61,9 +75,27 @@ class Kubernetes:
 
 
 @dataclass(frozen=True)
+class KernelLimits:
+    """Limits at which an allocation fails although memory is free; None where none is set or it does not show.
+
+    processes: the fewest that a level of the container allows of processes and threads together, processes_used of them
+               in use.
+    maps:      vm.max_map_count. is_strict: whether memory that is only reserved counts (vm.overcommit_memory is 2).
+    """
+
+    processes: int | None = None
+    processes_used: int = 0
+    processes_source: str = ""
+    maps: int | None = None
+    is_strict: bool = False
+
+
+@dataclass(frozen=True)
 class Findings:
     """Everything that is known of the container; reading is None where no memory could be read at all.
 
+    counts: BB_NUMBER_THREADS and PARALLEL_MAKE of the build directory, empty where there is none.
+    neighbours:   how many builds under this limit let others see them; None where none can.
     hides_levels: whether there are cgroups above those that show, whose limits cannot be known.
     Paths are as a process inside sees them: without the directory that --root names.
     """
@@ -83,7 +115,10 @@ class Findings:
     build: BuildConfiguration | None
     build_in_memory: str | None
     policy: Policy
+    counts: tuple[JobCount, ...]
+    kernel: KernelLimits
     faults: dict[str, str]
+    neighbours: int | None = None
 
     @property
     def oom_group(self) -> bool | None:
@@ -140,9 +175,31 @@ def examine(
         build=build,
         build_in_memory=_memory_mount(sensor.hierarchies.mountinfo, build.tmpdir) if build else None,
         policy=policy,
+        counts=_counts(build) if build else (),
+        kernel=_kernel_limits(root, sensor),
         faults=dict(sensor.faults),
+        neighbours=_neighbours(sensor, reading, policy) if root == Path("/") and reading else None,
     )
     return _without_root(findings, "" if root == Path("/") else str(root))
+
+
+def _neighbours(sensor: Sensor, reading: Reading, policy: Policy) -> int | None:
+    """How many builds under the limit are on its board now; None where there is none."""
+    key = limit_id(sensor, reading)
+    if policy.neighbours == "off" or key is None:
+        return None
+    try:
+        board = Board(policy.neighbours, makes=False)
+    except FileNotFoundError:
+        return 0  # the first build makes it
+    except OSError:
+        return None
+    try:
+        return sum(lives(ProcessId(found.name.pid, found.name.start_ticks)) for found in board.read(key))
+    except OSError:
+        return None
+    finally:
+        board.close()
 
 
 def _level(sensor: Sensor, index: int, level: Level) -> LevelFacts:
@@ -151,11 +208,46 @@ def _level(sensor: Sensor, index: int, level: Level) -> LevelFacts:
         path=level.directory,
         limit_bytes=limit[0] if limit else None,
         limit_source=limit[1] if limit else None,
+        hard_limit_bytes=level.files.number(level.path("memory.max")) if level.is_v2 else None,
         use=sensor.use_of(index),
         swap_limit_bytes=level.swap_limit_bytes(),
         oom_group=level.oom_group(),
         events=level.events(),
     )
+
+
+def machine_of(root: Path) -> Machine:
+    """What BitBake would count in a container: CPUs by affinity, without any quota, and the machine's memory."""
+    here = Machine.here()
+    if root == Path("/"):
+        return here
+    files = KernelFiles()
+    found = re.search(r"^Cpus_allowed_list:(.*)$", files.text(f"{root}/proc/self/status"), re.MULTILINE)
+    allowed = count_cpus(found[1]) if found else 0
+    online = count_cpus(files.text(f"{root}/sys/devices/system/cpu/online"))
+    total = files.sizes(f"{root}/proc/meminfo", ("MemTotal",), ()).get("MemTotal")
+    return Machine(allowed or online or here.cpus, online or allowed or here.online, total)
+
+
+def _counts(build: BuildConfiguration) -> tuple[JobCount, ...]:
+    """The tasks that run at once and the jobs of each; what does not show in the files is asked of BitBake."""
+    counts = []
+    for count in (count_threads(build), count_jobs(build)):
+        is_asked = count.kind is Kind.UNKNOWN and can_ask(build.directory)
+        value = ask(build.directory, count.variable) if is_asked else None
+        counts.append(count if value is None else read_again(count, value))
+    return tuple(counts)
+
+
+def _kernel_limits(root: Path, sensor: Sensor) -> KernelLimits:
+    files, place = KernelFiles(), sensor.hierarchies.place("pids")
+    maps = files.number(f"{root}/proc/sys/vm/max_map_count")
+    limits = KernelLimits(maps=maps, is_strict=files.number(f"{root}/proc/sys/vm/overcommit_memory") == 2)
+    for level in place.levels if place else ():
+        most, used = files.number(level.path("pids.max")), files.number(level.path("pids.current")) or 0
+        if most is not None and (limits.processes is None or most - used < limits.processes - limits.processes_used):
+            limits = replace(limits, processes=most, processes_used=used, processes_source=level.path("pids.max"))
+    return limits
 
 
 def _hides_levels(place: Place) -> bool:
@@ -173,12 +265,11 @@ def _delegation(place: Place | None, unified: Place | None) -> Delegation | None
     is_writable = (
         place.is_found and place.mount.is_writable and all(os.access(own.path(name), os.W_OK) for name in needed)
     )
-    controllers = own.files.text(own.path("cgroup.controllers")).split() if own.is_v2 else ["memory"]
     return Delegation(
         is_writable=is_writable,
         can_freeze=_can_act(unified, "cgroup.freeze"),
         can_kill=_can_act(unified, "cgroup.kill"),
-        task_cgroups=is_writable and "memory" in controllers,
+        obstacle=obstacle(place) or ("" if is_writable else f"{own.directory} is mounted read-only"),
     )
 
 
@@ -233,6 +324,8 @@ def _without_root(findings: Findings, root: str) -> Findings:
             replace(level, path=inside(level.path), limit_source=level.limit_source and inside(level.limit_source))
             for level in findings.levels
         ),
+        delegation=findings.delegation and replace(findings.delegation, obstacle=inside(findings.delegation.obstacle)),
+        kernel=replace(findings.kernel, processes_source=inside(findings.kernel.processes_source)),
         cpus=replace(findings.cpus, source=inside(findings.cpus.source)),
         pressure=findings.pressure and replace(findings.pressure, source=inside(findings.pressure.source)),
         faults={inside(path): what for path, what in findings.faults.items()},

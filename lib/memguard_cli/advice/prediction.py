@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memguard import settings
-from memguard.act.job_variables import jobs_in
-from memguard.model import Footprint, Sample
+from memguard.model import Footprint, PastRun, Sample
 from memguard.predict.fit import MOST_JOBS, Learned, learn
 from memguard.predict.footprints import Known, Predictor, read_table
 from memguard_cli.builds import history_file
 from memguard_cli.builds.configuration import BuildConfiguration
+from memguard_cli.builds.job_counts import count_jobs
 from memguard_cli.errors import UserError
 
 DEFAULT_TASK = "do_compile"
@@ -85,8 +85,11 @@ def predict_tasks(question: Question, path: Path, build: BuildConfiguration | No
     Raises UserError for a history that cannot be read, and for a line of the user's that would stop a build.
     """
     recipe = question.recipe
-    samples = _look_up(path, recipe)
+    samples, past = _look_up(path, recipe)
     predictor = Predictor(read_table(), _read_own(build, recipe))
+    for (other, task), run in past.items():
+        if run.kind and run.peak_bytes and run.jobs:
+            predictor.take_remembered(other, task, run.kind, run.jobs, run.peak_bytes)
     tasks = [question.task or DEFAULT_TASK]
     if question.task is None:
         tasks += sorted(set(samples) - set(tasks))
@@ -102,23 +105,26 @@ def predict_tasks(question: Question, path: Path, build: BuildConfiguration | No
     return found
 
 
-def _look_up(path: Path, recipe: str) -> dict[str, tuple[Sample, ...]]:
-    """The samples of each task of a recipe, as many as a build looks at; none where there is no history yet."""
+def _look_up(path: Path, recipe: str) -> tuple[dict[str, tuple[Sample, ...]], dict[tuple[str, str], PastRun]]:
+    """The samples of each task of a recipe, as many as a build looks at, and the last run of each task of all recipes.
+
+    None where there is no history yet.
+    """
     if not history_file.is_there(path):
-        return {}
+        return {}, {}
     with history_file.opened_to_read(path) as source:
-        found = source.latest([recipe])
-    return {task: tuple(samples) for (_, task), samples in found.items()}
+        found, past = source.latest([recipe]), source.fastest_runs()
+    return {task: tuple(samples) for (_, task), samples in found.items()}, past
 
 
 def _read_own(build: BuildConfiguration | None, recipe: str) -> dict[str, dict[str, Footprint]]:
     """The user's own figures. Raises UserError for a line that would stop a build."""
     name = f"{settings.OVERRIDE_PREFIX}{recipe}"
-    if build is None or name not in build.values:
+    if build is None or not build.written(name):
         return {}
     value = build.expand(name)
     if value is None:
-        raise UserError(f'{name} = "{build.values[name]}" in {build.directory}/conf is for BitBake to work out')
+        raise UserError(f'{name} = "{build.written(name)}" in {build.directory}/conf is for BitBake to work out')
     try:
         return settings.read({name: value}.get, [name]).overrides
     except settings.SettingsError as error:
@@ -136,10 +142,9 @@ def _usual_jobs(
 ) -> tuple[int, str]:
     """The jobs the task would want in a build here, and why that is thought."""
     if build and task.startswith(("do_compile", "do_install")):
-        for name in (f"PARALLEL_MAKE:pn-{recipe}", "PARALLEL_MAKE"):
-            jobs = jobs_in(build.values.get(name, ""))
-            if jobs:
-                return min(jobs, MOST_JOBS), name
+        count = count_jobs(build, recipe)
+        if count.count and not count.is_default:
+            return min(count.count, MOST_JOBS), count.variable
     for sample in samples:
         if sample.record.jobs is not None:
             return min(sample.record.jobs, MOST_JOBS), "as in its newest run"

@@ -8,8 +8,9 @@ Does not cover: tools that recipes bring along (ninja-native, cargo-native), whi
 from __future__ import annotations
 
 import re
-import subprocess
 from dataclasses import dataclass
+
+from memguard_cli.builds.answers import answer
 
 _ANSWER_S = 10
 
@@ -49,17 +50,5 @@ def _versions() -> list[tuple[str, str | None]]:
 
 
 def _version(name: str) -> str | None:
-    try:
-        answer = subprocess.run(
-            [name, "--version"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_ANSWER_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    found = re.search(r"\b[0-9]+\.[0-9]+(?:\.[0-9]+)*", answer.stdout)
-    return found[0] if found and answer.returncode == 0 else None
+    found = re.search(r"\b[0-9]+\.[0-9]+(?:\.[0-9]+)*", answer([name, "--version"], _ANSWER_S))
+    return found[0] if found else None

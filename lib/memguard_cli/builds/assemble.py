@@ -27,6 +27,8 @@ from memguard.record.events import (
     Extended,
     Granted,
     Held,
+    JobNow,
+    JobRow,
     Killed,
     ReadingTaken,
     Released,
@@ -141,9 +143,14 @@ class _Run:
     granted_bytes: int | None = None
     origin: str = ""
     peak_bytes: int | None = None
+    swapped_bytes: int | None = None
     seen_bytes: int = 0
     wall_s: float | None = None
     cpu_s: float | None = None
+    heaviest_jobs: tuple[JobRow, ...] = ()
+    seen_jobs: dict[tuple[str, str], JobRow] = field(default_factory=dict)
+    number: int | None = None
+    after: tuple[int, ...] = ()
 
     def take_event(self, event: TaskEvent) -> None:
         """Take what the server says of it."""
@@ -160,7 +167,7 @@ class _Run:
         elif isinstance(event, Extended):
             self.jobs, self.granted_bytes = event.jobs, event.bytes
         elif isinstance(event, Started):
-            self.began_s = event.time
+            self.began_s, self.after = event.time, event.after
         else:
             self.ended_s, self.outcome = event.time, event.outcome
             self.began_s = event.time if self.began_s is None else self.began_s
@@ -168,6 +175,7 @@ class _Run:
     def take_measure(self, measured: TaskMeasured) -> None:
         """Take what the sentinel measured of it."""
         self.peak_bytes, self.wall_s, self.cpu_s = measured.peak_bytes, measured.wall_s, measured.cpu_s
+        self.swapped_bytes, self.heaviest_jobs = measured.swapped_bytes, measured.heaviest_jobs
         self.began_s = measured.began if self.began_s is None else self.began_s
         self.ended_s = measured.time if self.ended_s is None else self.ended_s
         self.jobs = measured.jobs if self.jobs is None else self.jobs
@@ -183,6 +191,12 @@ class _Run:
         was_killed = self.outcome == Outcome.FAILED and outcome == Outcome.MEMORY_KILL
         if not self.outcome or is_slowed or was_killed:
             self.outcome = outcome
+
+    def take_job(self, job: JobNow) -> None:
+        """Take a job that was the largest of all at one moment; how it ended is not known."""
+        before = self.seen_jobs.get((job.source, job.program))
+        if before is None or job.bytes > before.peak_bytes:
+            self.seen_jobs[job.source, job.program] = JobRow(job.source, job.program, job.bytes, job.age_s, 1)
 
     def take_deed(self, deed: Deed) -> None:
         """Take what the sentinel did to it."""
@@ -203,6 +217,9 @@ class _Run:
         self._end_stop(self.ended_s if self.ended_s is not None else last_s)
         values = {known.name: getattr(self, known.name) for known in fields(TaskRun)}
         values.update({name: tuple(values[name]) for name in ("holds", "stops", "deeds")})
+        # What has not ended was not measured.
+        seen = sorted(self.seen_jobs.values(), key=lambda job: -job.peak_bytes)
+        values["heaviest_jobs"] = self.heaviest_jobs or (tuple(seen) if self.wall_s is None else ())
         values["outcome"] = self.outcome or (NOT_RUN if self.began_s is None else RUNNING)
         # What is measured of a task that ran again is of its last attempt.
         values["peak_bytes"] = max(self.peak_bytes or 0, self.seen_bytes) or None
@@ -237,6 +254,7 @@ class _Builder:
         self._end: BuildEnded | None = None
         self._sights: list[Sight] = []
         self._times: list[float] = []
+        self._starts = 0
 
     @property
     def is_empty(self) -> bool:
@@ -265,6 +283,9 @@ class _Builder:
         if run is None or (run.ended_s is not None and not isinstance(event, Ended)):
             run = self._current[key] = _Run(event.recipe, event.task, event.mc)
             self._add(run)
+        if isinstance(event, Started):
+            run.number = self._starts
+            self._starts += 1
         run.take_event(event)
 
     def _take_reading(self, reading: ReadingTaken) -> None:
@@ -273,6 +294,9 @@ class _Builder:
             place = self._at(row.recipe, row.task, reading.time)
             self._runs[place].seen_bytes = max(self._runs[place].seen_bytes, row.current_bytes)
             tasks.append((place, row.current_bytes))
+        if reading.heaviest_job is not None:
+            job = reading.heaviest_job
+            self._runs[self._at(job.recipe, job.task, reading.time)].take_job(job)
         sight = Sight(reading.time, reading.used_bytes, reading.limit_bytes, reading.reserve_bytes, tuple(tasks))
         self._sights.append(sight)
 

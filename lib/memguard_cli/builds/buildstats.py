@@ -126,7 +126,7 @@ def _find_tasks(directory: Path, levels: int) -> Iterator[Path]:
 def _read(path: Path) -> str:
     """The text of a file. Raises OSError, or ValueError for what is no file of a task."""
     if not path.is_file():
-        raise ValueError("is no plain file")
+        raise ValueError("is not a plain file")
     if path.stat().st_size > LARGEST_FILE_BYTES:
         raise ValueError("is too large for the file of a task")
     return path.read_text(encoding="utf-8", errors="replace")
@@ -145,7 +145,7 @@ def _read_runs(text: str, path: Path) -> Iterator[Record]:
         run = text[start:end]
         status, elapsed = _STATUS.search(run), _ELAPSED.search(run)
         if status is None:
-            raise ValueError("tells of no end: the task or the build was cut off")
+            raise ValueError("has no end: the task or the build was cut off")
         if elapsed is None:
             raise ValueError("does not say how long the task ran")
         usage: dict[str, list[float]] = {}
@@ -183,6 +183,6 @@ def _numbers(texts: list[str]) -> list[float]:
         except ValueError:
             number = math.nan
         if not 0 <= number < 1 << 53:
-            raise ValueError(f"has {text[:40]!r} where a number is due")
+            raise ValueError(f"has {text[:40]!r} where a number should be")
         numbers.append(number)
     return numbers

@@ -1,68 +1,97 @@
 # SPDX-License-Identifier: MIT
-"""What the configuration files of a build directory say, as far as that shows without BitBake.
+"""What the configuration of a build directory says, as far as that shows without BitBake.
 
 Runs in: outside BitBake.
-Covers: plain assignments in conf/site.conf, conf/auto.conf and conf/local.conf, also those to `:pn-NAME`, in the order
-bitbake.conf reads them.
-Does not cover: included files, layers, distributions, values that BitBake works out: those are None here.
+Covers: conf/bblayers.conf and the layers that it names, bitbake.conf where one of them has it, else site.conf,
+auto.conf, local.conf, the machine and the distribution in the order OE-Core's bitbake.conf has them, with its defaults.
+Does not cover: classes, recipes, what the command line of bitbake adds.
 """
 
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from memguard.act.job_variables import jobs_in
+from memguard_cli.builds.conf_files import ConfFiles
+from memguard_cli.builds.datastore import Datastore
+from memguard_cli.builds.expressions import Machine
+from memguard_cli.builds.job_counts import count_jobs, count_threads
+from memguard_cli.builds.operators import CannotTell, Mistake
+from memguard_cli.builds.plain_file import is_there
 
-_FILES = ("site.conf", "auto.conf", "local.conf")
-_ASSIGNMENT = re.compile(
-    # The name of a recipe may end in "+", so the shortest that an operator follows is meant, as in BitBake.
-    r"""^\s*(?:export\s+)?(?P<name>[A-Za-z0-9_]+(?::pn-[A-Za-z0-9_.+~-]+?)?)(?P<append>:append)?\s*"""
-    r"""(?P<operator>\?\?=|\?=|:=|\+=|\.=|=)\s*"""
-    r"""(?P<quote>["'])(?P<value>.*)(?P=quote)\s*$"""
-)
-_REFERENCE = re.compile(r"\$\{([A-Za-z0-9_]+)\}")
-_DEEPEST_REFERENCE = 8
-_LONGEST_VALUE = 4096
+# OE-Core's bitbake.conf as far as job counts, TMPDIR and the order of files go.
+_USUAL = """\
+CLASSOVERRIDE ?= "class-target"
+DISTROOVERRIDES ?= "${DISTRO}"
+MACHINEOVERRIDES ?= "${MACHINE}"
+OVERRIDES = "linux:pn-${PN}:${MACHINEOVERRIDES}:${DISTROOVERRIDES}:${CLASSOVERRIDE}:forcevariable"
+include conf/site.conf
+include conf/auto.conf
+include conf/toolcfg.conf
+include conf/local.conf
+OE_FRAGMENTS_BUILTIN ?= "machine:MACHINE distro:DISTRO"
+addfragments conf/fragments OE_FRAGMENTS OE_FRAGMENTS_METADATA_VARS OE_FRAGMENTS_BUILTIN
+include conf/machine/${MACHINE}.conf
+include conf/distro/${DISTRO}.conf
+TMPDIR ?= "${TOPDIR}/tmp"
+BB_NUMBER_THREADS ?= "${@oe.utils.cpu_count()}"
+PARALLEL_MAKE ?= "-j ${@oe.utils.cpu_count()}"
+PARALLEL_MAKEINST ??= "${PARALLEL_MAKE}"
+"""
+_USUAL_PATH = Path("OE-Core's bitbake.conf")
+# What BitBake takes from the environment on its own account.
+_PASSED_ON = ("HOME", "USER", "LOGNAME", "SHELL", "PATH", "PWD")
 
 
 @dataclass(frozen=True)
 class BuildConfiguration:
-    """A build directory and its variables as written, unexpanded."""
+    """A build directory and its variables.
+
+    faults:   what BitBake would refuse, each with file and line.
+    defaults: the bitbake.conf whose values are nobody's choice.
+    """
 
     directory: Path
-    values: dict[str, str]
+    store: Datastore
+    faults: tuple[str, ...] = ()
+    defaults: Path = _USUAL_PATH
 
-    @property
+    @cached_property
     def inherits_memguard(self) -> bool:
-        """Whether one of the files switches memguard on; kas and distributions may do so elsewhere."""
-        return "memguard" in f"{self.values.get('INHERIT', '')} {self.values.get('USER_CLASSES', '')}".split()
+        """Whether the configuration switches memguard on."""
+        words = [self.expand(name) or self.written(name) for name in ("INHERIT", "USER_CLASSES")]
+        return "memguard" in " ".join(words).split()
 
     @property
     def threads(self) -> int | None:
-        """BB_NUMBER_THREADS, None where it is not a plain number here."""
-        value = self.values.get("BB_NUMBER_THREADS", "").strip()
-        return int(value) if re.fullmatch(r"[0-9]{1,6}", value) else None
+        """The tasks that run at once, None where that is no number that shows here."""
+        return count_threads(self).count
 
     @property
     def jobs(self) -> int | None:
-        """The jobs of PARALLEL_MAKE, None where they are not a plain number here."""
-        return jobs_in(self.values.get("PARALLEL_MAKE", ""))
+        """The jobs of a compile, None where that is no number that shows here."""
+        return count_jobs(self).count
 
-    @property
+    @cached_property
     def tmpdir(self) -> Path:
-        """TMPDIR, or OE-Core's default for it where it is not written here or cannot be worked out."""
-        value = self.values.get("TMPDIR", "").replace("${TOPDIR}", str(self.directory))
-        return self.directory / "tmp" if not value or "$" in value else self.directory / value
+        """TMPDIR, or OE-Core's default for it where it cannot be worked out."""
+        return self.directory / (self.expand("TMPDIR") or "tmp")
+
+    def written(self, name: str) -> str:
+        """A variable before anything in it is expanded, "" where it is not set."""
+        try:
+            return self.store.written(name) or ""
+        except (CannotTell, Mistake):
+            return ""
 
     def expand(self, name: str) -> str | None:
-        """The value of a variable, "" where it is not set here, None where it holds what only BitBake can work out."""
-        known = {**self.values, "TOPDIR": str(self.directory), "HOME": os.environ.get("HOME", "${HOME}")}
-        value = self.values.get(name, "")
-        for _ in range(_DEEPEST_REFERENCE):
-            value = _REFERENCE.sub(lambda found: known.get(found[1], found[0]), value)[:_LONGEST_VALUE]
+        """The value of a variable, "" where it is not set, None where only BitBake can work it out."""
+        try:
+            value = self.store.get(name) or ""
+        except (CannotTell, Mistake):
+            return None
         return None if "${" in value else value.strip()
 
 
@@ -71,40 +100,48 @@ def find() -> BuildConfiguration | None:
     return read(Path(os.environ.get("BUILDDIR") or ".")) or read(Path())
 
 
-def read(directory: Path) -> BuildConfiguration | None:
+def read(directory: Path, machine: Machine | None = None) -> BuildConfiguration | None:
     """The configuration of a build directory, None where `directory` is none (it has no conf/local.conf)."""
-    if not _is_file(directory / "conf" / "local.conf"):
+    if not is_there(directory / "conf" / "local.conf"):
         return None
-    values: dict[str, str] = {}
-    weak: dict[str, str] = {}
-    for name in _FILES:
-        for line in _lines(directory / "conf" / name):
-            found = _ASSIGNMENT.match(line)
-            if not found:
-                continue
-            variable, operator, value = found["name"], found["operator"], found["value"]
-            if found["append"] or operator in ("+=", ".="):
-                values[variable] = f"{values.get(variable, '')}{' ' if operator == '+=' else ''}{value}"
-            elif operator == "??=":
-                weak[variable] = value
-            elif operator != "?=" or variable not in values:
-                values[variable] = value
-    return BuildConfiguration(directory.resolve(), {**weak, **values})
+    directory = directory.resolve()
+    store = Datastore(machine or Machine.here())
+    files = ConfFiles(store)
+    for name in (*_PASSED_ON, *os.environ.get("BB_ENV_PASSTHROUGH_ADDITIONS", "").split()):
+        if name in os.environ:
+            store.assign(name, "=", os.environ[name], "the environment")
+    store.assign("TOPDIR", "=", str(directory))
+    store.assign("PN", "=", "defaultpkgname")
+    store.assign("BBPATH", "?=", str(directory))
+    files.knows_layers = _read_layers(files, directory)
+    main = files.find("conf/bitbake.conf")
+    if files.find("conf/multiconfig/default.conf"):  # of releases whose bitbake.conf requires it
+        store.assign("BB_CURRENT_MC", "?=", "default")
+    store.assign("BB_CURRENT_MC", "?=", "")
+    if main is None:
+        files.knows_layers = False
+        files.read_text(_USUAL, _USUAL_PATH)
+    else:
+        files.read(main)
+    store.is_complete = main is not None and files.knows_layers
+    return BuildConfiguration(directory, store, tuple(files.faults), main or _USUAL_PATH)
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a directory that may not be entered, a name that is too long
+def _read_layers(files: ConfFiles, directory: Path) -> bool:
+    """Take in bblayers.conf and every layer.conf; whether all layers are at hand."""
+    store, path = files.store, directory / "conf" / "bblayers.conf"
+    if not files.read(path):
         return False
-
-
-def _lines(path: Path) -> list[str]:
-    """The logical lines of a file, none of one that cannot be read."""
-    if not _is_file(path):
-        return []
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    return [line for line in text.replace("\\\n", " ").splitlines() if not line.lstrip().startswith("#")]
+        layers = (store.get("BBLAYERS") or "").split()
+    except (CannotTell, Mistake):
+        return False
+    found = []
+    for layer in layers:
+        store.assign("LAYERDIR", "=", layer)
+        found.append(files.read(Path(layer) / "conf" / "layer.conf"))
+        store.replace_everywhere("LAYERDIR", layer)
+    # BitBake looks beside bblayers.conf, whatever BBPATH says.
+    if str(directory) not in (store.written("BBPATH") or "").split(":"):
+        store.assign("BBPATH", "=.", f"{directory}:")
+    return bool(found) and all(found)

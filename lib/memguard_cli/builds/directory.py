@@ -40,7 +40,7 @@ def find_directory(given: Path | None, is_awaited: bool = False) -> Path:
             f'{directory}: memguard has written nothing here (there is no {found}); is INHERIT += "memguard" in its '
             "configuration, and has a build been started?"
         )
-    raise UserError(f"{directory} is no build directory: it holds neither memguard/ nor conf/local.conf", _EXAMPLE)
+    raise UserError(f"{directory} is not a build directory: it has neither memguard/ nor conf/local.conf", _EXAMPLE)
 
 
 def build_directory_of(directory: Path) -> Path:
@@ -52,7 +52,7 @@ def _required(directory: Path) -> Path:
     try:
         if directory.is_dir():
             return directory.absolute()
-        fault = "is no directory" if directory.exists() else "does not exist"
+        fault = "is not a directory" if directory.exists() else "does not exist"
     except (OSError, ValueError) as error:  # may not be entered, a name that is too long
         fault = f"cannot be read ({getattr(error, 'strerror', None) or error})"
     raise UserError(f"{directory} {fault}", _EXAMPLE)
@@ -63,7 +63,7 @@ def _configured(build: configuration.BuildConfiguration) -> str:
     value = build.expand("MEMGUARD_DIR")
     if value is None:
         raise UserError(
-            f'MEMGUARD_DIR = "{build.values["MEMGUARD_DIR"]}" in {build.directory}/conf is for BitBake to work out; '
+            f'MEMGUARD_DIR = "{build.written("MEMGUARD_DIR")}" in {build.directory}/conf is for BitBake to work out; '
             "name that directory itself instead of the build directory"
         )
     return value or USUAL_NAME

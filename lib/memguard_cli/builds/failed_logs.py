@@ -8,18 +8,17 @@ Does not cover: what the logs say (memguard.diagnose), how full memory was then 
 
 from __future__ import annotations
 
-import gzip
 import io
-import lzma
 import os
 import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, cast
+from typing import IO
 
 from memguard.diagnose.lines import wide_encoding_of
 from memguard_cli.builds import configuration
+from memguard_cli.builds.unpacked import is_packed, unpacked
 
 MOST_LOGS = 8
 _LOOK_BYTES = 4096
@@ -35,27 +34,28 @@ class NoLog(Exception):
 
 
 def opened(path: Path) -> IO[bytes]:
-    """A log, unpacked where it is packed. Raises NoLog for what is none, OSError for what cannot be read."""
+    """A log, unpacked where it is packed. Raises NoLog for what is none, OSError for what cannot be read.
+
+    Reading one that is packed may raise NotUnpacked.
+    """
     mode = path.stat().st_mode
     if stat.S_ISFIFO(mode) and not str(path).startswith(("/dev/fd/", "/proc/self/fd/", "/dev/stdin")):
         raise NoLog("is a FIFO, which may never end: cat it into memguard explain -")
     if not stat.S_ISREG(mode) and not stat.S_ISFIFO(mode):
-        raise NoLog("is no file")
+        raise NoLog("is not a file")
     log = io.BufferedReader(io.FileIO(path))  # closed by whoever reads it
     try:
         head = log.peek(_LOOK_BYTES)[:_LOOK_BYTES]
-        if head.startswith(b"\x1f\x8b"):
-            return cast(IO[bytes], gzip.GzipFile(fileobj=log))
-        if head.startswith(b"\xfd7zXZ\0"):
-            return cast(IO[bytes], lzma.LZMAFile(log))
+        if is_packed(head):
+            return unpacked(log)
         if not head:
             raise NoLog("is empty")
         if _is_binary(head):
-            raise NoLog("is no text")
+            raise NoLog("is not text")
     except BaseException:
         log.close()
         raise
-    return cast(IO[bytes], log)
+    return log
 
 
 def _is_binary(head: bytes) -> bool:
@@ -75,7 +75,7 @@ def find(directory: Path) -> list[Path]:
     """
     temporary = _temporary_directories(directory)
     if not temporary:
-        raise NoLog("is no build directory: it has neither conf/local.conf nor tmp")
+        raise NoLog("is not a build directory: it has neither conf/local.conf nor tmp")
     console = _newest(path for tmp in temporary for path in tmp.glob("log/cooker/**/*.log") if not path.is_symlink())
     if console is not None:
         named = [_here(path, temporary) for path in _named_in(console)]
@@ -84,7 +84,7 @@ def find(directory: Path) -> list[Path]:
     unfinished = _unfinished(temporary)
     if unfinished:
         return unfinished
-    raise NoLog("holds no log of a build")
+    raise NoLog("contains no build log")
 
 
 def is_running(directory: Path) -> bool:

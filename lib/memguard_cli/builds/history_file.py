@@ -27,7 +27,7 @@ _EXAMPLE = "--history /cache/memguard/history.db"
 def find(given: str | None) -> Path:
     """The file that `given` names, else the environment, else the build directory. Raises UserError."""
     if given is not None and not given.strip():
-        raise UserError("--history names no file", _EXAMPLE)
+        raise UserError("--history does not name a file", _EXAMPLE)
     return (_find_beside_builds() if given is None else Path(given)).absolute()
 
 
@@ -48,7 +48,7 @@ def _expand(build: BuildConfiguration, variable: str) -> str:
     """The value of a variable. Raises UserError where only BitBake can work it out."""
     value = build.expand(variable)
     if value is None:
-        written = without_secrets(build.values[variable])
+        written = without_secrets(build.written(variable))
         raise UserError(
             f'{variable} = "{written}" in {build.directory}/conf is for BitBake to work out; '
             f"say it here as in {_EXAMPLE}"
@@ -109,7 +109,7 @@ def opened_to_write(path: Path, max_bytes: int) -> Iterator[History]:
     """
     if is_there(path):
         with opened_to_read(path) as history:
-            history.records("any")
+            history.newest("any", "any")
     history = History(path, max_bytes, warn=_say_later)
     with contextlib.closing(history):
         yield history

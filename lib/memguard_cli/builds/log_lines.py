@@ -57,8 +57,8 @@ class Lines:
         bad = self._bad[:-1] if torn else self._bad
         if bad:
             places = ", ".join(map(str, bad[:3])) + (", ..." if len(bad) > 3 else "")
-            lines = "1 line that is no event" if len(bad) == 1 else f"{len(bad):,} lines that are no events"
-            said.append(f"{self._path} has {lines} (line {places}), passed over")
+            lines = "1 line that is not an event" if len(bad) == 1 else f"{len(bad):,} lines that are not events"
+            said.append(f"{self._path} has {lines} (line {places}), skipped")
         if torn:
             said.append(f"the last line of {self._path} is half-written: its writer was killed, or is writing now")
         return said

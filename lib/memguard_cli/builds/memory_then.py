@@ -2,7 +2,7 @@
 """How full memory was when a log ended: the log's place and time -> a MemoryThen.
 
 Runs in: outside BitBake.
-Covers: readings of that moment, the state that a killed build left, else the peak of that build.
+Covers: readings of that moment, the state that a killed build left, else the peak of that build; the mode of memguard.
 Does not cover: which logs there are (failed_logs), what follows from it (advice/explanation).
 """
 
@@ -15,13 +15,14 @@ from pathlib import Path
 
 from memguard.channels.build_directory import USUAL_NAME, BuildDirectory
 from memguard.channels.state import StateFile
-from memguard.record.events import BuildEnded, ReadingTaken
+from memguard.record.events import BuildEnded, BuildStarted, ReadingTaken
 from memguard_cli.builds import configuration
-from memguard_cli.builds.failed_logs import modified_s
-from memguard_cli.builds.log_lines import events_in_tail
+from memguard_cli.builds.failed_logs import is_running, modified_s
+from memguard_cli.builds.log_lines import events_in_tail, first_event
 
 # What was recorded this long before or after the end of a log says nothing of it.
 _NEAR_S = 120
+_LAST_MOMENTS_S = 10
 _TAIL_BYTES = 32 << 20
 # A log lies no deeper in a build directory.
 _DEEPEST = 12
@@ -62,8 +63,10 @@ def find_memory_then(log: Path, recipe: str | None, task: str | None, has_stoppe
         return None
     ended_s = modified_s(log)
     readings = _last_before(written.readings, ended_s)
-    if has_stopped:  # a build writes readings after the last line of its console
-        ended_s = max((event.time for event in _readings_in(readings)), default=ended_s)
+    if has_stopped:
+        return _at_the_stop(log, written, readings, ended_s, recipe, task) or _peak_in(
+            _last_before(written.events, ended_s), ended_s
+        )
     known = [*_in_readings(readings, ended_s, recipe, task), *_in_state(written.path, recipe, task)]
     near = [then for then in known if abs(then.time_s - ended_s) < _NEAR_S]
     # What was seen at or before the end counts: a moment later the memory of the dead is free.
@@ -71,9 +74,55 @@ def find_memory_then(log: Path, recipe: str | None, task: str | None, has_stoppe
     return nearest or _peak_in(_last_before(written.events, ended_s), ended_s)
 
 
+def _at_the_stop(
+    log: Path, written: BuildDirectory, readings: Path | None, ended_s: float, recipe: str | None, task: str | None
+) -> MemoryThen | None:
+    """Memory when a build was last seen, which may be long after the last line of its console.
+
+    The fullest of the last moments counts: whoever reads memory may outlive the build, and then reads what it left.
+    """
+    state = [then for then in _in_state(written.path, recipe, task) if then.time_s > ended_s - _NEAR_S]
+    last_s = max((event.time for event in _readings_in(readings)), default=ended_s)
+    if state and _is_newest(log):
+        last_s = max(last_s, state[0].time_s)
+    known = [*_in_readings(readings, last_s, recipe, task), *state]
+    last = [then for then in known if last_s - _LAST_MOMENTS_S <= then.time_s <= last_s]
+    return max(last, key=lambda then: then.used_bytes, default=None)
+
+
+def mode_then(log: Path) -> str | None:
+    """MEMGUARD_MODE of the build that a log is of, by its events, else by the configuration; None without memguard."""
+    written = _written_of(log)
+    path = _last_before(written.events, modified_s(log)) if written else None
+    try:
+        began = first_event(path) if path else None
+    except OSError:
+        began = None
+    if isinstance(began, BuildStarted) and began.mode:
+        return began.mode
+    build = next((build for build in map(configuration.read, _above(log)) if build), None)
+    return (build.expand("MEMGUARD_MODE") or "enforce") if build and build.inherits_memguard else None
+
+
+def is_of_running_build(log: Path) -> bool:
+    """Whether a log is the newest of its directory, and BitBake holds the lock of its build directory."""
+    return _is_newest(log) and any(is_running(directory) for directory in _above(log))
+
+
+def _is_newest(log: Path) -> bool:
+    """Whether no other log of its directory was written later."""
+    path = log.resolve()
+    return all(modified_s(other) <= modified_s(path) for other in path.parent.glob("*.log"))
+
+
+def _above(log: Path) -> list[Path]:
+    """The directories that may be the build directory of a log."""
+    return [*log.absolute().parents][:_DEEPEST]
+
+
 def _written_of(log: Path) -> BuildDirectory | None:
     """What memguard wrote in the build directory that a log lies in."""
-    for directory in [*log.absolute().parents][:_DEEPEST]:
+    for directory in _above(log):
         build = configuration.read(directory)
         usual = BuildDirectory(directory / USUAL_NAME)
         if build is not None:

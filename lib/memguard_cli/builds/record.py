@@ -9,16 +9,21 @@ See also: memguard.record.events, whose dataclasses stand in it as they were log
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from memguard.channels.state import Marks
-from memguard.record.events import BuildEnded, BuildStarted, Deed, Killed, Stopped, Woken
+from memguard.model import Outcome
+from memguard.record.events import BuildEnded, BuildStarted, Deed, JobRow, Killed, Stopped, Woken
 
 # What a task was when the log ends without having said how it ended.
 RUNNING, NOT_RUN = "running", "not run"
+# The sentinel looks three times a second or more often: of a shorter task it may have missed the peak.
+LEAST_SEEN_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,11 @@ class TaskRun:
     deeds:         what the sentinel did to it.
     would_hold:    in observe mode, why it would have been held; else "".
     granted_bytes: its predicted footprint with `jobs` jobs, by `origin`.
+    peak_bytes:    the most it was seen to take; a lower bound where it `is_bound`.
+    swapped_bytes: the most of it that lay in swap, where jobs of it were parked.
     jobs:          the most it was granted; with `is_shrunk` it began with fewer than it wanted.
+    heaviest_jobs: those of its jobs that took most, the heaviest first.
+    number, after: the number of its start in the log, and the numbers of those that it needed; None, () if unknown.
     """
 
     recipe: str
@@ -63,13 +72,27 @@ class TaskRun:
     granted_bytes: int | None = None
     origin: str = ""
     peak_bytes: int | None = None
+    swapped_bytes: int | None = None
     wall_s: float | None = None
     cpu_s: float | None = None
+    heaviest_jobs: tuple[JobRow, ...] = ()
+    number: int | None = None
+    after: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
         prefix = f"mc:{self.mc}:" if self.mc else ""
         return f"{prefix}{self.recipe} {self.task}"
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether it would have taken more than was seen of it: it has not ended, or not well."""
+        return self.outcome not in (Outcome.OK, Outcome.THROTTLED)
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether its peak says what such a task takes: it ended well, and was looked at more than a few times."""
+        return not self.is_bound and (self.wall_s is None or self.wall_s >= LEAST_SEEN_S)
 
     @property
     def held_s(self) -> float:
@@ -91,9 +114,20 @@ class TaskRun:
         jobs = (deed for deed in self.deeds if isinstance(deed, (Stopped, Woken, Killed)))
         return max((job.bytes or 0 for job in jobs if job.pid is not None), default=0)
 
+    def length_s(self, last_s: float) -> float:
+        """How long it ran, until the end of the log at `last_s` where it has none of its own."""
+        return max(0.0, (self.ended_s if self.ended_s is not None else last_s) - (self.began_s or 0.0))
+
     def count(self, kind: type[Any]) -> int:
         """How many deeds of this kind were done to it."""
         return sum(isinstance(deed, kind) for deed in self.deeds)
+
+
+def most_at_once(runs: Iterable[TaskRun], last_s: float) -> int:
+    """How many of these, which have begun, ran at one time at most; the log ends at `last_s`."""
+    began = [(run.began_s or 0.0, run.length_s(last_s)) for run in runs]
+    steps = [(begin_s, 1) for begin_s, _ in began] + [(begin_s + length_s, -1) for begin_s, length_s in began]
+    return max(accumulate(step for _, step in sorted(steps)), default=1)
 
 
 @dataclass(frozen=True)

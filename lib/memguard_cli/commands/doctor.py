@@ -17,7 +17,7 @@ import click
 from memguard import settings
 from memguard_cli.advice import tools
 from memguard_cli.advice.container import advise
-from memguard_cli.advice.facts import examine
+from memguard_cli.advice.facts import examine, machine_of
 from memguard_cli.builds import configuration
 from memguard_cli.builds.configuration import BuildConfiguration
 from memguard_cli.errors import UserError
@@ -39,12 +39,13 @@ COSTS_A_BUILD = 3
 @click.option("--limit", metavar="SIZE", help="MEMGUARD_LIMIT to judge by, for example 12G.")
 @click.option("--reserve", metavar="SIZE", help="MEMGUARD_RESERVE to judge by, for example 1G or 10%.")
 def doctor(as_json: bool, root: Path, mode: str | None, limit: str | None, reserve: str | None) -> int:
-    """Tell what a build here would see of memory and CPUs, and what to do about it.
+    """Show what a build here would see of memory and CPUs, and what to do about it.
 
-    In a build directory its conf/local.conf is looked at, too. What is not given by an option is taken from the
-    environment (MEMGUARD_MODE, MEMGUARD_LIMIT, MEMGUARD_RESERVE), then from that file.
+    In a build directory it also reads the configuration: conf/*.conf and, where they can be found, that of the layers.
+    What no option says is taken from the environment (MEMGUARD_MODE, MEMGUARD_LIMIT, MEMGUARD_RESERVE), then from that
+    configuration.
 
-    Exit status: 0 all is well or can be lived with, 3 something found would cost a build its life, 2 a wrong argument.
+    Exit status: 0 nothing serious was found, 3 something would cost a build its life, 2 a wrong argument.
 
     \b
     Examples:
@@ -52,9 +53,11 @@ def doctor(as_json: bool, root: Path, mode: str | None, limit: str | None, reser
       memguard doctor --json --limit 8G
     """
     root = _checked(root)
-    build = configuration.read(Path(os.environ.get("BUILDDIR") or ".")) if root == Path("/") else None
-    build = build or configuration.read(Path())
+    machine = machine_of(root)
+    build = configuration.read(Path(os.environ.get("BUILDDIR") or "."), machine) if root == Path("/") else None
+    build = build or configuration.read(Path(), machine)
     options = {"MEMGUARD_MODE": mode, "MEMGUARD_LIMIT": limit, "MEMGUARD_RESERVE": reserve}
+    options["MEMGUARD_NEIGHBOURS"] = None
     given = {name: _first(value, os.environ.get(name), _of(build, name)) for name, value in options.items()}
     try:
         findings = examine(root, given, build, tools.look_up() if root == Path("/") else ())
@@ -85,5 +88,4 @@ def _first(*values: str | None) -> str | None:
 
 def _of(build: BuildConfiguration | None, name: str) -> str | None:
     """A variable as the build directory has it; None where BitBake would have to work it out."""
-    value = build.values.get(name) if build else None
-    return None if value is None or "$" in value else value
+    return (build.expand(name) if build else None) or None

@@ -24,15 +24,16 @@ from memguard_cli.screens.text import make_console, printable
 @click.option("--json", "as_json", is_flag=True, help="Print a list of JSON objects instead, one for each input.")
 @click.argument("inputs", nargs=-1, metavar="[LOG | BUILD DIRECTORY | -]...")
 def explain(as_json: bool, inputs: tuple[str, ...]) -> int:
-    """Tell whether memory ended a build, which process died, and what to do.
+    """Say whether memory ended a build, which process died, and what to do.
 
-    LOG is any log: of a task, of the console, of a CI job, of the kernel (plain, .gz or .xz); - reads standard input.
-    Of a build directory the logs of the tasks that failed last are read, and what memguard recorded of memory then.
-    Without an argument it is the build directory where you are ($BUILDDIR).
+    LOG is any log: of a task, the console, a CI job or the kernel (plain, .gz or .xz); - reads standard input.
+    For a build directory, the logs of the tasks that failed last are read, and what memguard recorded of memory then;
+    a build that still runs or ended well is called that. Without an argument, it is the build directory you are in
+    ($BUILDDIR).
 
     Example: memguard explain tmp/work/*/*/*/temp/log.do_compile.*
 
-    Exit status: 0 whatever the verdict, 2 if one of the inputs cannot be read; the others are told all the same.
+    Exit status: 0 whatever the verdict, 2 if one of the inputs cannot be read; the others are explained all the same.
     """
     given = inputs or (os.environ.get("BUILDDIR") or ".",)
     found: list[list[Explanation]] = []

@@ -45,7 +45,7 @@ _ASKING_S = 10.0
 @click.option("--listen", default=LISTEN, metavar="HOST:PORT", help=f"Where to serve; {LISTEN} by default.")
 @click.argument("directory", required=False, metavar="[BUILD DIRECTORY]", type=click.Path(path_type=Path))
 def export(listen: str, directory: Path | None) -> int:
-    """Serve the metrics of the build in BUILD DIRECTORY to Prometheus, until it is ended.
+    """Serve the metrics of the build in BUILD DIRECTORY to Prometheus, until it is stopped.
 
     \b
     Example:
@@ -78,7 +78,7 @@ def parse_listen(text: str) -> tuple[str, int]:
     """Host and port of HOST:PORT or [IPV6]:PORT; an empty host is every address. Raises UsageError."""
     found = re.fullmatch(r"(?:\[(?P<six>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^\[\]:\s]*)):(?P<port>[0-9]{1,5})", text)
     if found is None or int(found["port"]) > 65535:
-        raise click.UsageError(f"--listen {text!r} is no HOST:PORT; a good one is {LISTEN}")
+        raise click.UsageError(f"--listen {text!r} is not HOST:PORT; a good one is {LISTEN}")
     return found["six"] or found["host"] or "", int(found["port"])
 
 
@@ -87,7 +87,7 @@ def find_top(given: Path | None) -> Path:
     top = given or Path(os.environ.get("MEMGUARD_DIR") or os.environ.get("BUILDDIR") or ".")
     try:
         if top.exists() and not top.is_dir():
-            raise click.UsageError(f"{top} is no directory; a good one is the build directory, as /build")
+            raise click.UsageError(f"{top} is not a directory; a good one is the build directory, such as /build")
     except OSError as error:
         raise click.UsageError(f"{top} cannot be read: {error.strerror}") from None
     return top.absolute()

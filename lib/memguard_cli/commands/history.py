@@ -3,38 +3,36 @@
 
 Runs in: outside BitBake.
 Covers: arguments, and how many samples were taken.
-Does not cover: the file (builds/history_file, memguard.record.history), samples in and out (builds/samples_file), the
-screen (screens/history).
+Does not cover: the file (builds/history_file, memguard.record.history), samples in and out (builds/samples_file), lives
+of jobs (builds/lives_lines), the screen (screens/history).
 """
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import click
 
+from memguard.record.history.samples import BadSample
 from memguard.record.history.schema import UnusableHistory
 from memguard.record.history.store import Counts
 from memguard.units import format_bytes
 from memguard_cli.builds import history_file
-from memguard_cli.builds.samples_file import import_samples, write_samples
+from memguard_cli.builds.lives_lines import format_lives, sound_lives, take_lives
+from memguard_cli.builds.samples_file import Imported, import_from, write_lines
+from memguard_cli.commands.group import Group
 from memguard_cli.commands.history_fleet import pull, push
 from memguard_cli.commands.options import history_option
 from memguard_cli.errors import UserError
-from memguard_cli.screens.history import describe, is_named, show_history
+from memguard_cli.screens.history import describe, is_named, show_history, tell_lives
 from memguard_cli.screens.text import count, printable
 
 
-class HistoryGroup(click.Group):
+class HistoryGroup(Group):
     """Subcommands, with a hint for who names a recipe where one of them is due."""
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] not in self.commands:
-            known = ", ".join(self.list_commands(ctx))
-            raise UserError(f"{args[0]!r} is none of {known}; for a recipe, memguard history show {args[0]}")
-        return super().resolve_command(ctx, args)
+    hint = "for a recipe, memguard history show {word}"
 
 
 @click.group(cls=HistoryGroup, invoke_without_command=True)
@@ -42,7 +40,7 @@ class HistoryGroup(click.Group):
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
 @click.pass_context
 def history(context: click.Context, file: str | None, as_json: bool) -> int:
-    """What the tasks of earlier builds took; alone, as `show`.
+    """Show and manage what tasks took in earlier builds; alone, the same as `show`.
 
     \b
     Example:
@@ -69,7 +67,7 @@ history.add_command(push)
 def show(given: tuple[str | None, bool], file: str | None, as_json: bool, recipes: tuple[str, ...]) -> int:
     """Show what each task took, the heaviest first.
 
-    RECIPE is a name, or a shell pattern as 'llvm*'; no pattern shows the heaviest tasks of all.
+    RECIPE is a name, or a shell pattern such as 'llvm*'; no pattern shows the heaviest tasks of all.
 
     \b
     Example:
@@ -86,9 +84,9 @@ def show(given: tuple[str | None, bool], file: str | None, as_json: bool, recipe
 @click.argument("recipes", nargs=-1, metavar="[RECIPE]...")
 @click.pass_obj
 def export(given: tuple[str | None, bool], file: str | None, output: str | None, recipes: tuple[str, ...]) -> int:
-    """Write the samples as lines of JSON, which `import` takes.
+    """Write the samples, and then what single jobs took, as lines of JSON, which `import` takes.
 
-    RECIPE is a name, or a shell pattern as 'llvm*'.
+    RECIPE is a name, or a shell pattern such as 'llvm*'.
 
     \b
     Example:
@@ -96,8 +94,9 @@ def export(given: tuple[str | None, bool], file: str | None, output: str | None,
     """
     path = history_file.find(given[0] if file is None else file)
     with history_file.opened_to_read(path) as source:
-        samples = (sample for sample in source.export() if is_named(sample["pn"], recipes))
-        write_samples(samples, "-" if output is None else output, source)
+        lines = itertools.chain(source.export(), map(format_lives, source.all_lives()))
+        named = (line for line in lines if is_named(line["pn"], recipes))
+        write_lines(named, "-" if output is None else output, source)
     return 0
 
 
@@ -106,25 +105,33 @@ def export(given: tuple[str | None, bool], file: str | None, output: str | None,
 @click.argument("sources", nargs=-1, required=True, metavar="FILE|DIRECTORY|-...")
 @click.pass_obj
 def import_(given: tuple[str | None, bool], file: str | None, sources: tuple[str, ...]) -> int:
-    """Take in samples: lines of JSON as `export` writes them (- reads standard input), or directories of buildstats.
+    """Take in samples: lines of JSON as `export` writes them (- reads standard input), or buildstats.
 
-    What is there already is not taken twice. What is no sample is named on standard error and passed over.
+    Buildstats are directories, or a buildstats.json as in the git notes of the Yocto Project's yocto-buildstats.
+    What is there already is not taken twice. Invalid lines are reported on standard error and skipped.
 
     \b
     Example:
       memguard history import tmp/buildstats
+      git notes --ref=buildstats/BRANCH/MACHINE show COMMIT | memguard history import -
+
+    Exit status: 0, 2 where there is nothing but invalid lines.
     """
     path = history_file.find(given[0] if file is None else file)
     for source in sources:
         if source != "-" and not history_file.is_there(Path(source)):
             raise UserError(f"{source} does not exist; samples are in tmp/buildstats, or in a file of `export`")
-    total = Counts()
+    imported = Imported()
     with history_file.opened_to_write(path, history_file.find_max_bytes(None)) as target:
         for source in sources:
-            total += import_samples(target, source, _complain)
+            imported += import_from(target, source, _complain)
             if target.failure is not None:
                 break
-        click.echo(f"{total.added:,} added, {total.known:,} known, {total.bad:,} bad")
+        total = imported.samples
+        click.echo(f"{total.added:,} added, {total.known:,} known, {total.bad:,} bad{tell_lives(imported.new_lives)}")
+    if imported.is_nothing_but_bad:
+        named = ", ".join("standard input" if source == "-" else source for source in sources)
+        raise UserError(f"{named}: no line is a sample; samples are in tmp/buildstats, or in a file of `export`")
     click.echo(describe(target))
     return 0
 
@@ -134,7 +141,9 @@ def import_(given: tuple[str | None, bool], file: str | None, sources: tuple[str
 @click.argument("others", nargs=-1, required=True, metavar="FILE...")
 @click.pass_obj
 def merge(given: tuple[str | None, bool], file: str | None, others: tuple[str, ...]) -> int:
-    """Take over all samples of other histories, which stay as they are.
+    """Take over what other histories know, which stay as they are: all samples, and what single jobs took.
+
+    Invalid samples are reported on standard error and skipped.
 
     \b
     Example:
@@ -144,16 +153,22 @@ def merge(given: tuple[str | None, bool], file: str | None, others: tuple[str, .
     for other in others:
         if not history_file.is_there(Path(other)):
             raise UserError(f"{other} does not exist", "another build's memguard/history.db")
-    total = Counts()
+    total, lives = Counts(), 0
     with history_file.opened_to_write(path, history_file.find_max_bytes(None)) as target:
         for other in others:
             try:
-                total += target.merge(Path(other))
+                bad: list[BadSample] = []
+                total += target.merge(Path(other), bad.append)
+                with history_file.opened_to_read(Path(other)) as source:
+                    lives += take_lives(target, sound_lives(source.all_lives(), bad.append))
+                for found in bad:
+                    _complain(f"{other}: {found}")
             except UnusableHistory as error:
                 raise UserError(f"{error}; lines of JSON are for memguard history import") from None
             if target.failure is not None:
                 break
-        click.echo(f"{total.added:,} added, {total.known:,} known")
+        bad_too = f", {total.bad:,} bad" if total.bad else ""
+        click.echo(f"{total.added:,} added, {total.known:,} known{bad_too}{tell_lives(lives)}")
     click.echo(describe(target))
     return 0
 
@@ -161,7 +176,10 @@ def merge(given: tuple[str | None, bool], file: str | None, others: tuple[str, .
 @history.command()
 @history_option
 @click.option(
-    "--max", "most", metavar="SIZE", help="Bytes the file may have, as 16M; else MEMGUARD_HISTORY_MAX, or 64M."
+    "--max",
+    "most",
+    metavar="SIZE",
+    help="The file's largest size, such as 16M; else MEMGUARD_HISTORY_MAX, or 64M.",
 )
 @click.pass_obj
 def prune(given: tuple[str | None, bool], file: str | None, most: str | None) -> int:

@@ -14,12 +14,15 @@ from typing import TypeVar
 
 import click
 
+from memguard.record.history.samples import TaskLives
 from memguard.settings import is_database
 from memguard_cli.builds import configuration, history_file
+from memguard_cli.builds.lives_lines import join, sound_lives, take_lives
 from memguard_cli.commands.options import history_option
 from memguard_cli.errors import UserError
 from memguard_cli.fleet.database import DEFAULT_MAX_SAMPLES, EXAMPLE, LEAST_MAX_SAMPLES, FleetDatabase, Sent, builds_in
 from memguard_cli.fleet.patience import SilenceError, run_with_patience
+from memguard_cli.screens.history import tell_lives
 from memguard_cli.screens.text import count, printable
 
 T = TypeVar("T")
@@ -41,7 +44,9 @@ _timeout = click.option(
 @click.argument("url", required=False)
 @click.pass_obj
 def pull(given: tuple[str | None, bool], file: str | None, silence_s: float, url: str | None) -> int:
-    """Take over from the fleet's database what this build's history does not know: the newest samples of each task.
+    """Take over what the fleet's database knows and this build's history does not.
+
+    That is the newest samples of each task, its kind, and what its single jobs took in their last build.
 
     \b
     Example:
@@ -53,19 +58,22 @@ def pull(given: tuple[str | None, bool], file: str | None, silence_s: float, url
     database_url = _find_url(url)
     path = history_file.find(given[0] if file is None else file)
 
-    def work(database: FleetDatabase) -> tuple[int, int, int]:
-        known = set[str]()
+    def work(database: FleetDatabase) -> tuple[int, int, int, int]:
+        known, known_lives = set[str](), list[TaskLives]()
         if history_file.is_there(path):
             with history_file.opened_to_read(path) as source:
                 known.update(builds_in(source.export()))
+                known_lives = source.all_lives()
         samples = database.pull(known)
         bad: list[object] = []
+        new_lives = sound_lives(database.pull_lives(known_lives), bad.append)
         with history_file.opened_to_write(path, history_file.find_max_bytes(None)) as target:
             counts = target.import_samples(samples, on_bad=bad.append)
-        return counts.added, counts.known, len(bad)
+            lives = take_lives(target, new_lives)
+        return counts.added, counts.known, len(bad), lives
 
-    name, (added, already, bad) = _talk(database_url, silence_s, work)
-    click.echo(f"{added:,} added, {already:,} known, {bad:,} bad, from {printable(name)}")
+    name, (added, already, bad, lives) = _talk(database_url, silence_s, work)
+    click.echo(f"{added:,} added, {already:,} known, {bad:,} bad{tell_lives(lives)}, from {printable(name)}")
     return 0
 
 
@@ -83,7 +91,7 @@ def pull(given: tuple[str | None, bool], file: str | None, silence_s: float, url
 @click.argument("url", required=False)
 @click.pass_obj
 def push(given: tuple[str | None, bool], file: str | None, silence_s: float, max_samples: int, url: str | None) -> int:
-    """Send what this build's history knows to the fleet's database, which is made ready where it is empty.
+    """Send what this build's history knows to the fleet's database, which is set up if it is empty.
 
     \b
     Example:
@@ -95,13 +103,15 @@ def push(given: tuple[str | None, bool], file: str | None, silence_s: float, max
     path = history_file.find(given[0] if file is None else file)
     history_file.require(path)
 
-    def work(database: FleetDatabase) -> Sent:
+    def work(database: FleetDatabase) -> tuple[Sent, int]:
         with history_file.opened_to_read(path) as source:
-            return database.push(source.export(), max_samples)
+            sent = database.push(source.export(), max_samples)
+            lives = sound_lives(source.all_lives(), on_bad=lambda bad: None)
+            return sent, database.push_lives(lives, join, max_samples)
 
-    name, sent = _talk(database_url, silence_s, work)
+    name, (sent, lives) = _talk(database_url, silence_s, work)
     forgotten = f", {count(sent.forgotten, 'old sample')} forgotten" if sent.forgotten else ""
-    click.echo(f"{sent.added:,} added, {sent.known:,} known{forgotten}, to {printable(name)}")
+    click.echo(f"{sent.added:,} added, {sent.known:,} known{forgotten}{tell_lives(lives)}, to {printable(name)}")
     return 0
 
 

@@ -1,50 +1,75 @@
 # SPDX-License-Identifier: MIT
-"""`memguard plan`: which container a build needs, and what a smaller one costs in time.
+"""`memguard plan`: which container a build needs, what a smaller one costs in time, and how many fit on a cluster.
 
 Runs in: outside BitBake.
-Covers: the smallest limit that finishes for each number of CPUs, times at every limit, the knee, what stock BitBake
-would need; as a table, JSON and a picture; what all that does not know.
-Does not cover: the simulation itself (simulation.compare and below), drawing (plan_picture).
+Covers: arguments; how much of a build is known; JSON; the size that is written into a manifest.
+Does not cover: the simulation itself (simulation.planning and below), tables and the picture (screens), the manifest's
+text (cluster.manifest).
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
-import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+import re
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
 from memguard.settings import LEAST_LIMIT_BYTES
-from memguard.units import GIB, MIB, format_bytes, parse_bytes
+from memguard.units import GIB, parse_bytes
 from memguard_cli.builds import history_file
+from memguard_cli.builds.plain_file import write_whole
+from memguard_cli.cluster.manifest import Manifest, Room, room_words
 from memguard_cli.commands.options import history_option
-from memguard_cli.commands.simulate import format_minutes, parse_cpus, parse_limits, progress, write_json
-from memguard_cli.screens.text import count, make_console, make_table, plain
-from memguard_cli.simulation.compare import place_of, simulate
+from memguard_cli.commands.simulate import parse_cpus, parse_limits, progress, write_json
+from memguard_cli.errors import lacking
+from memguard_cli.screens.plan import show, show_nodes
+from memguard_cli.screens.text import format_minutes
 from memguard_cli.simulation.graph import Graph, GraphError
-from memguard_cli.simulation.plans import Plan, Point, Stock
-from memguard_cli.simulation.profiles import ERRORS
+from memguard_cli.simulation.nodes import Node, Row, Shape, best_of, fill, parse_nodes, shapes_of
+from memguard_cli.simulation.planning import make_plan
+from memguard_cli.simulation.plans import Plan, Point, within
 from memguard_cli.simulation.scenario import LARGEST_BYTES, MOST_SEEDS
 from memguard_cli.simulation.truth import Known, Truth, chains_of, find_truth, read_source
 
-IDLE_BYTES = 300 * MIB
 # Sizes between a limit and twice it.
 STEPS_PER_DOUBLING = 4
-# The knee: from here on more memory gains less than this.
-KNEE_SHARE = 0.05
-SHOWN_RECIPES = 8
+CPUS = "4,8,16"
+MOST_BUILDS = 100_000
+_TIME = re.compile(r"(?=\d)(?:(\d{1,4}(?:\.\d+)?)h)?(?:(\d{1,6}(?:\.\d+)?)(?:m|min))?")
 
 
-@click.command(epilog="Example: memguard plan task-depends.dot --history history.db --cpus 4,8,16 --limits 8G..128G")
-@click.argument("source", metavar="[GRAPH|HISTORY]", required=False, type=click.Path(path_type=Path))
-@click.option("--cpus", default="4,8,16", show_default=True, metavar="N[,...]", help="Numbers of CPUs.")
+@dataclass(frozen=True)
+class Build:
+    """One build with its plans. names: what it was read from; unknown: recipes that nobody has built."""
+
+    name: str
+    names: tuple[str, ...]
+    truth: Truth
+    unknown: tuple[str, ...]
+    plans: tuple[Plan, ...]
+
+
+@click.command(
+    epilog="Examples: memguard plan task-depends.dot --history history.db --cpus 4,8,16 --limits 8G..128G; "
+    "memguard plan task-depends.dot --manifest build-job.yml --choose 90m; "
+    "memguard plan minimal.dot sato.dot --nodes 4x64G/16 --builds 20"
+)
+@click.argument("sources", metavar="[GRAPH|HISTORY]...", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--cpus", metavar="N[,...]", help=f"Numbers of CPUs; else the manifest's, else {CPUS}.")
 @click.option(
-    "--limits", default="4G..128G", show_default=True, metavar="SIZE..SIZE", help="Limits to try, or some: 8G,16G."
+    "--limits",
+    default="4G..128G",
+    show_default=True,
+    metavar="SIZE..SIZE",
+    help="Limits to try, or a list: 8G,16G.",
 )
 @click.option(
     "--seeds",
@@ -54,36 +79,83 @@ SHOWN_RECIPES = 8
     metavar="N",
     help="Runs at each limit; each draws anew what is not known, and by how much predictions miss.",
 )
+@click.option(
+    "--nodes",
+    metavar="NxSIZE/CPUS[,...]",
+    help="Say how many builds run at once on these nodes, such as 4x64G/16: what pods may use of each.",
+)
+@click.option(
+    "--builds",
+    type=click.IntRange(1, MOST_BUILDS),
+    metavar="N",
+    help="With --nodes: say when this many builds are done, one of each graph in turn.",
+)
+@click.option(
+    "--manifest", metavar="FILE", help="Write the chosen container into the Job in FILE; -: from stdin to stdout."
+)
+@click.option(
+    "--choose",
+    show_default="knee",
+    metavar="smallest|knee|TIME",
+    help="The container for --manifest; with a TIME such as 90m or 1h30m, the smallest that is never slower.",
+)
+@click.option("--container", metavar="NAME", help="The manifest's container; else its default, or its only one.")
+@click.option("--patch", metavar="FILE", help="Leave the manifest as it is; write a patch for its suspended Job.")
 @click.option("--json", "json_file", metavar="FILE", help="Write all numbers to FILE, - for standard output, no table.")
 @click.option("--picture", metavar="FILE", help="Draw time over memory into FILE.svg or FILE.png (needs matplotlib).")
 @history_option
 def plan(
-    source: Path | None,
-    cpus: str,
+    sources: tuple[Path, ...],
+    cpus: str | None,
     limits: str,
     seeds: int,
+    nodes: str | None,
+    builds: int | None,
+    manifest: str | None,
+    choose: str | None,
+    container: str | None,
+    patch: str | None,
     json_file: str | None,
     picture: str | None,
     file: str | None,
 ) -> int:
-    """Tell which memory limit a build needs, for each number of CPUs, and how long it then takes.
+    """Say which memory limit a build needs, for each number of CPUs, and how long it then takes.
 
     GRAPH is the task-depends.dot that `bitbake -g IMAGE` writes; what its tasks take comes from the history. With a
     history, or a directory of buildstats, instead of a graph the tasks in it are planned, as chains of their recipes.
     """
-    numbers, sizes = sorted(set(parse_cpus(cpus))), parse_range(limits)
-    check_picture(picture)
-    graph, known, names = read_build(source, file)
-    truths = [find_truth(graph, known, (), random.Random(seed)) for seed in range(seeds)]
-    with progress(len(numbers) * (len(sizes) * (seeds + 1))) as tick:
-        plans = [make_plan(truths, number, sizes, tick) for number in numbers]
-    unknown = sorted({recipe for recipe, _ in graph.names} - {recipe for recipe, _ in known})
+    check_picture(picture, len(sources))
+    check_places(sources, manifest, patch, json_file, picture)
+    there = _read_nodes(nodes, builds)
+    job = _read_manifest(manifest, {"--choose": choose, "--container": container, "--patch": patch}, sources)
+    choose = choose or "knee"
+    sizes = parse_range(limits)
+    numbers = sorted(set(parse_cpus(cpus or _cpus_of(job))))
+    most_s = parse_choice(choose, numbers) if job is not None else None
+    read = [read_build(source, file) for source in sources or (None,)]
+    with progress(len(read) * len(numbers) * len(sizes) * (seeds + 1)) as tick:
+        found = []
+        for name, (graph, known, names) in zip(_names_of(read), read):
+            truths = [find_truth(graph, known, (), random.Random(seed)) for seed in range(seeds)]
+            plans = tuple(make_plan(truths, number, sizes, tick) for number in numbers)
+            unknown = sorted({recipe for recipe, _ in graph.names} - {recipe for recipe, _ in known})
+            found.append(Build(name, tuple(names), truths[0], tuple(unknown), plans))
+    # Of each build.
+    rows = [[fill(shape, there) for shape in shapes_of(build.name, build.plans)] for build in found] if there else []
+    is_piped = "-" in (json_file, patch) or (manifest == "-" and patch is None)
     if json_file is not None:
-        write_json(as_data(plans, truths[0], names, unknown), json_file)
+        write_json(as_data(found, rows), json_file)
     if picture is not None:
-        draw_picture(plans, picture)
-    if json_file != "-":
-        _show(plans, truths[0], names, unknown)
+        draw_picture(found[0].plans, picture)
+    if not is_piped:
+        for build in found:
+            show(build.plans, build.truth, build.names, build.unknown)
+        if there:
+            show_nodes(list(itertools.chain(*rows)), _best(found, rows), there, builds)
+    if job is not None and manifest is not None:
+        chosen, point = pick(found[0].plans, choose, most_s)
+        room = Room(chosen.cpus, point.limit_bytes, keeps_cpus=cpus is None and job.cpus is not None)
+        _write_manifest(job, manifest, patch, room, point)
     return 0
 
 
@@ -98,11 +170,87 @@ def parse_range(text: str) -> tuple[int, ...]:
         least = most = 0
     if not LEAST_LIMIT_BYTES <= least <= most <= LARGEST_BYTES:
         raise click.UsageError(f"--limits {text!r}: no range of limits; a good one is 8G..128G")
-    sizes = {most}
+    sizes = {least, most}
     for step in range(math.ceil(STEPS_PER_DOUBLING * math.log2(most / least)) + 1):
         size = least * 2 ** (step / STEPS_PER_DOUBLING)
         sizes.add(round(size / GIB) * GIB if size >= 4 * GIB else int(size))
     return tuple(sorted(size for size in sizes if least <= size <= most))
+
+
+def parse_choice(text: str, numbers: Sequence[int]) -> float | None:
+    """The seconds that "90m" or "1h30m" allows, None for the words smallest and knee. Raises UsageError."""
+    if text in ("smallest", "knee"):
+        if len(numbers) > 1:
+            raise click.UsageError(f"--choose {text}: of one number of CPUs, as --cpus 8; a time chooses among several")
+        return None
+    found = _TIME.fullmatch(text)
+    if found is None or not any(found.groups()):
+        raise click.UsageError(f"--choose {text!r}: neither smallest nor knee nor a time; a good time is 90m or 1h30m")
+    return 3600 * float(found[1] or 0) + 60 * float(found[2] or 0)
+
+
+def pick(plans: Sequence[Plan], choice: str, most_s: float | None) -> tuple[Plan, Point]:
+    """The container of that choice. Raises UsageError where there is none."""
+    if most_s is not None:
+        picked = within(plans, most_s)
+        if picked is None:
+            raise click.UsageError(f"--choose {choice}: no container that was tried is as fast; try more --cpus")
+        return picked
+    point = plans[0].smallest if choice == "smallest" else plans[0].knee
+    if point is None:
+        raise click.UsageError("no limit that was tried is enough; --limits tries others, as 64G..256G")
+    return plans[0], point
+
+
+def _read_nodes(text: str | None, builds: int | None) -> tuple[Node, ...]:
+    if text is None:
+        if builds is not None:
+            raise click.UsageError("--builds is for --nodes; a good one is --nodes 4x64G/16")
+        return ()
+    try:
+        return parse_nodes(text)
+    except ValueError:
+        raise click.UsageError(f"--nodes {text!r}: no nodes; good ones are 4x64G/16,128G/32") from None
+
+
+def _read_manifest(name: str | None, others: Mapping[str, str | None], sources: Sequence[Path]) -> Manifest | None:
+    """others: options that are for a manifest."""
+    if name is None:
+        for option, value in others.items():
+            if value is not None:
+                raise click.UsageError(f"{option} is for --manifest; a good one is --manifest build-job.yml")
+        return None
+    if len(sources) > 1:
+        raise click.UsageError("--manifest is for one build; give one graph, or none")
+    try:
+        # Bytes: the ends of lines stay as they are.
+        given = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        text = given.decode("utf-8")
+    except OSError as error:
+        raise click.UsageError(f"--manifest {name}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise click.UsageError(f"--manifest {name} is not text in UTF-8") from None
+    return Manifest(text, others["--container"])
+
+
+def _cpus_of(job: Manifest | None) -> str:
+    cpus = None if job is None else job.cpus
+    return CPUS if cpus is None else str(cpus)
+
+
+def _write_manifest(job: Manifest, name: str, patch: str | None, room: Room, point: Point) -> None:
+    """Write the manifest, or the patch, and say on standard error what it asks for."""
+    text, target = (job.resized(room), name) if patch is None else (job.patch(room), patch)
+    if target == "-":
+        sys.stdout.write(text)
+    else:
+        try:
+            write_whole(Path(target), [text])
+        except OSError as error:
+            raise click.UsageError(f"{target}: {error.strerror}") from None
+    click.echo(f"{job.words}: {room_words(room)}, in which it takes {format_minutes(point.time_s or 0.0)}", err=True)
+    for warning in job.warnings(room, patch is not None):
+        click.echo(f"memguard: {warning}", err=True)
 
 
 def read_build(source: Path | None, file: str | None) -> tuple[Graph, Known, list[str]]:
@@ -122,100 +270,81 @@ def read_build(source: Path | None, file: str | None) -> tuple[Graph, Known, lis
         history_file.require(path)
         other, known = read_source(path)
         if other is not None:
-            raise click.UsageError(f"{path} is a graph; a history is due there")
+            raise click.UsageError(f"{path} is a graph, not a history")
         return graph, known, [str(source), str(path)]
     except GraphError as error:
         raise click.UsageError(str(error)) from None
 
 
-def make_plan(
-    truths: Sequence[Truth], cpus: int, sizes: Sequence[int], tick: Callable[[], None] = lambda: None
-) -> Plan:
-    """Simulate every size, and search what stock would need. `tick` is called seeds + 1 times for each size."""
-    points: list[Point] = []
-    for size in sizes:
-        if points and points[-1].is_never_short:
-            before = points[-1]
-            points.append(Point(size, *list(vars(before).values())[1:]))
-            for _ in truths:
-                tick()
-        else:
-            points.append(_try(truths, cpus, size, tick))
-    smallest = next((point for point in points if all(p.is_safe for p in points[points.index(point) :])), None)
-    knee = None
-    if smallest is not None:
-        safe = points[points.index(smallest) :]
-        best_s = min(point.time_s or math.inf for point in safe)
-        knee = next(point for point in safe if (point.time_s or math.inf) <= best_s * (1 + KNEE_SHARE))
-    stock_bytes = None
-    for size in reversed(sizes):
-        if _stock_time(truths, cpus, size, cpus, cpus) is None:
-            break
-        stock_bytes = size
-        tick()
-    stock = _find_stock(truths, cpus, knee.limit_bytes) if knee is not None else None
-    return Plan(cpus, tuple(points), smallest, knee, stock_bytes, stock)
+def _name_of(graph: Graph, file: str) -> str:
+    """What was asked of bitbake -g, where that is one recipe, else the file."""
+    ends = {graph.names[task][0] for task, followers in enumerate(graph.followers) if not followers}
+    return ends.pop() if len(ends) == 1 else Path(file).name
 
 
-def _try(truths: Sequence[Truth], cpus: int, limit_bytes: int, tick: Callable[[], None]) -> Point:
-    place = place_of(limit_bytes, cpus, None, None, IDLE_BYTES, None)
-    outcomes = []
-    for seed, truth in enumerate(truths):
-        outcomes.append(simulate(truth, place, "memguard", ERRORS["warm"], seed))
-        tick()
-    times = [outcome.makespan_s for outcome in outcomes if outcome.finished]
-    is_never_short = all(outcome.finished and not outcome.held and not outcome.shrunk for outcome in outcomes)
-    return Point(
-        limit_bytes,
-        len(times),
-        len(outcomes),
-        statistics.median(times) if times else None,
-        min(times, default=None),
-        max(times, default=None),
-        is_never_short,
-    )
-
-
-def _stock_time(truths: Sequence[Truth], cpus: int, limit_bytes: int, threads: int, jobs: int) -> float | None:
-    """The median time of stock BitBake, None where one of the builds is killed."""
-    place = place_of(limit_bytes, cpus, threads, jobs, IDLE_BYTES, None)
-    times = []
-    for truth in truths:
-        outcome = simulate(truth, place, "stock", ERRORS["exact"], 0)
-        if not outcome.finished:
-            return None
-        times.append(outcome.makespan_s)
-    return statistics.median(times)
-
-
-def _find_stock(truths: Sequence[Truth], cpus: int, limit_bytes: int) -> Stock | None:
-    """The fastest configuration of stock BitBake that finishes, of all that halve the number of CPUs some times."""
-    halves = [max(1, cpus >> step) for step in range(cpus.bit_length())]
-    found = [
-        Stock(threads, jobs, time_s)
-        for threads in halves
-        for jobs in halves
-        if (time_s := _stock_time(truths, cpus, limit_bytes, threads, jobs)) is not None
+def _names_of(read: Sequence[tuple[Graph, Known, list[str]]]) -> list[str]:
+    """A name for each build; where several are called the same, with the directory of its file."""
+    names = [_name_of(graph, files[0]) for graph, _, files in read]
+    times = Counter(names)
+    return [
+        name if times[name] == 1 else f"{name} in {Path(files[0]).parent}" for name, (_, _, files) in zip(names, read)
     ]
-    return min(found, key=lambda stock: stock.time_s, default=None)
 
 
-def as_data(plans: Sequence[Plan], truth: Truth, names: Sequence[str], unknown: Sequence[str]) -> dict[str, Any]:
-    """All that was found, for machines."""
-    return {
-        "sources": list(names),
-        "tasks": len(truth.graph),
-        "known_durations": truth.known_durations,
-        "known_footprints": truth.known_footprints,
-        "unknown_recipes": list(unknown),
-        "plans": [asdict(plan) for plan in plans],
-    }
+def _best(found: Sequence[Build], rows: Sequence[Sequence[Row]]) -> list[tuple[str, Shape | None]]:
+    """Of each build its name and the container for the queue of all, None where none fits."""
+    best = [best_of(of_build) for of_build in rows]
+    return [(build.name, None if row is None else row.shape) for build, row in zip(found, best)]
 
 
-def check_picture(picture: str | None) -> None:
+def as_data(found: Sequence[Build], rows: Sequence[Sequence[Row]]) -> dict[str, Any]:
+    """All that was found, for machines: one build as an object, several as a list of them."""
+    data = [
+        {
+            "name": build.name,
+            "sources": list(build.names),
+            "tasks": len(build.truth.graph),
+            "known_durations": build.truth.known_durations,
+            "known_footprints": build.truth.known_footprints,
+            "footprints_in_table": build.truth.in_table,
+            "is_first_build": not build.truth.known_durations,
+            "unknown_recipes": list(build.unknown),
+            "plans": [asdict(plan) for plan in build.plans],
+        }
+        for build in found
+    ]
+    whole: dict[str, Any] = data[0] if len(data) == 1 else {"builds": data}
+    if rows:
+        whole["nodes"] = [
+            {**asdict(row.shape), "at_once": row.at_once, "an_hour": row.an_hour} for row in itertools.chain(*rows)
+        ]
+    return whole
+
+
+def check_picture(picture: str | None, sources: int) -> None:
     """Raises UsageError for a picture of another kind, before anything is simulated."""
     if picture is not None and Path(picture).suffix not in (".svg", ".png"):
         raise click.UsageError(f"--picture {picture}: neither .svg nor .png; a good name is plan.svg")
+    if picture is not None and sources > 1:
+        raise click.UsageError("--picture shows one build; give one graph, or none")
+
+
+def check_places(
+    sources: Sequence[Path], manifest: str | None, patch: str | None, json_file: str | None, picture: str | None
+) -> None:
+    """Raises UsageError where two things would be written to one place, or one over what is read."""
+    written = {"--manifest": manifest, "--patch": patch, "--json": json_file, "--picture": picture}
+    if manifest == "-" and patch is not None:
+        del written["--manifest"]  # it is only read, from standard input
+    taken = {str(source.resolve()): "what is planned" for source in sources}
+    for option, name in written.items():
+        if name is None:
+            continue
+        place = name if name == "-" else str(Path(name).resolve())
+        if place in taken:
+            both = "standard output" if name == "-" else name
+            raise click.UsageError(f"{taken[place]} and {option} are both {both}; give each a file of its own")
+        taken[place] = option
 
 
 def draw_picture(plans: Sequence[Plan], picture: str) -> None:
@@ -223,75 +352,8 @@ def draw_picture(plans: Sequence[Plan], picture: str) -> None:
     try:
         from memguard_cli.screens.plan_picture import draw
     except ImportError:
-        raise click.UsageError("--picture needs matplotlib: pip install 'meta-memguard[picture]'") from None
+        raise click.UsageError(lacking("--picture", "matplotlib")) from None
     try:
         draw(plans, Path(picture))
     except OSError as error:
         raise click.UsageError(f"--picture {picture}: {error.strerror}") from None
-
-
-def _show(plans: Sequence[Plan], truth: Truth, names: Sequence[str], unknown: Sequence[str]) -> None:
-    console = make_console()
-    recipes = len({recipe for recipe, _ in truth.graph.names})
-    console.print(
-        plain(f"{count(len(truth.graph), 'task')} of {count(recipes, 'recipe')}, from {' and '.join(names)}", "bold")
-    )
-    table = make_table("CPUs", "smallest", "time", "knee", "time", "stock from", "stock at the knee", left=0)
-    table.columns[-1].max_width = None
-    for found in plans:
-        table.add_row(*map(plain, _cells(found)))
-    console.print(table)
-    console.print()
-    times = make_table("limit", *(f"{found.cpus} CPUs" for found in plans))
-    for columns in zip(*(found.points for found in plans)):
-        times.add_row(plain(format_bytes(columns[0].limit_bytes)), *(plain(_time(point)) for point in columns))
-    console.print(times)
-    console.print()
-    for sentence in explain(plans, truth, unknown):
-        console.print(plain(sentence))
-
-
-def _cells(found: Plan) -> list[str]:
-    cells = [str(found.cpus)]
-    for point in (found.smallest, found.knee):
-        cells += [format_bytes(point.limit_bytes), _time(point)] if point is not None else ["-", "-"]
-    cells.append(format_bytes(found.stock_bytes) if found.stock_bytes is not None else "-")
-    stock = found.stock
-    cells.append(f"{stock.threads} x -j {stock.jobs}: {format_minutes(stock.time_s)}" if stock is not None else "-")
-    return cells
-
-
-def _time(point: Point) -> str:
-    if point.time_s is None:
-        return "killed"
-    return format_minutes(point.time_s) if point.is_safe else f"{point.finished} of {point.runs}"
-
-
-def explain(plans: Sequence[Plan], truth: Truth, unknown: Sequence[str]) -> list[str]:
-    """What the columns mean, how sure they are, and what they rest on."""
-    runs = plans[0].points[0].runs
-    wide = [
-        (point.most_s - point.least_s) / point.time_s
-        for found in plans
-        for point in found.points
-        if point.time_s and point.most_s is not None and point.least_s is not None
-    ]
-    sentences = [
-        f"smallest: from here on all {count(runs, 'run')} finish. knee: more memory gains less than "
-        f"{100 * KNEE_SHARE:.0f} %. stock from: where BitBake alone finishes with as many tasks and jobs as CPUs. "
-        "stock at the knee: its fastest BB_NUMBER_THREADS x PARALLEL_MAKE that finishes there.",
-        f"Durations are known of {truth.known_durations:,} and memory of {truth.known_footprints:,} of "
-        f"{len(truth.graph):,} tasks; the others are drawn by kind of task, anew for each run. Predictions are taken "
-        "to miss as after three builds.",
-    ]
-    if wide:
-        sentences.append(f"Times of the runs at one limit differ by up to {100 * max(wide):.0f} %.")
-    if unknown:
-        shown = ", ".join(unknown[:SHOWN_RECIPES])
-        more = f" and {len(unknown) - SHOWN_RECIPES:,} more" if len(unknown) > SHOWN_RECIPES else ""
-        sentences.append(
-            f"Never seen: {count(len(unknown), 'recipe')} ({shown}{more}); a heavy one among them decides."
-        )
-    if any(found.smallest is None for found in plans):
-        sentences.append("A dash: no limit of those tried is enough.")
-    return sentences

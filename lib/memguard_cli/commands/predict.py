@@ -22,12 +22,16 @@ from memguard_cli.screens.prediction import as_data, show_prediction
 
 @click.command()
 @click.argument("target", metavar="PN[:TASK]")
-@click.option("--jobs", "-j", type=click.IntRange(1, MOST_JOBS), metavar="N", help="Tell the peak with N jobs.")
+@click.option("--jobs", "-j", type=click.IntRange(1, MOST_JOBS), metavar="N", help="Predict the peak with N jobs.")
 @click.option(
-    "--class", "classes", multiple=True, metavar="NAME", help="A class the recipe inherits, as cmake; repeat."
+    "--class",
+    "classes",
+    multiple=True,
+    metavar="NAME",
+    help="A class the recipe inherits, such as cmake; can be repeated.",
 )
-@click.option("--version", metavar="PV", help="The version to be built; else the newest of the history.")
-@click.option("--all-tasks", is_flag=True, help="Tell of do_compile and every task that the history knows.")
+@click.option("--version", metavar="PV", help="The version to be built; else the newest in the history.")
+@click.option("--all-tasks", is_flag=True, help="Show do_compile and every task in the history.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead; with --all-tasks a list of them.")
 @history_option
 def predict(
@@ -39,9 +43,9 @@ def predict(
     as_json: bool,
     file: str | None,
 ) -> int:
-    """Tell how much memory a task will take, and what that rests on.
+    """Predict how much memory a task will take, and what that rests on.
 
-    TASK is do_compile where it is left out. In a build directory MEMGUARD_FOOTPRINT:pn-PN of its conf/local.conf
+    TASK is do_compile where it is left out. In a build directory MEMGUARD_FOOTPRINT:pn-PN of its configuration
     counts as in a build. Recipes are not parsed: --class says what PN inherits, which matters while it is unknown.
 
     \b
@@ -67,5 +71,5 @@ def parse_target(text: str) -> tuple[str, str | None]:
     recipe, colon, task = text.partition(":")
     is_name = all(name and name.isprintable() and not set(name) & set(" /:") for name in (recipe, task or "any"))
     if not is_name or (colon and not task):
-        raise UserError(f"{text!r} is no recipe with or without a task", "llvm-native:do_compile")
+        raise UserError(f"{text!r} is neither a recipe nor RECIPE:TASK", "llvm-native:do_compile")
     return recipe, (task if task.startswith("do_") else f"do_{task}") if task else None

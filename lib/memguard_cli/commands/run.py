@@ -23,7 +23,7 @@ import click
 
 from memguard.model import Policy
 from memguard.predict.remembered_lives import Lives
-from memguard.units import digest, format_bytes, parse_bytes, parse_share
+from memguard.units import counted, digest, format_bytes, parse_bytes, parse_share
 from memguard_cli.screens.text import printable
 from memguard_cli.supervise.enclosure import Enclosure, NoEnclosure
 from memguard_cli.supervise.supervisor import Account, NotStarted, Supervisor, Wish
@@ -99,7 +99,7 @@ def run(
     found = shutil.which(command[0])
     if found is None:
         is_there = os.sep in command[0] and Path(command[0]).exists()
-        why = "is no program that can be run" if is_there else "no such command"
+        why = "is not a program that can be run" if is_there else "no such command"
         _say(f"{command[0]}: {why}; a good call is: memguard run -- make")
         return _NOT_EXECUTABLE if is_there else _NOT_FOUND
     _fill_standard_streams()
@@ -110,8 +110,9 @@ def run(
     if retries is None:
         retries = _CONTINUES if Path(found).name in _CONTINUING else 0
     wish = Wish(command, limit, jobs, job_size, policy, retries)
+    supervisor = Supervisor(wish, enclosure, os.environ, remembered.lives if remembered else None, _say)
     try:
-        account = Supervisor(wish, enclosure, os.environ, remembered.lives if remembered else None, _say).run()
+        account = supervisor.run()
     except NotStarted as reason:
         _say(f"{reason}; a good call is: memguard run -- make")
         return _NOT_EXECUTABLE
@@ -123,6 +124,7 @@ def run(
     if file is not None:
         text = json.dumps({"command": list(command), **asdict(account)}, indent=2) + "\n"
         _try_to(lambda: _write(file, text), f"--json {file} cannot be written")
+    supervisor.end_as_command()
     return account.exit_status
 
 
@@ -234,7 +236,7 @@ def _summary(account: Account) -> list[str]:
     return [
         f"peak {format_bytes(account.peak_bytes)} of {format_bytes(account.limit_bytes)} ({share} %, "
         f"{account.limit_source}), {account.oom_kills} killed by the kernel for memory",
-        f"{least} to {most} jobs of {account.jobs} allowed; stopped {account.stopped} jobs, woke {account.woken}, "
-        f"killed {account.killed}, retried {account.retried} times",
+        f"{least} to {most} jobs of {account.jobs} allowed; stopped {counted(account.stopped, 'job')}, "
+        f"woke {account.woken}, killed {account.killed}, retried {counted(account.retried, 'time')}",
         f"{account.wall_s:.1f} s, exit status {account.exit_status}",
     ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`memguard simulate`: a build that is only thought, under memguard and under other rules.
+"""`memguard simulate`: an imaginary build, under memguard and under other rules.
 
 Runs in: outside BitBake.
 Covers: the table, JSON, the progress bar; what the options say instead of the scenario.
@@ -9,6 +9,7 @@ Does not cover: reading scenarios (scenario), the simulation itself (simulation.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import random
 import statistics
@@ -24,7 +25,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from memguard.settings import LEAST_LIMIT_BYTES
 from memguard.units import format_bytes, parse_bytes
-from memguard_cli.screens.text import count, make_console, make_table, plain
+from memguard_cli.builds.plain_file import write_whole
+from memguard_cli.screens.text import count, format_minutes, make_console, make_table, plain
 from memguard_cli.simulation.clairvoyant import SCHEDULES
 from memguard_cli.simulation.compare import NAMES, Place, Summary, compare, count_runs, place_of
 from memguard_cli.simulation.scenario import (
@@ -45,10 +47,16 @@ DEFAULT_POLICIES = tuple(name for name in NAMES if name != "memguard-cold")
 )
 @click.argument("file", metavar="SCENARIO.yml", type=click.Path(path_type=Path))
 @click.option(
-    "--policy", "policies", multiple=True, metavar="NAME", help=f"A rule to run under, repeat: {', '.join(NAMES)}."
+    "--policy",
+    "policies",
+    multiple=True,
+    metavar="NAME",
+    help=f"A rule to run under, or several: {', '.join(NAMES)}.",
 )
-@click.option("--limit", "limits", metavar="SIZE[,...]", help="Memory limits, as 16G,32G, instead of the scenario's.")
-@click.option("--cpus", metavar="N[,...]", help="CPUs, as 8,64, instead of the scenario's.")
+@click.option(
+    "--limit", "limits", metavar="SIZE[,...]", help="Memory limits instead of the scenario's, such as 16G,32G."
+)
+@click.option("--cpus", metavar="N[,...]", help="CPUs instead of the scenario's, such as 8,64.")
 @click.option(
     "--seeds", type=click.IntRange(1, MOST_SEEDS), metavar="N", help="Runs of memguard, each with other errors."
 )
@@ -57,7 +65,7 @@ DEFAULT_POLICIES = tuple(name for name in NAMES if name != "memguard-cold")
     type=click.IntRange(1, 100_000),
     default=SCHEDULES,
     show_default=True,
-    help="List schedules the clairvoyant policy draws.",
+    help="Schedules that the clairvoyant policy draws.",
 )
 @click.option("--json", "json_file", metavar="FILE", help="Write all numbers to FILE, - for standard output, no table.")
 def simulate(
@@ -69,9 +77,9 @@ def simulate(
     schedules: int,
     json_file: str | None,
 ) -> int:
-    """Simulate a build under memguard and under other rules, and tell which would have finished, and when.
+    """Simulate a build under memguard and under other rules: which would have finished, and when.
 
-    The build, its containers and how well its tasks are predicted stand in SCENARIO.yml; conf/scenarios has examples.
+    The build, its containers and how well its tasks are predicted are in SCENARIO.yml; conf/scenarios has examples.
     memguard's decisions are made by the code that decides in builds. The same scenario gives the same numbers.
     """
     try:
@@ -113,7 +121,7 @@ def parse_limits(text: str, option: str) -> tuple[int, ...]:
         except ValueError:
             size = 0
         if not LEAST_LIMIT_BYTES <= size <= LARGEST_BYTES:
-            raise click.UsageError(f"{option} {text!r}: {word!r} is no size of a container; good ones are 16G,32G")
+            raise click.UsageError(f"{option} {text!r}: {word!r} is not the size of a container; good ones are 16G,32G")
         sizes.append(size)
     return tuple(sizes)
 
@@ -122,7 +130,7 @@ def parse_cpus(text: str) -> tuple[int, ...]:
     """Numbers of "8,64". Raises UsageError."""
     words = text.split(",")
     if not all(word.strip().isdecimal() and 1 <= int(word) <= MOST_CPUS for word in words):
-        raise click.UsageError(f"--cpus {text!r}: whole numbers from 1 to {MOST_CPUS} are due; good ones are 8,64")
+        raise click.UsageError(f"--cpus {text!r}: whole numbers from 1 to {MOST_CPUS} are needed; good ones are 8,64")
     return tuple(map(int, words))
 
 
@@ -130,7 +138,7 @@ def check_policies(names: Sequence[str]) -> tuple[str, ...]:
     """The names, each once. Raises UsageError for one that nobody knows."""
     for name in names:
         if name not in NAMES:
-            raise click.UsageError(f"{name!r} is no policy; known are {', '.join(NAMES)}")
+            raise click.UsageError(f"{name!r} is not a policy; choose from {', '.join(NAMES)}")
     return tuple(dict.fromkeys(names))
 
 
@@ -156,7 +164,7 @@ def write_json(data: Any, file: str) -> None:
         sys.stdout.write(text)
         return
     try:
-        Path(file).write_text(text, encoding="utf-8")
+        write_whole(Path(file), [text])
     except OSError as error:
         raise click.UsageError(f"--json {file}: {error.strerror}") from None
 
@@ -184,29 +192,35 @@ def _show(truth: Truth, summaries: Sequence[Summary]) -> None:
     console.print(
         plain(
             f"{count(tasks, 'task')}, {hours:,.1f} CPU hours; durations known of {truth.known_durations:,}, "
-            f"footprints of {truth.known_footprints:,}, the others drawn by kind"
+            f"footprints of {truth.known_footprints:,} and in the table of {truth.in_table:,}, the others drawn by kind"
         )
     )
-    container = None
-    table = None
-    for summary in summaries:
-        if summary.container != container or table is None:
-            if table is not None:
-                console.print(table)
-            container = summary.container
-            console.print()
-            console.print(
-                plain(
-                    f"{format_bytes(container.limit_bytes)}, {container.cpus:g} CPUs, "
-                    f"{count(container.threads, 'task')} of -j {container.jobs} at once; "
-                    f"no schedule is shorter than {format_minutes(summary.bound_s)}",
-                    "bold",
-                )
+    for container, found in itertools.groupby(summaries, lambda summary: summary.container):
+        several = list(found)
+        console.print()
+        console.print(
+            plain(
+                f"{format_bytes(container.limit_bytes)}, {container.cpus:g} CPUs, "
+                f"{count(container.threads, 'task')} of -j {container.jobs} at once; "
+                f"no schedule is shorter than {format_minutes(several[0].bound_s)}",
+                "bold",
             )
-            table = make_table("policy", "finished", "done", "time", "of bound", "peak", "held")
-        table.add_row(plain(summary.policy), *map(plain, _cells(summary)))
-    if table is not None:
+        )
+        table = make_table("policy", "finished", "done", "time", "of bound", "peak", "held")
+        for names, cells in fold(several):
+            table.add_row(plain(names), *map(plain, cells))
         console.print(table)
+    if any(summary.policy.startswith("memguard") and len(summary.outcomes) == 1 for summary in summaries):
+        console.print()
+        console.print(plain("One run of memguard says nothing of the spread; --seeds 5 does."))
+
+
+def fold(summaries: Sequence[Summary]) -> list[tuple[str, list[str]]]:
+    """A row for each policy; those of which the same came are one."""
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for summary in summaries:
+        rows.setdefault(tuple(_cells(summary)), []).append(summary.policy)
+    return [(", ".join(names), list(cells)) for cells, names in rows.items()]
 
 
 def _cells(summary: Summary) -> list[str]:
@@ -225,12 +239,3 @@ def _cells(summary: Summary) -> list[str]:
         format_bytes(peak) if peak else "-",
         format_minutes(held_s) if held_s else "-",
     ]
-
-
-def format_minutes(seconds: float) -> str:
-    """Minutes and seconds, or hours and minutes."""
-    if seconds == float("inf"):
-        return "ever"
-    if seconds >= 36000:
-        return f"{seconds / 3600:,.1f} h"
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02} min"

@@ -30,12 +30,15 @@ def top(build: Path | None, interval: float | None, once: bool, wait: bool) -> i
     """Watch a running build: memory against the limit, what each task takes, who is held and why.
 
     BUILD DIRECTORY is where bitbake was started, else $BUILDDIR or the current directory; its MEMGUARD_DIR will do,
-    too. It ends with the build, or with Ctrl-C. Without a terminal it prints a line for each event and now and then
-    one for the whole. NO_COLOR is respected.
+    too. It ends with the build, or with q or Ctrl-C; up and down scroll the tasks, ? explains what the words mean.
+    Without a terminal it prints a line for each event and now and then one for the whole. NO_COLOR is respected.
+
+    Jobs are the compilers that a task may run: "3/8" is 3 now, 8 at most. Where its make, ninja or cargo take jobs
+    from a pool, each job but the first needs a token, and memguard gives tokens out as memory allows.
 
     Example: memguard top ~/yocto/build
 
-    Exit status: 0 the build has ended, 2 there is none to watch, 130 interrupted.
+    Exit status: 0 the build has ended, or q was pressed, 2 there is none to watch, 130 interrupted.
     """
     if interval is not None and not 0.1 <= interval <= 3600:
         raise UserError(f"--interval {interval:g}: not between 0.1 and 3600 seconds", "1")
@@ -52,6 +55,8 @@ def top(build: Path | None, interval: float | None, once: bool, wait: bool) -> i
     with ended_by_signals():
         if is_live:
             last = view.follow_live(state, interval or _INTERVAL_S)
+            if last is None:
+                return 0
         else:
             last = view.follow(state, interval or _PLAIN_INTERVAL_S)
     console.print(plain(farewell(directory, last)), soft_wrap=True)

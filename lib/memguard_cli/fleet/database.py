@@ -11,16 +11,20 @@ schema. It is known by its content: sending it again changes nothing.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from memguard.record.history.samples import content_key
+from memguard.record.history.samples import TaskLives, content_key
 from memguard.record.history.store import DEFAULT_LIMIT_PER_TASK
 from memguard.settings import is_database, without_secrets
-from memguard_cli.errors import UserError
+from memguard_cli.errors import UserError, lacking
+from memguard_cli.fleet import lives
+from memguard_cli.fleet.lives import Join, LivesTable, Mark
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -34,9 +38,12 @@ PULLED_PER_TASK = DEFAULT_LIMIT_PER_TASK  # a prediction asks for no more
 # Some 100 MB.
 DEFAULT_MAX_SAMPLES = 200_000
 LEAST_MAX_SAMPLES = 100
+# Lives may take a quarter of what samples do, as in a file.
+LIVES_BYTES_PER_SAMPLE = 125
 # Forgetting goes well below the bound, so that it is done once in many builds.
 PRUNED_SHARE = 7 / 8
 
+_QUOTES = "\"'\u00ab\u00bb\u201c\u201d\u201e"
 # Locks that several builds take in turn: to make the tables, and to forget samples. Any numbers of our own.
 _MAKING, _FORGETTING = 0x6D656D6701, 0x6D656D6702
 _CHUNK = 500
@@ -52,11 +59,12 @@ _CREATE = (
         digest bigint NOT NULL, sample jsonb NOT NULL, PRIMARY KEY (build, recipe, task, digest)
     )""",
     "CREATE INDEX memguard_samples_by_task ON memguard_samples (recipe, task)",
+    lives.CREATE,
 )
 
 # Reads the catalogue itself: to_regclass() does not see what another transaction made while this one waited.
-_HAS_TABLES = """SELECT count(*) FROM pg_catalog.pg_tables
-    WHERE tablename = 'memguard_schema' AND schemaname = ANY (current_schemas(false))"""
+_HAS_TABLE = """SELECT count(*) FROM pg_catalog.pg_tables
+    WHERE tablename = :table AND schemaname = ANY (current_schemas(false))"""
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,14 @@ class FleetDatabase:
     def pull(self, known_builds: Iterable[str], per_task: int = PULLED_PER_TASK) -> list[dict[str, Any]]:
         """The newest samples of each task, of builds that are not among `known_builds`; none of an empty database."""
         return self._told(lambda: self._pull(sorted(known_builds), per_task))
+
+    def push_lives(self, taken: Iterable[TaskLives], join: Join, max_samples: int = DEFAULT_MAX_SAMPLES) -> int:
+        """Join the lives of jobs with those that are there; of how many tasks that said anything new."""
+        return self._told(lambda: self._push_lives(taken, join, max_samples))
+
+    def pull_lives(self, known: Iterable[TaskLives]) -> list[TaskLives]:
+        """The lives of the tasks of which `known` has none, or older ones."""
+        return self._told(lambda: self._pull_lives(known))
 
     def _push(self, samples: Iterable[dict[str, Any]], max_samples: int) -> Sent:
         added = known = 0
@@ -162,6 +178,29 @@ class FleetDatabase:
                 samples += chunk
             return samples
 
+    def _push_lives(self, taken: Iterable[TaskLives], join: Join, max_samples: int) -> int:
+        changed = 0
+        with self._engine.connect() as connection:
+            table = LivesTable(functools.partial(self._run, connection))
+            with connection.begin():
+                self._may_use_lives(connection, may_make=True)
+                marks, now_s = table.marks(), table.now_s()
+            for one in taken:
+                # One whose clock was ahead would count as the newest for as long.
+                new = one._replace(written_s=min(one.written_s, now_s))
+                if marks.get((new.recipe, new.task)) != Mark(new.written_s, len(new.packed)):
+                    with connection.begin():
+                        changed += table.send(new, join)
+            with connection.begin():
+                table.forget(max(max_samples, LEAST_MAX_SAMPLES) * LIVES_BYTES_PER_SAMPLE)
+        return changed
+
+    def _pull_lives(self, known: Iterable[TaskLives]) -> list[TaskLives]:
+        with self._engine.begin() as connection:
+            if not self._may_use_lives(connection, may_make=False):
+                return []
+            return LivesTable(functools.partial(self._run, connection)).newer_than(known)
+
     def _forget(self, connection: Connection, max_samples: int) -> int:
         """Forget samples beyond the bound, each time the oldest of the task that has the most, as a file does.
 
@@ -192,11 +231,11 @@ class FleetDatabase:
 
     def _check_version(self, connection: Connection, may_make: bool) -> bool:
         """Whether there are tables of this version; made where there are none and they may be."""
-        if not self._one(connection, _HAS_TABLES):
+        if not self._has_table(connection, "memguard_schema"):
             if not may_make:
                 return False
             self._run(connection, "SELECT pg_advisory_xact_lock(:key)", key=_MAKING)
-            if not self._one(connection, _HAS_TABLES):
+            if not self._has_table(connection, "memguard_schema"):
                 for statement in _CREATE:
                     self._run(connection, statement)
                 self._run(connection, "INSERT INTO memguard_schema VALUES (:version)", version=VERSION)
@@ -206,6 +245,21 @@ class FleetDatabase:
                 f"{self.name} has version {version} and was written by a newer memguard (this one knows {VERSION})"
             )
         return True
+
+    def _may_use_lives(self, connection: Connection, may_make: bool) -> bool:
+        """Whether there is a table of lives; made where an older memguard made the others, if it may be."""
+        if not self._check_version(connection, may_make):
+            return False
+        if not self._has_table(connection, "memguard_lives"):
+            if not may_make:
+                return False
+            self._run(connection, "SELECT pg_advisory_xact_lock(:key)", key=_MAKING)
+            if not self._has_table(connection, "memguard_lives"):
+                self._run(connection, lives.CREATE)
+        return True
+
+    def _has_table(self, connection: Connection, table: str) -> bool:
+        return bool(self._one(connection, _HAS_TABLE, table=table))
 
     def _one(self, connection: Connection, statement: str, **values: Any) -> Any:
         return self._run(connection, statement, **values).scalar()
@@ -228,13 +282,16 @@ class FleetDatabase:
             raise UserError(f"{self.name} cannot be used: {self._reason(error)}") from None
 
     def _reason(self, error: Exception) -> str:
-        """The last line of what the driver says, which is the server's own word, without the password."""
+        """The last line of what the driver says, which is the server's own word, without user and password."""
         lines = str(getattr(error, "orig", None) or error).strip().splitlines() or [type(error).__name__]
         reason = next((line for line in reversed(lines) if "FATAL" in line or "ERROR" in line), lines[0])
         secrets = (self._url.password, self._url.query.get("password"), self._url.query.get("sslpassword"))
         for secret in map(str, filter(None, secrets)):
             reason = reason.replace(secret, "...")
-        return reason.strip()
+        # Servers name the user in any language; one that no URL names (PGUSER, the login) is known in English only.
+        for user in map(str, filter(None, (self._url.username, self._url.query.get("user")))):
+            reason = re.sub(rf"(?<=[{_QUOTES}]){re.escape(user)}(?=[{_QUOTES}])", "...", reason)
+        return re.sub(r'(user|role)( name)? "[^"]*"', r'\1\2 "..."', reason).strip()
 
     def _make_engine(self, connect_s: int) -> Engine:
         from sqlalchemy import create_engine
@@ -250,7 +307,7 @@ class FleetDatabase:
             raise UserError(f"{self.name} cannot be used: {self._reason(error)}") from None
 
 
-_LACKING = "a history in PostgreSQL needs more packages: pip install 'meta-memguard[postgresql]'"
+_LACKING = lacking("a history in PostgreSQL", "'psycopg[binary]' SQLAlchemy")
 
 
 def _parse(text: str) -> URL:
@@ -260,11 +317,13 @@ def _parse(text: str) -> URL:
     except ImportError:
         raise UserError(_LACKING) from None
     if not is_database(text):
-        raise UserError(f"{without_secrets(text)!r} is no database that memguard knows", EXAMPLE)
+        raise UserError(f"{without_secrets(text)!r} is not a database that memguard knows", EXAMPLE)
     try:
         url = make_url(text.strip())
     except (ArgumentError, ValueError):
-        raise UserError(f"{without_secrets(text)!r} is no URL", EXAMPLE) from None
+        raise UserError(f"{without_secrets(text)!r} is not a URL", EXAMPLE) from None
+    if "@" in f"{url.host}{url.database}":
+        raise UserError(f"an @ in the user or password of {without_secrets(text)!r} must be written as %40", EXAMPLE)
     if not url.database:
         raise UserError(f"{without_secrets(text)!r} names no database", EXAMPLE)
     return url.set(drivername="postgresql+psycopg")
@@ -279,7 +338,8 @@ def _name(url: URL) -> str:
 
 def _row(sample: dict[str, Any]) -> dict[str, Any]:
     """A sample as it is sent. Fields that say nothing do not count for what it is known by."""
-    content = {key: value for key, value in sample.items() if value is not None and key not in ("build", "recorded_s")}
+    apart = ("build", "recorded_s", "kind")
+    content = {key: value for key, value in sample.items() if value is not None and key not in apart}
     return {
         "recipe": sample["pn"],
         "task": sample["task"],

@@ -13,29 +13,32 @@ import base64
 import hashlib
 import json
 import re
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
 from memguard.record.events import Deed, Killed, Retried, Withdrawn
-from memguard.units import KIB, MIB, format_bytes
+from memguard.units import KIB, MIB, format_bytes, format_duration
+from memguard.version import VERSION
 from memguard_cli.advice.build import Advice
+from memguard_cli.advice.limits import Limits
 from memguard_cli.builds.record import BuildRecord, TaskRun
 from memguard_cli.report.words import (
     Standing,
     course,
     deviation,
     figures,
+    heaviest_jobs,
+    heaviest_runs,
     held_tasks,
     jobs,
     local_time,
+    measured,
     outcome,
     verdict,
 )
 from memguard_cli.screens.text import printable
-from memguard_cli.screens.top import duration
 
 # A chart is some 1000 pixels wide; a table for those who cannot see it has fewer rows.
 MOST_SIGHTS, MOST_ROWS = 1000, 60
@@ -52,7 +55,7 @@ _TOLD_TASKS = 6
 _SHOWN = (Withdrawn, Killed, Retried)
 
 
-def render(record: BuildRecord, standing: Standing, advice: list[Advice]) -> str:
+def render(record: BuildRecord, standing: Standing, limits: Limits, advice: list[Advice]) -> str:
     """The page."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("memguard_cli.report"),
@@ -64,16 +67,19 @@ def render(record: BuildRecord, standing: Standing, advice: list[Advice]) -> str
     loader = environment.loader
     assert loader is not None
     script, style = (loader.get_source(environment, f"report.{kind}")[0] for kind in ("js", "css"))
-    environment.filters.update(size=_size, duration=duration, clean=printable, unbroken=_unbroken)
-    heaviest = record.heaviest(HEAVIEST)
+    environment.filters.update(size=_size, duration=format_duration, clean=printable, unbroken=_unbroken, path=_path)
+    heaviest = heaviest_runs(record, HEAVIEST)
     page = environment.get_template("report.html.j2").render(
         record=record,
         standing=standing.value,
         verdict=verdict(record, standing),
+        limiting=limits.sentence,
         began=local_time(record.began_s),
         figures=figures(record),
         advice=advice,
         heaviest=[_heavy_row(run, heaviest) for run in heaviest],
+        has_bounds=any(run.is_bound for run in heaviest),
+        heavy_jobs=heaviest_jobs(record, HEAVIEST),
         held=held_tasks(record)[:HELD],
         held_count=len(held_tasks(record)),
         would=record.mode == "observe",
@@ -83,7 +89,7 @@ def render(record: BuildRecord, standing: Standing, advice: list[Advice]) -> str
         script_hash=_hash(script),
         style_hash=_hash(style),
         data=Markup(_as_script(data(record))),
-        version=_version(),
+        version=VERSION,
     )
     return page
 
@@ -91,13 +97,6 @@ def render(record: BuildRecord, standing: Standing, advice: list[Advice]) -> str
 def _hash(text: str) -> str:
     """What a Content-Security-Policy names an inline script or style by."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _version() -> str:
-    try:
-        return version("meta-memguard")
-    except PackageNotFoundError:
-        return ""
 
 
 def _as_script(content: dict[str, Any]) -> str:
@@ -111,6 +110,11 @@ def _unbroken(text: str) -> str:
     return re.sub(r"(?<=[0-9]) (?=(?:[KMG]iB|%|s|min|h)\b|%)", "\N{NO-BREAK SPACE}", text)
 
 
+def _path(text: str) -> Markup:
+    """A path that is broken behind its slashes where it must be."""
+    return Markup("/<wbr>").join(text.split("/"))
+
+
 def _size(size_bytes: int | None) -> str:
     return "-" if size_bytes is None else format_bytes(size_bytes)
 
@@ -122,14 +126,16 @@ def _heavy_row(run: TaskRun, heaviest: list[TaskRun]) -> dict[str, Any]:
         "name": run.name,
         "jobs": jobs(run),
         "predicted": _size(run.granted_bytes),
-        "measured": _size(run.peak_bytes),
+        "measured": measured(run),
         "deviation": deviation(run),
         "origin": run.origin or "-",
-        "time": "-" if run.wall_s is None else duration(run.wall_s),
+        "time": "-" if run.wall_s is None else format_duration(run.wall_s),
         "outcome": outcome(run),
         "bar": round(100 * (run.peak_bytes or 0) / most, 1),
         "tick": None if run.granted_bytes is None else round(100 * run.granted_bytes / most, 1),
-        "is_over": bool(run.granted_bytes and (run.peak_bytes or 0) > WORTH_TELLING * run.granted_bytes),
+        "is_over": bool(
+            run.is_judged and run.granted_bytes and (run.peak_bytes or 0) > WORTH_TELLING * run.granted_bytes
+        ),
     }
 
 
@@ -141,7 +147,7 @@ def _sight_rows(record: BuildRecord) -> list[dict[str, Any]]:
         limit = sight.limit_bytes
         rows.append(
             {
-                "time": duration(sight.time_s - record.began_s),
+                "time": format_duration(sight.time_s - record.began_s),
                 "used": format_bytes(sight.used_bytes),
                 "share": "-" if not limit else f"{100 * sight.used_bytes // limit} %",
                 "tasks": len(sight.tasks),

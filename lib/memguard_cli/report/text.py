@@ -13,23 +13,37 @@ import textwrap
 from rich.console import Console
 
 from memguard.model import Outcome
-from memguard.units import format_bytes
+from memguard.units import format_bytes, format_duration
 from memguard_cli.advice.build import Advice
+from memguard_cli.advice.limits import Limits
 from memguard_cli.builds.record import BuildRecord
-from memguard_cli.report.words import Standing, deviation, figures, held_tasks, jobs, local_time, outcome, verdict
+from memguard_cli.report.words import (
+    Standing,
+    deviation,
+    figures,
+    heaviest_jobs,
+    heaviest_runs,
+    held_tasks,
+    jobs,
+    local_time,
+    measured,
+    outcome,
+    verdict,
+)
 from memguard_cli.screens.text import count, make_table, plain, printable
-from memguard_cli.screens.top import duration
 
 WIDTH = 80
 SHOWN = 15
 _CHART_ROWS, _LABEL = 8, 10
 
 
-def show(console: Console, record: BuildRecord, standing: Standing, advice: list[Advice]) -> None:
+def show(console: Console, record: BuildRecord, standing: Standing, limits: Limits, advice: list[Advice]) -> None:
     """Print the whole report."""
     console.width = WIDTH
     console.print(plain(f"Build {record.stamp}, begun {local_time(record.began_s)}", "bold"))
     console.print(plain(verdict(record, standing)))
+    if limits.sentence:
+        console.print(plain(limits.sentence))
     for remark in record.remarks:
         console.print(plain(f"Note: {remark}.", "yellow"))
     console.print()
@@ -43,6 +57,7 @@ def show(console: Console, record: BuildRecord, standing: Standing, advice: list
     _show_memory(console, record)
     _show_advice(console, advice)
     _show_heaviest(console, record)
+    _show_jobs(console, record)
     _show_held(console, record)
 
 
@@ -80,7 +95,7 @@ def chart(record: BuildRecord, has_blocks: bool = True) -> list[str]:
             cells.append("-" if cell == " " and row == limit_row else cell)
         label = format_bytes(top * (floor + 1) // _CHART_ROWS) if row % 2 == 0 else ""
         lines.append(f"{label:>{_LABEL}} {''.join(cells)}".rstrip())
-    end = duration(length_s)
+    end = format_duration(length_s)
     lines.append(" " * (_LABEL + 1) + "0 s" + end.rjust(width - 3))
     if record.limit_bytes is not None:
         lines.append(" " * (_LABEL + 1) + f"--- the limit, {format_bytes(record.limit_bytes)}")
@@ -100,7 +115,7 @@ def _show_advice(console: Console, advice: list[Advice]) -> None:
 
 
 def _show_heaviest(console: Console, record: BuildRecord) -> None:
-    heaviest = record.heaviest(SHOWN)
+    heaviest = heaviest_runs(record, SHOWN)
     if not heaviest:
         return
     _heading(console, "The heaviest tasks")
@@ -111,31 +126,66 @@ def _show_heaviest(console: Console, record: BuildRecord) -> None:
             plain(run.name),
             jobs(run),
             "-" if run.granted_bytes is None else format_bytes(run.granted_bytes),
-            format_bytes(run.peak_bytes or 0),
+            plain(measured(run)),
             deviation(run),
-            "-" if run.wall_s is None else duration(run.wall_s),
+            "-" if run.wall_s is None else format_duration(run.wall_s),
         )
     console.print(table)
+    if any(run.is_bound for run in heaviest):
+        console.print(plain("> at least: the task did not end, or not well", "dim"))
     for run in heaviest:
         if run.outcome != Outcome.OK or run.deeds:
             console.print(plain(f"{run.name}: {outcome(run)}"))
+
+
+def _show_jobs(console: Console, record: BuildRecord) -> None:
+    heaviest = heaviest_jobs(record, SHOWN)
+    if not heaviest:
+        return
+    _heading(console, "The heaviest source files and links")
+    table = make_table("built", "of", "by", "measured", "time")
+    for column, share in ((0, 2), (1, 3)):
+        table.columns[column].no_wrap, table.columns[column].overflow = True, "ellipsis"
+        table.columns[column].max_width = WIDTH // share
+    table.columns[1].justify = table.columns[2].justify = "left"
+    for heavy in heaviest:
+        table.add_row(
+            plain(_end_of(heavy.name, WIDTH // 2 - 8)),
+            plain(heavy.run.name),
+            plain(heavy.job.program),
+            plain(heavy.peak),
+            format_duration(heavy.job.wall_s),
+        )
+    console.print(table)
+    if any(heavy.is_bound for heavy in heaviest):
+        console.print(plain("> at least: it was killed, or had not ended", "dim"))
+
+
+def _end_of(path: str, width: int) -> str:
+    """The end of a path, which says more than its beginning."""
+    parts = path.split("/")
+    while len(parts) > 1 and len("/".join(parts)) > width:
+        parts = parts[1:]
+    return "/".join(parts)
 
 
 def _show_held(console: Console, record: BuildRecord) -> None:
     held = held_tasks(record)
     if not held:
         return
-    would = "would have been held" if record.mode == "observe" else "held"
-    _heading(console, f"{count(len(held), 'task')} {would}, the longest first")
-    table = make_table("task", "for")
+    would = "would have been held" if record.mode == "observe" else "held, the longest first"
+    _heading(console, f"{count(len(held), 'task')} {would}")
+    is_observed = record.mode == "observe"
+    table = make_table("task", *([] if is_observed else ["for"]))
     table.columns[0].no_wrap, table.columns[0].overflow = True, "ellipsis"
     table.columns[0].max_width = WIDTH // 2
     table.add_column("why", no_wrap=True, overflow="ellipsis")
     for hold in held[:SHOWN]:
-        table.add_row(plain(hold.run.name), duration(hold.seconds), plain(hold.reason))
+        seconds = [] if is_observed else [format_duration(hold.seconds)]
+        table.add_row(plain(hold.run.name), *seconds, plain(hold.reason))
     console.print(table)
     if len(held) > SHOWN:
-        console.print(plain(f"and {len(held) - SHOWN:,} more: --json tells of all", "dim"))
+        console.print(plain(f"and {len(held) - SHOWN:,} more: --json lists them all", "dim"))
 
 
 def _heading(console: Console, text: str) -> None:

@@ -2,8 +2,8 @@
 """A build in words and rows, as page and text of its report show it.
 
 Runs in: outside BitBake; pure.
-Covers: how the build ended, its figures, the heaviest tasks, those that were held; the course of its memory at a size
-that can be drawn.
+Covers: how the build ended, its figures, the heaviest tasks and the heaviest of their jobs, those that were held; the
+course of its memory at a size that can be drawn.
 Does not cover: how it looks (page, text), what to change (advice/build).
 """
 
@@ -12,14 +12,14 @@ from __future__ import annotations
 import enum
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from memguard.model import Outcome
-from memguard.record.events import Killed, Retried, Stopped
-from memguard.units import format_bytes
-from memguard_cli.advice.build import waiting_s
+from memguard.record.events import JobRow, Killed, Retried, Stopped
+from memguard.units import format_bytes, format_duration
+from memguard_cli.advice.waiting import waiting_s
 from memguard_cli.builds.record import NOT_RUN, RUNNING, BuildRecord, Sight, TaskRun
 from memguard_cli.screens.text import count
-from memguard_cli.screens.top import duration
 
 
 class Standing(str, enum.Enum):
@@ -41,7 +41,35 @@ class HeldRun:
     reason: str
 
 
-_OUTCOMES: dict[str, str] = {Outcome.MEMORY_KILL: "killed for memory"}
+@dataclass(frozen=True)
+class HeavyJob:
+    """One job of a task, a compiler or a linker as a rule."""
+
+    run: TaskRun
+    job: JobRow
+
+    @property
+    def name(self) -> str:
+        """What it built; the program where that is not known."""
+        return self.job.source or self.job.program
+
+    @property
+    def peak(self) -> str:
+        """The most it took; of one that was killed only a lower bound is known, which is marked."""
+        return ("> " if self.is_bound else "") + format_bytes(self.job.peak_bytes)
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether it would have taken more."""
+        return bool(self.job.was_killed)
+
+
+# Of the peak; a task that took less tells nobody anything.
+SMALL_SHARE = 0.005
+_OUTCOMES: dict[str, str] = {
+    Outcome.MEMORY_KILL: "killed for memory",
+    Outcome.THROTTLED: "ok, slowed down at memory.high",
+}
 
 
 def failed_runs(record: BuildRecord) -> list[TaskRun]:
@@ -51,7 +79,7 @@ def failed_runs(record: BuildRecord) -> list[TaskRun]:
 
 def verdict(record: BuildRecord, standing: Standing) -> str:
     """How it went, in a sentence or two."""
-    after = duration(record.wall_s)
+    after = format_duration(record.wall_s)
     if standing is Standing.RUNNING:
         return f"The build is still running, for {after} so far. {_memory(record)}"
     if standing is Standing.KILLED:
@@ -93,23 +121,35 @@ def figures(record: BuildRecord) -> list[tuple[str, str, str]]:
     elif peak is not None:
         facts = [("peak", facts[0][1], "no limit visible")]
     cpus = f"{start.cpus:g} CPUs" if start and start.cpus else ""
-    facts.append(("time", duration(record.wall_s), cpus))
+    facts.append(("time", format_duration(record.wall_s), cpus))
     ran = [run for run in record.runs if run.outcome != NOT_RUN]
     failed = failed_runs(record)
     still = sum(run.outcome == RUNNING for run in ran)
     note = f"{len(failed)} failed" if failed else f"{still} without an end" if still else "none failed"
     facts.append(("tasks", f"{len(ran):,}", note))
     held = held_tasks(record)
-    waited = waiting_s(record)
-    facts.append(("held", f"{len(held):,}", f"{duration(waited)} with one waiting" if held else "no task waited"))
+    if record.mode == "observe":
+        facts.append(("would be held", f"{len(held):,}", "nothing was: observe mode"))
+    else:
+        waited = f"{format_duration(waiting_s(record))} with one waiting" if held else "no task waited"
+        facts.append(("held", f"{len(held):,}", waited))
     shrunk = sum(run.is_shrunk for run in record.runs)
     facts.append(("shrunk", f"{shrunk:,}", "with fewer jobs" if shrunk else "all with their jobs"))
     stopped_s = sum(run.stopped_s for run in record.runs)
-    facts.append(("stopped", f"{record.count(Stopped):,}", duration(stopped_s) + " in all" if stopped_s else "none"))
+    facts.append(
+        ("stopped", f"{record.count(Stopped):,}", format_duration(stopped_s) + " in all" if stopped_s else "none")
+    )
+    parked = [run for run in record.runs if run.swapped_bytes]
+    if parked:
+        most = max(run.swapped_bytes or 0 for run in parked)
+        facts.append(("parked", f"{len(parked):,}", f"up to {format_bytes(most)} of one task in swap"))
     facts.append(("killed", f"{record.count(Killed):,}", _retries(record.count(Retried))))
     kills = record.end.oom_kills if record.end else None
     facts.append(
-        ("kernel killed", *(("-", "not known") if kills is None else (f"{kills:,}", "by the OOM killer"))),
+        (
+            "kernel killed",
+            *(("-", "not known") if kills is None else (f"{kills:,}", "by the OOM killer" if kills else "none")),
+        ),
     )
     return facts
 
@@ -129,10 +169,28 @@ def held_tasks(record: BuildRecord) -> list[HeldRun]:
 
 
 def deviation(run: TaskRun) -> str:
-    """What was measured against what was predicted, as "+12 %"."""
-    if not run.peak_bytes or not run.granted_bytes:
+    """What was measured against what was predicted, as "+12 %"; "-" where what was measured is no whole peak."""
+    if not run.peak_bytes or not run.granted_bytes or not run.is_judged:
         return "-"
     return f"{100 * (run.peak_bytes - run.granted_bytes) / run.granted_bytes:+.0f} %"
+
+
+def measured(run: TaskRun) -> str:
+    """The peak of a run; of one that did not end well only a lower bound is known, which is marked."""
+    return "-" if not run.peak_bytes else ("> " if run.is_bound else "") + format_bytes(run.peak_bytes)
+
+
+def heaviest_runs(record: BuildRecord, most: int) -> list[TaskRun]:
+    """The runs that took most; of a build that took much those that took next to nothing are left out."""
+    least = SMALL_SHARE * (record.peak_bytes or 0)
+    return [run for run in record.heaviest(most) if (run.peak_bytes or 0) >= least]
+
+
+def heaviest_jobs(record: BuildRecord, most: int) -> list[HeavyJob]:
+    """The single jobs that took most; what took next to nothing is left out."""
+    least = SMALL_SHARE * (record.peak_bytes or 0)
+    found = [HeavyJob(run, job) for run in record.runs for job in run.heaviest_jobs if job.peak_bytes >= least]
+    return sorted(found, key=lambda heavy: (-heavy.job.peak_bytes, heavy.name))[:most]
 
 
 def jobs(run: TaskRun) -> str:
@@ -145,8 +203,15 @@ def jobs(run: TaskRun) -> str:
 
 def outcome(run: TaskRun) -> str:
     """How a run ended, with what happened on the way."""
-    happened = [f"{number} x {kind.event}" for kind in (Stopped, Killed, Retried) if (number := run.count(kind))]
+    happened = [f"{words} {_times(number)}" for kind, words in _HAPPENED.items() if (number := run.count(kind))]
     return ", ".join([_OUTCOMES.get(run.outcome, run.outcome), *happened])
+
+
+_HAPPENED: dict[type[Any], str] = {Stopped: "stopped", Killed: "lost a process", Retried: "run again"}
+
+
+def _times(number: int) -> str:
+    return {1: "once", 2: "twice"}.get(number, f"{number:,} times")
 
 
 def course(record: BuildRecord, most: int) -> list[Sight]:
@@ -164,8 +229,8 @@ def course(record: BuildRecord, most: int) -> list[Sight]:
 
 
 def local_time(time_s: float) -> str:
-    """A time for people, here."""
+    """A time for people, here, with its time zone."""
     try:
-        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time_s))
+        return time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(time_s))
     except (ValueError, OverflowError, OSError):
         return "-"

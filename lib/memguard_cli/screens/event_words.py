@@ -24,9 +24,10 @@ from memguard.record.events import (
     TaskMeasured,
     Withdrawn,
 )
-from memguard.units import format_bytes
+from memguard.units import counted, format_bytes, format_duration
 
 _SHORTER_THAN_A_NAME = 200
+_OUTCOMES = {Outcome.THROTTLED.value: "ok, slowed down at memory.high", Outcome.MEMORY_KILL.value: "killed for memory"}
 
 
 def is_worth_telling(event: Event) -> bool:
@@ -53,7 +54,7 @@ def sentence(event: Event) -> str:
     if isinstance(event, Held):
         return f"{'would hold' if event.observed else 'hold'} {task}{because}"
     if isinstance(event, Released):
-        return f"release {task} after {event.held_s or 0:.0f} s{because}"
+        return f"release {task} after {format_duration(event.held_s or 0)}{because}"
     if isinstance(event, Granted):
         return f"start {task} with {_count(event.jobs)} of {_count(event.wanted_jobs)} jobs{because}"
     if isinstance(event, Extended):
@@ -61,9 +62,10 @@ def sentence(event: Event) -> str:
     if isinstance(event, Started):
         return f"{task} runs"
     if isinstance(event, (Ended, TaskMeasured)):
-        return f"{task} has ended: {_short(event.outcome) or 'unknown'}"
+        outcome = _OUTCOMES.get(event.outcome) or _short(event.outcome) or "unknown"
+        return f"{task} has ended: {outcome}"
     if isinstance(event, Retried):
-        jobs = "" if event.jobs is None else f" with {event.jobs} jobs"
+        jobs = "" if event.jobs is None else f" with {counted(event.jobs, 'job')}"
         return f"{task} waits to run again{jobs}{because}"
     if isinstance(event, Withdrawn):
         tokens = "" if event.tokens is None else f": {_count(event.tokens_before)} to {event.tokens} tokens"

@@ -2,7 +2,7 @@
 """Explanations in words and as data: what `memguard explain` prints.
 
 Runs in: outside BitBake; pure.
-Does not cover: what is found, and what to do about it (advice/explanation).
+Does not cover: what is found (advice/explanation), and what to do about it (advice/remedies).
 """
 
 from __future__ import annotations
@@ -13,11 +13,20 @@ from typing import Any
 from rich.console import Console
 
 from memguard.units import format_bytes
-from memguard_cli.advice.explanation import Explanation, advise
+from memguard_cli.advice.explanation import GOOD, RUNNING, Explanation
 from memguard_cli.builds.memory_then import MemoryThen
 from memguard_cli.screens.text import plain
 
-_STYLES = {"memory": "bold red", "other": "bold", "unclear": "bold yellow"}
+_STYLES = {"memory": "bold red", "other": "bold", "unclear": "bold yellow", RUNNING: "bold", GOOD: "bold green"}
+_LABELS = {
+    "bitbake": "BitBake",
+    "kubernetes": "Kubernetes",
+    "systemd": "systemd",
+    "batch": "Batch system",
+    "java": "Java",
+    "javascript": "JavaScript",
+    "limit": "Limit",
+}
 
 
 def as_data(explanations: list[Explanation]) -> dict[str, Any]:
@@ -30,15 +39,15 @@ def _as_data(explanation: Explanation) -> dict[str, Any]:
     finding, then = explanation.finding, explanation.then
     return {
         "file": explanation.file,
-        "verdict": finding.verdict,
+        "verdict": explanation.verdict,
         "program": finding.program,
         "evidence": finding.evidence,
         "line": finding.line,
-        "reason": finding.reason,
+        "reason": explanation.reason,
         "recipe": finding.recipe,
         "task": finding.task,
         "memory": asdict(then) if then else None,
-        "advice": advise(finding),
+        "advice": explanation.advice,
     }
 
 
@@ -47,8 +56,8 @@ def show(console: Console, explanation: Explanation) -> None:
     finding, then = explanation.finding, explanation.then
     who = " ".join(word for word in (finding.recipe, finding.task) if word)
     console.print(plain(explanation.file), soft_wrap=True)
-    verdict = plain(f"  {finding.verdict}", _STYLES[finding.verdict])
-    verdict.append(plain(f": {finding.reason}"))
+    verdict = plain(f"  {explanation.verdict}", _STYLES[explanation.verdict])
+    verdict.append(plain(f": {explanation.reason}"))
     console.print(verdict)
     for label, value in (("task", who), ("program", finding.program or "")):
         if value:
@@ -57,9 +66,8 @@ def show(console: Console, explanation: Explanation) -> None:
         console.print(plain(f"  {f'line {finding.line}':<10}{finding.evidence}"), soft_wrap=True)
     if then:
         console.print(plain(f"  {'memory':<10}{_memory(then)}"))
-    for label, sentence in advise(finding).items():
-        name = {"bitbake": "BitBake", "kubernetes": "Kubernetes"}[label]
-        console.print(plain(f"  {name}: {sentence}", "dim"), soft_wrap=True)
+    for label, sentence in explanation.advice.items():
+        console.print(plain(f"  {_LABELS[label]}: {sentence}", "dim"), soft_wrap=True)
     console.print()
 
 

@@ -15,8 +15,9 @@ from rich.text import Text
 from memguard.model import Reading
 from memguard.sense.level import Use
 from memguard.units import format_bytes
-from memguard_cli.advice.container import Warning
 from memguard_cli.advice.facts import Findings, LevelFacts
+from memguard_cli.advice.warnings import Warning
+from memguard_cli.builds.job_counts import JobCount, Kind
 from memguard_cli.screens.text import make_console, plain
 
 
@@ -41,6 +42,7 @@ def as_data(findings: Findings, warnings: list[Warning]) -> dict[str, Any]:
         "swap_limit_bytes": findings.swap.limit_bytes,
         "swap_used_bytes": findings.swap.used_bytes,
         "swap_host_bytes": findings.swap.host_bytes,
+        "swap_left_bytes": reading.swap_left_bytes if reading else None,
         "psi_source": (pressure.source if pressure.is_container else "host") if pressure else None,
         "psi_some_avg10": pressure.some_avg10 if pressure else None,
         "psi_full_avg10": pressure.full_avg10 if pressure else None,
@@ -49,15 +51,32 @@ def as_data(findings: Findings, warnings: list[Warning]) -> dict[str, Any]:
         "delegated": delegation.is_writable if delegation else None,
         "can_freeze": delegation.can_freeze if delegation else None,
         "can_kill": delegation.can_kill if delegation else None,
-        "task_cgroups": delegation.task_cgroups if delegation else None,
+        "task_cgroup": delegation.task_cgroup if delegation else None,
         "kubernetes": findings.kubernetes is not None,
         "kubernetes_qos": findings.kubernetes.qos if findings.kubernetes else None,
+        "neighbours": findings.neighbours,
         "mode": findings.policy.mode.value,
         "build_directory": str(findings.build.directory) if findings.build else None,
-        "bb_number_threads": findings.build.threads if findings.build else None,
-        "parallel_make": findings.build.jobs if findings.build else None,
+        "bb_number_threads": findings.counts[0].count if findings.counts else None,
+        "parallel_make": findings.counts[1].count if findings.counts else None,
+        "job_counts": [_count_data(count) for count in findings.counts],
+        "pids_limit": findings.kernel.processes,
+        "pids_used": findings.kernel.processes_used if findings.kernel.processes is not None else None,
+        "max_map_count": findings.kernel.maps,
         "tools": {tool.name: {"version": tool.version, "feedback": tool.feedback} for tool in findings.tools},
         "warnings": [{"code": warning.code, "text": warning.text} for warning in warnings],
+    }
+
+
+def _count_data(count: JobCount) -> dict[str, Any]:
+    """count is null but for a kind of number; written is the value before anything in it is expanded."""
+    return {
+        "variable": count.variable,
+        "count": count.count,
+        "kind": count.kind.value,
+        "why": count.why,
+        "is_default": count.is_default,
+        "written": count.written,
     }
 
 
@@ -98,6 +117,25 @@ def show(findings: Findings, warnings: list[Warning]) -> None:
         console.print("Nothing stands in the way of a build here.", style="green")
 
 
+def _parking(findings: Findings) -> str:
+    """Whether what is stopped may go to swap, and how to get some where there is none."""
+    if not findings.policy.parks:
+        return "off, by MEMGUARD_PARKING"
+    left_bytes = findings.reading.swap_left_bytes if findings.reading else 0
+    if left_bytes:
+        return f"up to {format_bytes(left_bytes)} of what is stopped for memory may go to swap"
+    return "not possible without swap; docker --memory-swap, LimitedSwap, MemorySwapMax= or zram adds some"
+
+
+def _neighbours(findings: Findings) -> str:
+    """How many builds under this limit another one would see."""
+    if findings.policy.neighbours == "off":
+        return "off, by MEMGUARD_NEIGHBOURS"
+    if findings.neighbours is None:
+        return "builds under this limit do not see each other here"
+    return f"{findings.neighbours or 'no'} build{'' if findings.neighbours == 1 else 's'} under this limit now"
+
+
 def _facts(findings: Findings) -> list[tuple[str, str]]:
     reading, swap, pressure = findings.reading, findings.swap, findings.pressure
     facts: list[tuple[str, str]] = []
@@ -116,6 +154,8 @@ def _facts(findings: Findings) -> list[tuple[str, str]]:
     facts.append(("cgroups", findings.version if findings.levels or findings.version == "none" else "no memory"))
     limit = "no limit" if swap.limit_bytes is None else f"at most {format_bytes(swap.limit_bytes)}"
     facts.append(("swap", f"{limit}, {_size(swap.used_bytes)} used; the machine has {_size(swap.host_bytes)}"))
+    facts.append(("parking", _parking(findings)))
+    facts.append(("neighbours", _neighbours(findings)))
     if pressure is None:
         facts.append(("pressure", "not visible (PSI)"))
     else:
@@ -131,10 +171,25 @@ def _facts(findings: Findings) -> list[tuple[str, str]]:
         facts.append((tool.name, f"{tool.version}: {tool.feedback}" if tool.version else tool.feedback))
     if findings.build:
         build = findings.build
-        threads, jobs = (value if value is not None else "default" for value in (build.threads, build.jobs))
-        mode = f"memguard {findings.policy.mode.value}" if build.inherits_memguard else "no memguard in conf/*.conf"
-        facts.append(("build", f"BB_NUMBER_THREADS {threads} x PARALLEL_MAKE {jobs}, {mode} ({build.directory})"))
+        mode = f"memguard {findings.policy.mode.value}" if build.inherits_memguard else "no memguard in its conf"
+        facts.append(("build", f"{build.directory}, {mode}"))
+        facts.append(("jobs", " x ".join(map(_counted, findings.counts))))
+    if findings.kernel.processes is not None:
+        kernel = findings.kernel
+        facts.append(("processes", f"{kernel.processes_used} of {kernel.processes}, by {kernel.processes_source}"))
     return facts
+
+
+def _counted(count: JobCount) -> str:
+    """A job count in a few words."""
+    words = {
+        Kind.NUMBER: f"{count.count}{' by default' if count.is_default else ''}",
+        Kind.UNLIMITED: "without limit",
+        Kind.NO_OPTION: "without -j (one job of make, one for each CPU of ninja)",
+        Kind.MISTAKE: "not a number (see below)",
+        Kind.UNKNOWN: "unknown (see below)",
+    }
+    return f"{count.variable} {words[count.kind]}"
 
 
 def _used(reading: Reading) -> str:
@@ -151,9 +206,11 @@ def _delegated(findings: Findings) -> str:
     can = findings.delegation
     if can is None:
         return "no: no memory cgroup"
-    abilities = [("freeze", can.can_freeze), ("kill", can.can_kill), ("a cgroup per task", can.task_cgroups)]
+    abilities = [("freeze", can.can_freeze), ("kill", can.can_kill), ("a cgroup for tasks", can.task_cgroup)]
     able = [name for name, is_able in abilities if is_able]
-    return f"{'yes' if can.is_writable else 'no, not writable'}{'; allows ' + ', '.join(able) if able else ''}"
+    return (
+        f"{'yes, writable' if can.is_writable else 'no, not writable'}{'; allows ' + ', '.join(able) if able else ''}"
+    )
 
 
 def _levels_table(findings: Findings) -> Table:

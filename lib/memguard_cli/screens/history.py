@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
+from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -28,6 +30,8 @@ from memguard_cli.screens.text import count, make_console, make_table, plain, pr
 _SHOWN_TASKS = 40
 # Nobody reads more on a screen, and rich takes a millisecond for each.
 _MOST_SHOWN_TASKS = 1000
+# Of a task that ran with many numbers of jobs those that it ran with most often.
+_MEDIANS_MOST = 3
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class TaskSummary:
     """All runs of one task. Sizes are None where no run tells; jobs, fewest first, are those that are known.
 
     version: of the newest build.
+    medians: number of runs and median peak for each number of jobs, fewest first; None for jobs that are not known.
     """
 
     recipe: str
@@ -47,6 +52,7 @@ class TaskSummary:
     peak_max_bytes: int | None
     largest_process_bytes: int
     outcomes: dict[str, int]
+    medians: tuple[tuple[int | None, int, int], ...] = ()
 
     @property
     def weight_bytes(self) -> int:
@@ -56,9 +62,9 @@ class TaskSummary:
 
 def summarise(samples: Iterable[dict[str, Any]]) -> list[TaskSummary]:
     """Samples as History.export() gives them, oldest build first, by task; the heaviest first."""
-    runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    runs: dict[tuple[str, str], _Runs] = {}
     for sample in samples:
-        runs.setdefault((sample["pn"], sample["task"]), []).append(sample)
+        runs.setdefault((sample["pn"], sample["task"]), _Runs()).add(sample)
     summaries = [_summarise(recipe, task, these) for (recipe, task), these in runs.items()]
     return sorted(summaries, key=lambda summary: (-summary.weight_bytes, summary.recipe, summary.task))
 
@@ -71,16 +77,18 @@ def is_named(recipe: str, patterns: tuple[str, ...]) -> bool:
 def show_history(path: Path, patterns: tuple[str, ...], as_json: bool) -> None:
     """Print what each task of these recipes took. Raises UserError where there is no history, or it cannot be read."""
     builds: set[str] = set()
-    samples: list[dict[str, Any]] = []
     known = 0
-    with history_file.opened_to_read(path) as source:
-        for sample in source.export():
+
+    def named(samples: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        nonlocal known
+        for sample in samples:
             known += 1
             builds.add(sample["build"])
             if is_named(sample["pn"], patterns):
-                samples.append(sample)
-        history_file.check(source)
-    tasks = summarise(samples)
+                yield sample
+
+    with history_file.opened_to_read(path) as source:
+        tasks = summarise(named(source.export()))
     if as_json:
         print(json.dumps(_data(source, known, len(builds), tasks), indent=2))
         return
@@ -89,7 +97,7 @@ def show_history(path: Path, patterns: tuple[str, ...], as_json: bool) -> None:
     if shown:
         console.print(_table(shown))
     if len(shown) < len(tasks):
-        more = "--json tells of all" if patterns else "memguard history show '*'"
+        more = "--json lists them all" if patterns else "memguard history show '*'"
         console.print(plain(f"and {len(tasks) - len(shown):,} lighter tasks: {more}", "dim"))
     if patterns and not tasks:
         console.print(plain(f"no recipe here is called {' or '.join(patterns)}"))
@@ -102,20 +110,53 @@ def describe(history: History) -> str:
     return f"{printable(str(history.path))}: {format_bytes(history.size_bytes())}"
 
 
-def _summarise(recipe: str, task: str, runs: list[dict[str, Any]]) -> TaskSummary:
-    peaks = [run["peak_bytes"] for run in runs if run["peak_bytes"] is not None]
+class _Runs:
+    """The runs of one task, of each only what the summary is made of: a full history has half a million."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.version = ""
+        self.builds: set[str] = set()
+        self.jobs: set[int] = set()
+        self.peaks: dict[int | None, array[int]] = {}
+        self.largest_process_bytes = 0
+        self.outcomes: Counter[str] = Counter()
+
+    def add(self, sample: dict[str, Any]) -> None:
+        """Take in a run that began after those before."""
+        self.count += 1
+        self.version = sample["pv"]
+        self.builds.add(sys.intern(sample["build"]))
+        self.outcomes[sample["outcome"]] += 1
+        self.largest_process_bytes = max(self.largest_process_bytes, sample["largest_process_bytes"])
+        jobs, peak_bytes = sample["jobs"], sample["peak_bytes"]
+        if jobs is not None:
+            self.jobs.add(jobs)
+        if peak_bytes is not None:
+            self.peaks.setdefault(jobs, array("q")).append(peak_bytes)
+
+
+def _summarise(recipe: str, task: str, runs: _Runs) -> TaskSummary:
+    peaks = [peak for these in runs.peaks.values() for peak in these]
     return TaskSummary(
         recipe,
         task,
-        version=runs[-1]["pv"],
-        runs=len(runs),
-        builds=len({run["build"] for run in runs}),
-        jobs=tuple(sorted({run["jobs"] for run in runs if run["jobs"] is not None})),
+        version=runs.version,
+        runs=runs.count,
+        builds=len(runs.builds),
+        jobs=tuple(sorted(runs.jobs)),
         peak_median_bytes=int(statistics.median(peaks)) if peaks else None,
         peak_max_bytes=max(peaks, default=None),
-        largest_process_bytes=max(run["largest_process_bytes"] for run in runs),
-        outcomes=dict(Counter(run["outcome"] for run in runs).most_common()),
+        largest_process_bytes=runs.largest_process_bytes,
+        outcomes=dict(runs.outcomes.most_common()),
+        medians=_medians(runs),
     )
+
+
+def _medians(runs: _Runs) -> tuple[tuple[int | None, int, int], ...]:
+    """Jobs, runs and the median of their peaks; a run of one job and one of eight have no median in common."""
+    ordered = sorted(runs.peaks.items(), key=lambda pair: pair[0] or 0)
+    return tuple((jobs, len(these), int(statistics.median(these))) for jobs, these in ordered)
 
 
 def _data(source: History, samples: int, builds: int, tasks: list[TaskSummary]) -> dict[str, Any]:
@@ -136,6 +177,9 @@ def _data(source: History, samples: int, builds: int, tasks: list[TaskSummary]) 
                 "peak_median_bytes": task.peak_median_bytes,
                 "peak_max_bytes": task.peak_max_bytes,
                 "largest_process_bytes": task.largest_process_bytes,
+                "medians": [
+                    {"jobs": jobs, "runs": runs, "peak_median_bytes": peak} for jobs, runs, peak in task.medians
+                ],
                 "outcomes": task.outcomes,
             }
             for task in tasks
@@ -155,18 +199,27 @@ def _table(tasks: list[TaskSummary]) -> Table:
             plain(_short(task.version)),
             str(task.runs),
             str(task.builds),
-            _jobs(task.jobs),
-            _size(task.peak_median_bytes),
+            _jobs(task),
+            "\n".join(format_bytes(peak) for _, _, peak in _shown_medians(task)) or "-",
             _size(task.peak_max_bytes),
             _size(task.largest_process_bytes),
         )
     return table
 
 
-def _jobs(jobs: tuple[int, ...]) -> str:
-    if len(jobs) <= 2:
-        return ",".join(map(str, jobs)) or "-"
-    return f"{jobs[0]}-{jobs[-1]}"
+def _shown_medians(task: TaskSummary) -> tuple[tuple[int | None, int, int], ...]:
+    """The medians of the numbers of jobs that ran most often, as many as a row has lines for."""
+    if len(task.medians) <= _MEDIANS_MOST:
+        return task.medians
+    usual = sorted(task.medians, key=lambda median: -median[1])[:_MEDIANS_MOST]
+    return tuple(median for median in task.medians if median in usual)
+
+
+def _jobs(task: TaskSummary) -> str:
+    """The numbers of jobs that the medians beside are of."""
+    if not task.medians:
+        return ",".join(map(str, task.jobs[:2])) or "-"
+    return "\n".join("-" if jobs is None else str(jobs) for jobs, _, _ in _shown_medians(task))
 
 
 def _short(version: str) -> str:
@@ -175,3 +228,8 @@ def _short(version: str) -> str:
 
 def _size(size_bytes: int | None) -> str:
     return "-" if size_bytes is None else format_bytes(size_bytes)
+
+
+def tell_lives(tasks: int) -> str:
+    """What was taken over beside samples, to stand behind their counts; "" for nothing."""
+    return f", what single jobs of {count(tasks, 'task')} took" if tasks else ""

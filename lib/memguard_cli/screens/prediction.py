@@ -51,6 +51,7 @@ def as_data(prediction: Prediction) -> dict[str, Any]:
             "source": prior.origin,
             "row": prediction.known.recipe if prediction.known else None,
             "row_source": prediction.known.source if prediction.known else None,
+            "row_measured": list(prediction.known.measured) if prediction.known else None,
         },
     }
 
@@ -130,7 +131,9 @@ def _facts(prediction: Prediction) -> Iterator[tuple[str, str]]:
     if footprint is not prediction.prior:
         yield "prior", f"{_prior(prediction)}: {_formula(prediction.prior)}"
     if prediction.known and prediction.known.source:
-        yield "table", prediction.known.source
+        measured = " and ".join(prediction.known.measured)
+        derived = f"{measured} measured, the rest derived" if measured else "all of it is derived"
+        yield "table", f"{prediction.known.source}; {derived}"
 
 
 _A_JOB = {
@@ -150,7 +153,7 @@ def _formula(footprint: Footprint) -> str:
 def _source(prediction: Prediction) -> str:
     learned = prediction.learned
     if prediction.is_own:
-        return f"your own {settings.OVERRIDE_PREFIX}{prediction.recipe}; no run moves it"
+        return f"your own {settings.OVERRIDE_PREFIX}{prediction.recipe}; no run changes it"
     if learned.samples:
         *fewer, most = map(str, learned.jobs)
         counts = f"{', '.join(fewer)} and {most} jobs" if fewer else count(int(most), "job")
@@ -166,7 +169,7 @@ def _prior(prediction: Prediction) -> str:
     kind = f"the kind of recipe: {prediction.prior.origin}"
     if prediction.classes:
         return f"{kind} (inherits {', '.join(sorted(prediction.classes))})"
-    return f"{kind} (--class tells what it inherits)"
+    return f"{kind} (--class says what it inherits)"
 
 
 def _raised(prediction: Prediction) -> str:

@@ -27,6 +27,15 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def format_minutes(seconds: float) -> str:
+    """Minutes and seconds, or hours and minutes."""
+    if seconds == float("inf"):
+        return "ever"
+    if seconds >= 36000:
+        return f"{seconds / 3600:,.1f} h"
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02} min"
+
+
 class _Console(Console):
     def on_broken_pipe(self) -> None:
         """Leave to main() what rich would take for a failure."""

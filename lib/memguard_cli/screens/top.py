@@ -2,14 +2,15 @@
 """A running build on a screen: a State -> lines of text, as many and as wide as there is room for.
 
 Runs in: outside BitBake; pure.
-Covers: the bar of the container with its marks, running tasks, held tasks, the last events; the same in one plain line.
-Does not cover: when to draw (follow).
+Covers: progress, running tasks, held tasks, the last events, what the words mean; the build in one plain line.
+Does not cover: the container (container_bar), when to draw (follow).
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
@@ -18,18 +19,20 @@ from rich.text import Text
 
 from memguard.channels.state import HeldTask, State, TaskState
 from memguard.record.events import Event, from_object
-from memguard.units import GIB, format_bytes
+from memguard.units import format_bytes, format_duration
+from memguard_cli.screens.container_bar import CALM, DIRE, SHORT, bar, container, course, used
 from memguard_cli.screens.event_words import is_worth_telling, sentence
 from memguard_cli.screens.text import count, make_table, plain, printable
 
 # From this width on there is room for how long a task runs and for a bar of what it takes.
 WIDE = 104
 _LEAST_ROWS, _HEADING_ROWS = 3, 2
-_BAR_CELLS = 16
+_BAR_CELLS, _MOST_BAR_CELLS = 16, 40
+# Below this height there is no room for the course of memory, for progress and for keys.
+_LOW = 14
+_KEYS = "q ends, ? explains"
 
-# Blue, yellow and magenta stay apart for people who do not see red or green; words say the same.
-_CALM, _SHORT, _DIRE = "blue", "yellow", "magenta"
-_STATES = {"running": "", "stopped": _SHORT, "retrying": _DIRE}
+_STATES = {"running": "", "stopped": SHORT, "retrying": DIRE}
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,36 @@ class Room:
     has_blocks: bool = True
 
 
-def draw(state: State, title: str, began_s: float | None, now_s: float, room: Room) -> RenderableType:
+@dataclass(frozen=True)
+class Sight:
+    """What there is to see besides the state.
+
+    course:   what was used in the last minutes, as (seconds since 1970, bytes).
+    skipped:  how many of the heaviest tasks have been scrolled past.
+    has_keys: keys are obeyed, which the first line says.
+    """
+
+    course: Sequence[tuple[float, int]] = ()
+    skipped: int = 0
+    has_keys: bool = False
+
+
+def draw(
+    state: State, title: str, began_s: float | None, now_s: float, room: Room, sight: Sight = Sight()
+) -> RenderableType:
     """The whole screen. `title` names the build, `began_s` is when it began, if that is known."""
     events = worth_telling(state)[::-1]
-    rows = _share(room, len(state.tasks), len(state.held), len(events))
-    parts: list[RenderableType] = [_header(state, title, began_s, now_s, room.width), *_container(state, room)]
-    parts += [Text(""), _tasks(state, now_s, room, rows[0], is_alone=not rows[1])]
+    top: list[RenderableType] = [_header(state, title, began_s, now_s, room.width, sight.has_keys)]
+    top += container(state, room.width, room.has_blocks)
+    is_low = room.height is not None and room.height < _LOW
+    if sight.course and not is_low:
+        top.append(course(sight.course, state.limit_bytes, now_s, room.width, room.has_blocks))
+    if state.neighbours:
+        top.append(plain(neighbours(state)))
+    if not is_low:
+        top.append(_progress(state, room.width))
+    rows = _share(room, len(top), len(state.tasks), len(state.held), len(events))
+    parts = [*top, Text(""), _tasks(state, now_s, room, rows[0], sight.skipped, is_alone=not rows[1])]
     if state.held and rows[1]:
         parts += [Text(""), _held(state.held, now_s, room.width, rows[1])]
     if events and rows[2]:
@@ -56,6 +83,35 @@ def draw(state: State, title: str, began_s: float | None, now_s: float, room: Ro
             line.truncate(room.width, overflow="ellipsis")
             parts.append(line)
     return Group(*parts)
+
+
+def explain(width: int) -> RenderableType:
+    """What the words on the screen mean."""
+    table = Table(box=None, padding=(0, 1), collapse_padding=True, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold", max_width=max(20, min(width, 120) - 14))
+    for word, meaning in _MEANINGS:
+        table.add_row(plain(word), plain(meaning))
+    return Group(table, Text(""), plain("? or Escape shows the build again, q ends", "dim"))
+
+
+_MEANINGS = (
+    ("used", "memory that the kernel cannot take back; page cache is never in it"),
+    ("w, s, k", "the marks at which memguard withdraws jobs, stops compilers, and kills one"),
+    ("held", "BitBake would start the task; memguard waits until it fits. The reason is the present one"),
+    ("shrunk", "a task that started with fewer jobs than it wanted"),
+    ("jobs", "how many compilers the task may run. 3/8: it may run 3 now and 8 at most"),
+    (
+        "tokens",
+        "each lets make, ninja or cargo run one more job. memguard fills and empties a pool of them for each task, and "
+        "3/8 is the one job that every task has, and two tokens",
+    ),
+    ("stopped 3/8", "3 of its 8 compilers stand still until there is memory; they go on where they were"),
+    ("swap", "what of the task lies in swap: stopped compilers are parked there, and come back"),
+    ("retrying", "a compiler of the task was killed, and it waits for its turn to run again"),
+    ("predicted", "what the task is expected to take at its peak"),
+    ("left", "time that is left, by what the tasks took in earlier builds"),
+)
 
 
 def worth_telling(state: State) -> list[Event]:
@@ -71,36 +127,35 @@ def status(state: State) -> str:
     """The build in one line."""
     stopped = sum(task.state == "stopped" for task in state.tasks.values())
     retrying = sum(task.state == "retrying" for task in state.tasks.values())
+    swapped_bytes = sum(task.swapped_bytes for task in state.tasks.values())
     heaviest = state.heaviest
     parts = [
-        _used(state),
+        used(state),
         f"{count(len(state.tasks), 'task')} running"
         + (f" ({stopped} stopped)" if stopped else "")
-        + (f" ({retrying} retrying)" if retrying else ""),
+        + (f" ({retrying} retrying)" if retrying else "")
+        + (f", {format_bytes(swapped_bytes)} in swap" if swapped_bytes else ""),
         f"{len(state.held)} held",
     ]
+    if state.neighbours:
+        parts.append(neighbours(state))
     if heaviest is not None:
         parts.append(f"heaviest {heaviest.name} {format_bytes(heaviest.current_bytes)}")
     return printable(", ".join(parts))
 
 
-def duration(seconds: float) -> str:
-    """Seconds for people: "0.3 s", "42 s", "12 min", "3 h 05 min"."""
-    if 0 < seconds < 0.95:
-        return f"{max(0.1, seconds):.1f} s"
-    whole = max(0, round(seconds))
-    if whole < 100:
-        return f"{whole} s"
-    minutes = round(whole / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"
+def neighbours(state: State) -> str:
+    """The other builds that are counted, and what their tasks hold."""
+    others = count(state.neighbours, "other build")
+    return f"{others} under this limit with {format_bytes(state.neighbours_bytes)}"
 
 
-def _share(room: Room, tasks: int, held: int, events: int) -> tuple[int, int, int]:
-    """How many rows tasks, held tasks and events get; where there are few, tasks get them."""
+def _share(room: Room, taken: int, tasks: int, held: int, events: int) -> tuple[int, int, int]:
+    """How many rows tasks, held tasks and events get; where there are few, tasks get them. taken: rows of the rest."""
     if room.height is None:
         return tasks, held, events
-    # Header and container take five lines; each list a blank line and a heading.
-    left = room.height - 5 - _HEADING_ROWS
+    # Each list takes a blank line and a heading.
+    left = room.height - taken - _HEADING_ROWS
     task_rows = max(1, min(tasks, max(_LEAST_ROWS, left // 2), left))
     left -= task_rows
     held_rows = max(0, min(held, max(2, left // 2), left - _HEADING_ROWS))
@@ -113,120 +168,82 @@ def _share(room: Room, tasks: int, held: int, events: int) -> tuple[int, int, in
     return task_rows + more, held_rows, event_rows
 
 
-def _header(state: State, title: str, began_s: float | None, now_s: float, width: int) -> Text:
-    facts = [f"mode {state.mode}", f"{state.cpus:g} CPUs"]
+def _header(state: State, title: str, began_s: float | None, now_s: float, width: int, has_keys: bool) -> Text:
+    facts = [_KEYS] if has_keys else []
+    facts += [f"mode {state.mode}", f"{state.cpus:g} CPUs"]
     if began_s is not None:
-        facts.append(duration(now_s - began_s))
+        facts.append(format_duration(now_s - began_s))
     right = plain("  ".join(facts), "dim")
     left = plain(title, "bold")
     left.truncate(max(10, width - right.cell_len - 2), overflow="ellipsis")
     return Text.assemble(left, " " * max(2, width - left.cell_len - right.cell_len), right)
 
 
-def _marks(state: State) -> list[tuple[str, int, str]]:
-    """Name, level and style of each mark, the lowest first."""
-    marks = state.marks
-    return [
-        ("withdraw", marks.withdraw_bytes, _SHORT),
-        ("stop", marks.stop_bytes, _SHORT),
-        ("kill", marks.kill_bytes, _DIRE),
-    ]
+def _progress(state: State, width: int) -> Text:
+    """How far the build is, and what was done in it so far: where all of it has no room, the worst of it."""
+    line = Text()
+    if state.all_tasks:
+        line.append(f"{state.done:,} of {count(state.all_tasks, 'task')} done", "bold")
+        line.append("" if state.left_s is None else f", about {format_duration(state.left_s)} left", "bold")
+    counts, left = state.counts, width - line.cell_len - 2 * bool(line)
+    if state.mode == "observe":
+        # Nobody is told with how many jobs a task would have started.
+        numbers: dict[str, int | None] = {"would have held": counts.held}
+    else:
+        numbers = {"held": counts.held, "shrunk": counts.shrunk, "stopped": counts.stopped, "killed": counts.killed}
+    numbers.update({"retried": counts.retried, "killed by the kernel": counts.oom_kills or None})
+    told = [f"{name} {number:,}" for name, number in numbers.items() if number is not None]
+    while told and len(", ".join(told)) > left:
+        del told[0]
+    so_far = plain(", ".join(told), "dim")
+    line.append(" " * (width - line.cell_len - so_far.cell_len))
+    line.append_text(so_far)
+    line.truncate(width, overflow="ellipsis")
+    return line
 
 
-def _used(state: State) -> str:
-    used = format_bytes(state.used_bytes)
-    whose = "the machine's " if state.limit_source == "MemTotal" else ""
-    share = 100 * state.used_bytes // max(1, state.limit_bytes)
-    return f"{used} of {whose}{format_bytes(state.limit_bytes)} used ({share} %)"
-
-
-def _standing(state: State) -> tuple[str, str]:
-    """Where used stands to the marks, in words, with its style."""
-    passed = [(name, style) for name, level, style in _marks(state) if state.used_bytes >= level]
-    return (f"above the {passed[-1][0]} mark", passed[-1][1]) if passed else ("below all marks", _CALM)
-
-
-def _container(state: State, room: Room) -> list[Text]:
-    standing, style = _standing(state)
-    head = plain(_used(state))
-    head.append(" " * max(2, room.width - head.cell_len - len(standing)))
-    head.append(standing, style)
-    scale, marks = max(1, state.limit_bytes), _marks(state)
-    places, last = Text(), 0
-    for (name, _, mark_style), column in zip(marks, _columns([level for _, level, _ in marks], scale, room.width)):
-        places.append(" " * (column - last) + name[0], mark_style)
-        last = column + 1
-    bar = _bar(state.used_bytes, scale, room.width, style, room.has_blocks)
-    return [head, bar, places, _legend(state, room.width)]
-
-
-def _legend(state: State, width: int) -> Text:
-    legend = Text()
-    for name, level, style in _marks(state):
-        legend.append(name[0], f"bold {style}")
-        legend.append(f" {name} {_level(level)}  ", "dim")
-    legend.append(f" {format_bytes(state.reserve_bytes)} in reserve", "dim")
-    legend.truncate(width, overflow="ellipsis")
-    return legend
-
-
-def _level(level_bytes: int) -> str:
-    """A mark as text: in a small container they are less than 0.1 GiB apart."""
-    return format_bytes(level_bytes) if level_bytes < GIB else f"{level_bytes / GIB:.2f} GiB"
-
-
-def _columns(levels: list[int], scale: int, width: int) -> list[int]:
-    """The column of each level, none on another's."""
-    columns = [min(width - 1, level * width // scale) for level in levels]
-    for place in range(len(columns) - 2, -1, -1):
-        columns[place] = max(0, min(columns[place], columns[place + 1] - 1))
-    for place in range(1, len(columns)):
-        columns[place] = max(columns[place], columns[place - 1] + 1)
-    return columns
-
-
-def _bar(value: int, scale: int, width: int, style: str, has_blocks: bool) -> Text:
-    """`value` of `scale` as a bar of `width` cells."""
-    eighths = max(0, min(8 * width, 8 * width * value // max(1, scale)))
-    full, rest = divmod(eighths, 8)
-    if not has_blocks:
-        return Text.assemble(("#" * full, style), ("-" * (width - full), "dim"))
-    tip = " ▏▎▍▌▋▊▉"[rest] if rest else ""
-    return Text.assemble(("█" * full + tip, style), ("░" * (width - full - len(tip)), "dim"))
-
-
-def _tasks(state: State, now_s: float, room: Room, rows: int, is_alone: bool) -> RenderableType:
+def _tasks(state: State, now_s: float, room: Room, rows: int, skipped: int, is_alone: bool) -> RenderableType:
     waiting = f", {len(state.held)} held" if state.held and is_alone else ""
     if not state.tasks:
         return plain(f"no task is running{waiting}", "dim")
     is_wide = room.width >= WIDE
-    shown = sorted(state.tasks.values(), key=lambda task: (-task.current_bytes, task.name))[:rows]
-    heading = f"{_part(len(shown), len(state.tasks))} running{waiting}"
+    has_swap = any(task.swapped_bytes for task in state.tasks.values())
+    skipped = max(0, min(skipped, len(state.tasks) - rows))
+    ordered = sorted(state.tasks.values(), key=lambda task: (-task.current_bytes, task.name))
+    shown = ordered[skipped : skipped + rows]
+    heading = f"{_part(len(shown), len(state.tasks), skipped)} running{waiting}"
     table = Table(box=None, padding=(0, 1), collapse_padding=True, pad_edge=False, header_style="bold", expand=True)
     table.add_column(heading, ratio=1, no_wrap=True, overflow="ellipsis")
     table.add_column("state", no_wrap=True)
-    for name in ("jobs", *(("for",) if is_wide else ()), "now", "peak", "predicted"):
+    has_peak = is_wide or not has_swap
+    columns = {"jobs": True, "for": is_wide, "now": True, "swap": has_swap, "peak": has_peak, "predicted": True}
+    for name in (name for name, is_there in columns.items() if is_there):
         table.add_column(name, justify="right", no_wrap=True)
+    cells = min(_MOST_BAR_CELLS, _BAR_CELLS + (room.width - WIDE) // 3)
     if is_wide:
-        table.add_column("now of predicted", no_wrap=True, width=_BAR_CELLS)
+        table.add_column("now of predicted", no_wrap=True, width=cells)
     for task in shown:
-        cells = [
-            plain(task.name),
-            plain(_state(task), _STATES.get(task.state, "")),
-            plain(_jobs(task)),
-            *([plain(duration(now_s - task.since))] if is_wide else []),
-            plain(format_bytes(task.current_bytes), "bold"),
-            plain(format_bytes(task.peak_bytes)),
-            plain(format_bytes(task.granted_bytes) if task.granted_bytes else "-"),
-        ]
+        values = {
+            "jobs": plain(_jobs(task)),
+            "for": plain(format_duration(now_s - task.since)),
+            "now": plain(format_bytes(task.current_bytes), "bold"),
+            "swap": plain(format_bytes(task.swapped_bytes) if task.swapped_bytes else "-"),
+            "peak": plain(format_bytes(task.peak_bytes)),
+            "predicted": plain(format_bytes(task.granted_bytes) if task.granted_bytes else "-"),
+        }
+        row = [plain(task.name), plain(_state(task), _STATES.get(task.state, ""))]
+        row += [values[name] for name, is_there in columns.items() if is_there]
         if is_wide:
-            cells.append(_task_bar(task, room.has_blocks))
-        table.add_row(*cells)
+            row.append(_task_bar(task, cells, room.has_blocks))
+        table.add_row(*row)
     return table
 
 
-def _part(shown: int, tasks: int) -> str:
-    return count(tasks, "task") if shown == tasks else f"{shown} of {count(tasks, 'task')}"
+def _part(shown: int, tasks: int, skipped: int = 0) -> str:
+    if shown == tasks:
+        return count(tasks, "task")
+    first = f"{skipped + 1}-{skipped + shown}" if skipped else str(shown)
+    return f"{first} of {count(tasks, 'task')}"
 
 
 def _state(task: TaskState) -> str:
@@ -240,11 +257,11 @@ def _jobs(task: TaskState) -> str:
     return str(task.jobs) if task.tokens is None else f"{min(task.tokens + 1, task.jobs)}/{task.jobs}"
 
 
-def _task_bar(task: TaskState, has_blocks: bool) -> Text:
+def _task_bar(task: TaskState, cells: int, has_blocks: bool) -> Text:
     if not task.granted_bytes:
         return Text("")
-    style = _SHORT if task.current_bytes > task.granted_bytes else _CALM
-    return _bar(task.current_bytes, task.granted_bytes, _BAR_CELLS, style, has_blocks)
+    style = SHORT if task.current_bytes > task.granted_bytes else CALM
+    return bar(task.current_bytes, task.granted_bytes, cells, style, has_blocks)
 
 
 def _held(held: tuple[HeldTask, ...], now_s: float, width: int, rows: int) -> RenderableType:
@@ -256,7 +273,7 @@ def _held(held: tuple[HeldTask, ...], now_s: float, width: int, rows: int) -> Re
     table.add_column("for", justify="right", no_wrap=True)
     table.add_column("why", no_wrap=True, overflow="ellipsis")
     for hold in shown:
-        table.add_row(plain(hold.name), plain(duration(now_s - hold.since)), plain(hold.reason))
+        table.add_row(plain(hold.name), plain(format_duration(now_s - hold.since)), plain(hold.reason))
     return table
 
 

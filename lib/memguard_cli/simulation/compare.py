@@ -13,14 +13,17 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from memguard.decide.chain import Chain
 from memguard.decide.order import by_remaining_path, remaining_paths
 from memguard.model import Policy as Settings
 from memguard.model import Task
+from memguard.predict.durations import by_kind
 from memguard_cli.simulation.clairvoyant import SCHEDULES, best_schedule, lower_bound_s
 from memguard_cli.simulation.engine import Container, Engine, Outcome, Policy
+from memguard_cli.simulation.graph import Graph
 from memguard_cli.simulation.policies import Memguard, OneHeavy, StaticCaps, Stock, TokenFloor, UsageGate
 from memguard_cli.simulation.profiles import ERRORS, Error, misjudge, misjudge_duration
-from memguard_cli.simulation.truth import Truth
+from memguard_cli.simulation.truth import KNOWN_ORIGIN, Truth
 
 # Policies that know nothing of the tasks but their order.
 RIVALS: dict[str, Callable[[Engine, Sequence[int]], Policy]] = {
@@ -80,48 +83,66 @@ def place_of(
     return Place(container, Settings(limit_bytes=limit_bytes, reserve_bytes=reserve_bytes))
 
 
-def simulate(truth: Truth, place: Place, policy: str, error: Error, seed: int) -> Outcome:
-    """One run under the policy of that name."""
+def simulate(truth: Truth, place: Place, policy: str, error: Error | None, seed: int) -> Outcome:
+    """One run under the policy of that name. error: None for what predictions miss by in builds (see predict)."""
     engine = Engine(truth.graph, truth.profiles, place.container)
     order = truth.graph.stock_order()
     rival = RIVALS.get(policy)
     if rival is not None:
         return engine.run(rival(engine, order))
-    is_known = policy != COLD
-    tasks = predict(truth, place.container.jobs, error if is_known else ERRORS["cold"], seed, is_known)
-    if is_known:
-        order = order_by_path(truth, tasks, order, place.container.cpus)
-    return engine.run(Memguard(engine, order, tasks, place.settings))
+    is_first = policy == COLD or (error is None and not truth.known_durations)
+    tasks = predict(truth, place.container.jobs, ERRORS["cold"] if policy == COLD else error, seed, not is_first)
+    if is_first:
+        return engine.run(Memguard(engine, order, tasks, place.settings, None))
+    return run_known(engine, truth.graph, order, tasks, place)
 
 
-def predict(truth: Truth, jobs: int, error: Error, seed: int, is_known: bool = True) -> list[Task]:
-    """What memguard thinks of every task, with the errors of this seed."""
+def run_known(engine: Engine, graph: Graph, order: Sequence[int], tasks: Sequence[Task], place: Place) -> Outcome:
+    """A build with memguard that knows how long its tasks take: the longest remaining path first, else BitBake's order.
+
+    Raises Stuck.
+    """
+    seconds = expect_seconds(tasks, place.container.cpus)
+    paths = remaining_paths(range(len(tasks)), graph.depends.__getitem__, seconds)
+    chain = Chain(paths, seconds) if place.settings.gives_way else None
+    return engine.run(Memguard(engine, by_remaining_path(order, paths), tasks, place.settings, chain))
+
+
+def predict(truth: Truth, jobs: int, error: Error | None, seed: int, is_known: bool = True) -> list[Task]:
+    """What memguard thinks of every task, with the errors of this seed.
+
+    With error None that is as in builds: what was seen before is known as after three builds (warm); of what nobody
+    has built there is the table's row, else the kind, as wrong as in a first build (cold), and no duration.
+    """
     dice = random.Random(seed)
     tasks = []
     for number, (recipe, name) in enumerate(truth.graph.names):
         width = max(phase.width for phase in truth.profiles[number].phases)
-        footprint = misjudge(truth.footprints[number], error, dice)
-        duration = misjudge_duration(truth.durations[number], error, dice)
+        prior = truth.priors.get(number) if error is None else None
+        usual = error or ERRORS["warm" if prior is None else "cold"]
+        footprint = misjudge(truth.footprints[number], usual, dice)
+        duration = misjudge_duration(truth.durations[number], usual, dice)
+        if prior is not None and prior.origin == KNOWN_ORIGIN:
+            footprint = prior
         wanted = jobs if width > 1 else 1
-        tasks.append(Task(str(number), "", recipe, name, footprint, wanted, duration if is_known else None))
+        has_duration = is_known and prior is None
+        tasks.append(Task(str(number), "", recipe, name, footprint, wanted, duration if has_duration else None))
     return tasks
 
 
-def order_by_path(truth: Truth, tasks: Sequence[Task], order: Sequence[int], cpus: float) -> list[int]:
-    """The order of builds with a history: the longest remaining path first."""
-    depends = truth.graph.depends
-    seconds = {
-        number: task.duration.seconds(max(1, min(task.wanted_jobs, int(cpus)))) if task.duration else 0.0
+def expect_seconds(tasks: Sequence[Task], cpus: float) -> dict[int, float]:
+    """How long each task takes with the jobs it wants and has CPUs for; of one that is not known, how long its kind."""
+    return {
+        number: (task.duration or by_kind(task.name)).seconds(max(1, min(task.wanted_jobs, int(cpus))))
         for number, task in enumerate(tasks)
     }
-    return by_remaining_path(order, remaining_paths(range(len(tasks)), depends.__getitem__, seconds))
 
 
 def compare(
     truth: Truth,
     places: Iterable[Place],
     policies: Sequence[str],
-    error: Error,
+    error: Error | None,
     seeds: Sequence[int],
     tick: Callable[[], None] = lambda: None,
     schedules: int = SCHEDULES,

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""Runs a build that is only thought, event by event: tasks share the CPUs, and their memory adds up.
+"""Runs an imaginary build, event by event: tasks share the CPUs, and their memory adds up.
 
 Runs in: outside BitBake; pure.
-Covers: phases of tasks, CPUs that are shared evenly by all jobs, memory over time, the kill at the limit; jobs that are
-stopped, woken and killed.
+Covers: phases of tasks, CPUs that all jobs share by their weight, memory over time, the kill at the limit; jobs that
+are stopped, woken and killed.
 Does not cover: which task starts (policies), page cache, disks, and what BitBake itself does between two tasks.
 
-Time: while there are more jobs than CPUs, all are slowed down by the same factor. So there is a second clock, which
-runs at that factor, on which the end of a phase is known once it begins; a change of the factor moves no event.
+Time: while there are more jobs than CPUs, all of one weight are slowed down by the same factor. So each weight has a
+clock of its own, which runs at that factor, on which the end of a phase is known once it begins; a change of the factor
+moves no event.
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from memguard.decide.chain import NICE
 from memguard.model import TaskUse
 from memguard_cli.simulation.graph import Graph
 from memguard_cli.simulation.profiles import UNIT_S, Phase, Profile
 
 # CPU seconds that a stopped job still has to do.
 STOPPED_JOB_S = UNIT_S / 2
+
+# What a nice value makes of the share of a CPU, one step at a time (sched_prio_to_weight of Linux).
+NICE_STEP = 1.25
 
 # Two events that are closer than this, in seconds, are one.
 AT_ONCE_S = 1e-9
@@ -81,6 +86,9 @@ class Policy(Protocol):
     def choose(self) -> tuple[int, int] | None:
         """The task that starts now and its jobs; None to wait for the next event. Asked while a thread is free."""
 
+    def gives_way(self, task: int) -> bool:
+        """Whether a task that was chosen starts with a higher nice value than others."""
+
     def ended(self, task: int) -> None:
         """A task that was chosen has ended."""
 
@@ -94,8 +102,20 @@ class Policy(Protocol):
         """The outcome with what only the policy knows."""
 
 
+class _Lane:
+    """The jobs of one weight, and the clock that runs as fast as they do. demand: those that want a CPU."""
+
+    __slots__ = ("clock", "demand", "events", "weight")
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+        self.clock = 0.0
+        self.demand = 0
+        self.events: list[tuple[float, int, int]] = []
+
+
 class SimulatedTask:
-    """A task that runs: its phase, and what is left of it on the second clock.
+    """A task that runs: its phase, and what is left of it on its lane's clock.
 
     speed:        jobs that run; stopped: jobs that do not, but hold what they held, frozen_bytes.
     rest_s:       work that is left while no job runs.
@@ -107,6 +127,7 @@ class SimulatedTask:
         "frozen_bytes",
         "has_jobs",
         "jobs",
+        "lane",
         "phase",
         "phases",
         "place",
@@ -118,8 +139,9 @@ class SimulatedTask:
         "used_bytes",
     )
 
-    def __init__(self, phases: Sequence[Phase], jobs: int, started_s: float) -> None:
+    def __init__(self, phases: Sequence[Phase], jobs: int, started_s: float, lane: _Lane) -> None:
         self.phases = phases
+        self.lane = lane
         self.has_jobs = any(phase.width > 1 for phase in phases)
         self.jobs = jobs
         self.started_s = started_s
@@ -148,15 +170,13 @@ class Engine:
         self.now_s = 0.0
         self.used_bytes = container.idle_bytes
         self.peak_bytes = container.idle_bytes
-        self.demand = 0  # jobs that want a CPU
         self.has_failed = False  # set by a policy that gives a task up
         self.runs: dict[int, SimulatedTask] = {}
         self.states: dict[str, TaskUse] = {}
         self.done = 0
         self._done_s = 0.0
-        self._clock = 0.0
+        self._first, self._behind = self._lanes = (_Lane(1.0), _Lane(NICE_STEP**-NICE))
         self._stamps = 0
-        self._events: list[tuple[float, int, int]] = []
         self._resumes: dict[int, tuple[int, float]] = {}
         self._missing = [len(needed) for needed in graph.depends]
         self._tids = [str(task) for task in range(len(graph))]
@@ -174,7 +194,7 @@ class Engine:
                 chosen = policy.choose()
                 if chosen is None:
                     break
-                self._start(*chosen)
+                self._start(*chosen, self._behind if policy.gives_way(chosen[0]) else self._first)
             if not self.runs:
                 raise Stuck(f"{total - self.done} tasks are left, and none is started")
             policy.before_time_passes()
@@ -184,6 +204,11 @@ class Engine:
             if is_over or not self._advance(policy, limit_bytes):
                 return policy.describe(self._outcome(finished=False))
         return policy.describe(self._outcome(finished=True))
+
+    @property
+    def demand(self) -> int:
+        """Jobs that want a CPU."""
+        return self._first.demand + self._behind.demand
 
     def set_jobs(self, task: int, jobs: int) -> None:
         """Let a running task have another number of jobs from now on."""
@@ -219,15 +244,15 @@ class Engine:
         """
         run = self.runs.pop(task)
         self._resumes[task] = (run.place, min(run.phase.work_s, self._left_s(run) + lost_s))
-        self.demand -= run.speed
+        run.lane.demand -= run.speed
         self.used_bytes -= run.used_bytes
         del self.states[self._tids[task]]
 
     def _left_s(self, run: SimulatedTask) -> float:
-        return (run.ends - self._clock) * run.speed if run.speed else run.rest_s
+        return (run.ends - run.lane.clock) * run.speed if run.speed else run.rest_s
 
-    def _start(self, task: int, jobs: int) -> None:
-        run = SimulatedTask(self.profiles[task].phases, jobs, self.now_s)
+    def _start(self, task: int, jobs: int, lane: _Lane) -> None:
+        run = SimulatedTask(self.profiles[task].phases, jobs, self.now_s, lane)
         self.runs[task] = run
         place, left_s = self._resumes.pop(task, (0, run.phase.work_s))
         run.place, run.phase = place, run.phases[place]
@@ -237,7 +262,7 @@ class Engine:
         """Begin a phase, or go on with `work_s` of it that are left."""
         phase = run.phase
         speed = max(0, (run.jobs if run.jobs < phase.width else phase.width) - run.stopped)
-        self.demand += speed - run.speed
+        run.lane.demand += speed - run.speed
         used_bytes = phase.base_bytes + phase.job_bytes * speed + run.frozen_bytes
         self.used_bytes += used_bytes - run.used_bytes
         if self.used_bytes > self.peak_bytes:
@@ -247,32 +272,33 @@ class Engine:
         run.stamp = self._stamps  # earlier events of this task, and of an earlier run of it, are void
         self.states[self._tids[task]] = TaskUse(used_bytes, speed, most_compilers=int(run.has_jobs))
         if speed:
-            run.ends = self._clock + work_s / speed
-            heapq.heappush(self._events, (run.ends, task, run.stamp))
+            run.ends = run.lane.clock + work_s / speed
+            heapq.heappush(run.lane.events, (run.ends, task, run.stamp))
         else:
             run.rest_s = work_s
 
     def _advance(self, policy: Policy, limit_bytes: int) -> bool:
         """Go on to the next event, or to when the policy wants to be asked; False where all is killed."""
-        events = self._events
-        while events:
-            _, task, stamp = events[0]
-            run = self.runs.get(task)
-            if run is not None and run.stamp == stamp:
-                break
-            heapq.heappop(events)
-        ends = events[0][0] if events else math.inf
-        slowness = max(1.0, self.demand / self.container.cpus)
-        pause_s = (ends - self._clock) * slowness
-        wakes_s = policy.wakes_in_s()
-        if wakes_s is None and ends == math.inf:
+        for lane in self._lanes:
+            self._drop_void(lane)
+        paces = self._paces()
+        pauses = [
+            (lane.events[0][0] - lane.clock) / pace if lane.events else math.inf
+            for lane, pace in zip(self._lanes, paces)
+        ]
+        pause_s, wakes_s = min(pauses), policy.wakes_in_s()
+        if wakes_s is None and pause_s == math.inf:
             raise Stuck("every job is stopped, and nobody wants to wake one")
-        if wakes_s is not None and wakes_s < pause_s:
-            self.now_s += wakes_s
-            self._clock += wakes_s / slowness
+        is_asked = wakes_s is not None and wakes_s < pause_s
+        passed_s = wakes_s if wakes_s is not None and is_asked else max(0.0, pause_s)
+        self.now_s += passed_s
+        for lane, pace in zip(self._lanes, paces):
+            lane.clock += passed_s * pace
+        if is_asked:
             return True
-        self.now_s += max(0.0, pause_s)
-        self._clock = ends
+        lane = self._lanes[pauses.index(pause_s)]
+        events, ends = lane.events, lane.events[0][0]
+        lane.clock = ends
         while events and events[0][0] <= ends + AT_ONCE_S:
             _, task, stamp = heapq.heappop(events)
             run = self.runs.get(task)
@@ -292,12 +318,33 @@ class Engine:
                 self._end(task, run, policy)
         return True
 
+    def _drop_void(self, lane: _Lane) -> None:
+        """Take away the next events that a later one has replaced."""
+        while lane.events:
+            _, task, stamp = lane.events[0]
+            run = self.runs.get(task)
+            if run is not None and run.stamp == stamp:
+                return
+            heapq.heappop(lane.events)
+
+    def _paces(self) -> tuple[float, float]:
+        """What each job of a lane gets of a CPU: by weight, one at most, and what that leaves goes to the others."""
+        cpus, first, behind = self.container.cpus, self._first, self._behind
+        weights = first.demand * first.weight + behind.demand * behind.weight
+        if not weights:
+            return 1.0, 1.0
+        own = min(1.0, cpus * first.weight / weights)
+        others = min(1.0, (cpus - own * first.demand) / behind.demand) if behind.demand else 1.0
+        if others == 1.0 and first.demand:
+            own = min(1.0, (cpus - behind.demand) / first.demand)
+        return own, others
+
     def _wait_for_stopped(self, task: int, run: SimulatedTask) -> None:
         run.jobs = run.stopped
         self._enter(task, run, STOPPED_JOB_S * run.stopped)
 
     def _end(self, task: int, run: SimulatedTask, policy: Policy) -> None:
-        self.demand -= run.speed
+        run.lane.demand -= run.speed
         self.used_bytes -= run.used_bytes
         del self.runs[task]
         del self.states[self._tids[task]]

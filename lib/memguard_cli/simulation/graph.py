@@ -8,17 +8,19 @@ Does not cover: what a task takes (profiles), setscene tasks, which such a graph
 
 from __future__ import annotations
 
-import io
-import lzma
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from memguard_cli.builds.unpacked import NotUnpacked, is_packed, unpacked
+
 # A graph of 100,000 tasks has some 50 MB of text.
 MOST_TEXT_BYTES = 512 * 1024**2
+MOST_LINES = 3_000_000
+_LONGEST_LINE_BYTES = 1 << 20
 
 _NODE = re.compile(r'^\s*"(?P<task>[^"]+)"\s*(?:\[.*\])?\s*;?\s*$')
 _EDGE = re.compile(r'^\s*"(?P<task>[^"]+)"\s*->\s*"(?P<needs>[^"]+)"\s*(?:\[.*\])?\s*;?\s*$')
@@ -148,7 +150,7 @@ def parse_dot(lines: Iterable[str], name: str) -> Graph:
             places.setdefault(node["task"], len(places))
         elif not _FRAME.match(line):
             raise GraphError(
-                f'{name}:{number}: {_shorten(line)} is no line of a task graph; a good one is "zlib.do_compile" -> '
+                f'{name}:{number}: {_shorten(line)} is not a line of a task graph; a good one is "zlib.do_compile" -> '
                 f'"zlib.do_configure"'
             )
     if not places:
@@ -194,34 +196,31 @@ def generate(tasks: int, dice: random.Random) -> Graph:
     return chain_graph([f"recipe-{number}" for number in range(recipes)], needs)
 
 
-def _lines(path: Path) -> Iterable[str]:
+def _lines(path: Path) -> Iterator[str]:
     """The lines of a plain or packed text. Raises GraphError."""
     try:
-        with open(path, "rb") as file:
-            packed = file.read(6) == b"\xfd7zXZ\0"
-        with lzma.open(path) if packed else open(path, "rb") as file:
-            text = file.read(MOST_TEXT_BYTES + 1)
-    except lzma.LZMAError as error:
-        raise GraphError(f"{path}: cannot be unpacked: {error}") from None
-    except EOFError:
-        raise GraphError(f"{path}: cannot be unpacked: it ends too early") from None
+        with open(path, "rb") as file, unpacked(file) if is_packed(file.peek(6)) else file as text:
+            # BitBake writes a label's line breaks as \n, two characters, so each task has one line.
+            number = size = 0
+            while line := text.readline(_LONGEST_LINE_BYTES):
+                number, size = number + 1, size + len(line)
+                if size > MOST_TEXT_BYTES or number > MOST_LINES:
+                    most = f"{MOST_TEXT_BYTES} bytes or {MOST_LINES:,} lines"
+                    raise GraphError(f"{path}: is larger than {most}, so it is not the graph of a build")
+                yield line.decode("utf-8")
+    except NotUnpacked as reason:
+        raise GraphError(f"{path}: {reason}") from None
     except OSError as error:
         raise GraphError(f"{path}: {error.strerror}") from None
-    if len(text) > MOST_TEXT_BYTES:
-        raise GraphError(f"{path}: is larger than {MOST_TEXT_BYTES} bytes, so it is no graph of a build")
-    try:
-        # BitBake writes a label's line breaks as \n, two characters, so each task has one line.
-        return io.StringIO(text.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        line = text[: error.start].count(b"\n") + 1
-        raise GraphError(f"{path}:{line}: is no text in UTF-8, so it is no graph of bitbake -g") from None
+    except UnicodeDecodeError:
+        raise GraphError(f"{path}:{number}: is not UTF-8 text, so it is not a graph of bitbake -g") from None
 
 
 def _split(text: str, name: str) -> tuple[str, str]:
     """Recipe and task of RECIPE.do_TASK."""
     recipe, dot, task = text.rpartition(".do_")
     if not dot or not recipe or not task:
-        raise GraphError(f"{name}: {_shorten(text)} is no task of a recipe; a good one is zlib.do_compile")
+        raise GraphError(f"{name}: {_shorten(text)} is not a task of a recipe; a good one is zlib.do_compile")
     return recipe, f"do_{task}"
 
 

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""What a plan says: build time and success over sizes of the container, for one number of CPUs.
+"""What a plan says: build time and success over sizes of the container, for one number of CPUs; which one is chosen.
 
 Runs in: outside BitBake; pure.
-Does not cover: the simulations behind it (compare), the table and the picture (commands/plan, screens/plan_picture).
+Does not cover: the simulations behind it (planning), the tables and the picture (screens/plan, screens/plan_picture).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -52,3 +53,16 @@ class Plan:
     knee: Point | None
     stock_bytes: int | None
     stock: Stock | None
+
+
+def within(plans: Sequence[Plan], most_s: float) -> tuple[Plan, Point] | None:
+    """The fewest CPUs, and with these the least memory, with which even the slowest run ends within `most_s` seconds.
+
+    None where no container does. Memory below a limit that fails is not offered.
+    """
+    for plan in sorted(plans, key=lambda plan: plan.cpus):
+        for point in plan.points:
+            is_enough = plan.smallest is not None and point.limit_bytes >= plan.smallest.limit_bytes
+            if is_enough and point.most_s is not None and point.most_s <= most_s:
+                return plan, point
+    return None

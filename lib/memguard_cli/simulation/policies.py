@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 
+from memguard.decide.chain import Chain
 from memguard.decide.choose import choose_next
 from memguard.decide.ledger import Ledger
 from memguard.model import BuildUse, Reading, Task
@@ -41,6 +42,10 @@ class InOrder:
 
     def ready(self, task: int) -> None:
         bisect.insort(self._waiting, self._places[task])
+
+    def gives_way(self, task: int) -> bool:
+        """All tasks have the same nice value."""
+        return False
 
     def ended(self, task: int) -> None:
         """Nothing is kept of a task that has ended."""
@@ -161,10 +166,14 @@ class Memguard(InOrder):
     """memguard: the ledger and the choices of real builds, and the sentinel's reflex. It is choose_next()'s Queue.
 
     tasks: what memguard thinks of each task. durations of None leave BitBake's order.
+    chain: what the end of the build waits for, None where durations are not known.
     """
 
-    def __init__(self, engine: Engine, order: Sequence[int], tasks: Sequence[Task], settings: Settings) -> None:
+    def __init__(
+        self, engine: Engine, order: Sequence[int], tasks: Sequence[Task], settings: Settings, chain: Chain[int] | None
+    ) -> None:
         super().__init__(engine, order)
+        self._chain = chain
         self._tasks = list(tasks)
         self._ended: list[str] = []
         self._kills: Counter[int] = Counter()
@@ -174,8 +183,13 @@ class Memguard(InOrder):
         # Memory grows in steps of 256 MiB here, which nobody could stop in time.
         self._ledger = Ledger(settings, self._read(), engine.now_s, is_bold=False)
 
+    def gives_way(self, task: int) -> bool:
+        return self._chain is not None and self._chain.start(task, self.engine.now_s)
+
     def ended(self, task: int) -> None:
         self._ended.append(self._tasks[task].tid)
+        if self._chain is not None:
+            self._chain.end([task])
 
     def wakes_in_s(self) -> float | None:
         """The server asks again each second, which matters only where its last reading was an older one; the reflex."""

@@ -64,6 +64,7 @@ class ScenarioError(ValueError):
 class Scenario:
     """A build, the containers to try it in, and by how much its predictions miss.
 
+    error:         None for as much as in builds: little for tasks that were seen, much for those that nobody has built.
     threads, jobs: BB_NUMBER_THREADS and PARALLEL_MAKE, None for the number of CPUs.
     reserve_bytes: None for memguard's own.
     policies:      names, None for all.
@@ -72,7 +73,7 @@ class Scenario:
     graph: Graph
     known: Known
     overrides: tuple[tuple[str, Figures], ...] = ()
-    error: Error = ERRORS["warm"]
+    error: Error | None = None
     limits: tuple[int, ...] = (16 * GIB,)
     cpus: tuple[int, ...] = (8,)
     threads: int | None = None
@@ -88,20 +89,20 @@ def read_scenario(path: Path) -> Scenario:
     """The scenario in a file; files that it names are looked for beside it. Raises ScenarioError."""
     try:
         if path.stat().st_size > LARGEST_FILE_BYTES:
-            raise ScenarioError(f"{path}: is larger than {LARGEST_FILE_BYTES // MIB} MiB, so it is no scenario")
+            raise ScenarioError(f"{path}: is larger than {LARGEST_FILE_BYTES // MIB} MiB, so it is not a scenario")
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ScenarioError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ScenarioError(f"{path}: is no text in UTF-8") from None
+        raise ScenarioError(f"{path}: is not UTF-8 text") from None
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark is not None else 1
-        raise ScenarioError(f"{path}:{line}: is no YAML: {error.problem or error.context}") from None
+        raise ScenarioError(f"{path}:{line}: is not YAML: {error.problem or error.context}") from None
     except yaml.YAMLError as error:
-        raise ScenarioError(f"{path}: is no YAML: {' '.join(str(error).split())}") from None
+        raise ScenarioError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise ScenarioError(f"{path}: is nested too deeply for a scenario") from None
     return _Reader(path).read(root)
@@ -182,7 +183,7 @@ class _Reader:
         for key, value in node.value:
             pattern = self._text(key)
             if not any(fnmatchcase(name, pattern) for name in names):
-                raise self._fault(key, f"{pattern!r} is no task of the graph; a good name is {names[0]}")
+                raise self._fault(key, f"{pattern!r} is not a task of the graph; a good name is {names[0]}")
             found.append((pattern, self._figures(value)))
         return tuple(found)
 
@@ -223,7 +224,7 @@ class _Reader:
         if isinstance(node, yaml.ScalarNode):
             name = self._text(node)
             if name not in ERRORS:
-                raise self._fault(node, f"{name!r} is no error of predictions; known are {', '.join(ERRORS)}")
+                raise self._fault(node, f"{name!r} is not an error of predictions; choose from {', '.join(ERRORS)}")
             return ERRORS[name]
         values = self._mapping(node, "an error of predictions", ERROR_KEYS)
         median = self._number(values["median"], 0.01, 100) if "median" in values else 1.0
@@ -234,14 +235,14 @@ class _Reader:
 
     def _mapping(self, node: yaml.Node, what: str, known: tuple[str, ...]) -> Mapping[str, yaml.Node]:
         if not isinstance(node, yaml.MappingNode):
-            raise self._fault(node, f"{what} is made of keys and values; known keys are {', '.join(known)}")
+            raise self._fault(node, f"{what} is made of keys and values; the keys are {', '.join(known)}")
         values: dict[str, yaml.Node] = {}
         for key, value in node.value:
             name = self._text(key)
             if name not in known:
-                raise self._fault(key, f"{name[:40]!r} is no key of {what}; known are {', '.join(known)}")
+                raise self._fault(key, f"{name[:40]!r} is not a key of {what}; choose from {', '.join(known)}")
             if name in values:
-                raise self._fault(key, f"{name} stands there twice")
+                raise self._fault(key, f"{name} is there twice")
             values[name] = value
         return values
 
@@ -254,7 +255,7 @@ class _Reader:
 
     def _text(self, node: yaml.Node) -> str:
         if not isinstance(node, yaml.ScalarNode) or node.tag == "tag:yaml.org,2002:null" or not node.value.strip():
-            raise self._fault(node, "a word is due here")
+            raise self._fault(node, "a word should be here")
         return str(node.value)
 
     def _size(self, node: yaml.Node) -> int:
@@ -262,7 +263,7 @@ class _Reader:
         try:
             size = parse_bytes(text)
         except ValueError:
-            raise self._fault(node, f"{_shown(node)} is no size; a good one is 16G") from None
+            raise self._fault(node, f"{_shown(node)} is not a size; a good one is 16G") from None
         if size > LARGEST_BYTES:
             raise self._fault(node, f"{_shown(node)} is more memory than there is; a good size is 16G")
         return size
@@ -276,7 +277,7 @@ class _Reader:
     def _whole(self, node: yaml.Node, least: int, most: int) -> int:
         number = self._number(node, least, most)
         if number != int(number):
-            raise self._fault(node, f"{_shown(node)} is no whole number")
+            raise self._fault(node, f"{_shown(node)} is not a whole number")
         return int(number)
 
     def _number(self, node: yaml.Node, least: float, most: float) -> float:
@@ -288,7 +289,7 @@ class _Reader:
             except ValueError:
                 number = math.nan
         if not least <= number <= most:
-            raise self._fault(node, f"{_shown(node)} is no number from {least:g} to {most:g}")
+            raise self._fault(node, f"{_shown(node)} is not a number from {least:g} to {most:g}")
         return number
 
     def _fault(self, node: yaml.Node, sentence: str) -> ScenarioError:

@@ -13,7 +13,7 @@ import contextlib
 import math
 import random
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -26,6 +26,8 @@ from memguard_cli.builds.buildstats import NoBuildstats, read_builds
 from memguard_cli.simulation.graph import CHAIN, Graph, GraphError, read_dot
 from memguard_cli.simulation.profiles import Profile, draw_profile, scale_footprint
 
+# The origin of footprints that the table of known recipes has.
+KNOWN_ORIGIN = "known"
 # By how much tasks that nobody has seen spread about their kind (sigma of the logarithm).
 UNKNOWN_DURATION_SIGMA = 1.0
 UNKNOWN_FOOTPRINT_SIGMA = 0.5
@@ -48,7 +50,9 @@ class Figures:
 class Truth:
     """A build as it will be. durations and footprints are what its profiles were drawn around.
 
-    known: of how many tasks the duration, and the footprint, was seen or told; the others are drawn by kind.
+    known:     of how many tasks the duration, and the footprint, was seen or told; the others are drawn by kind.
+    in_table:  how many of the others the table of known footprints has.
+    priors:    of the tasks whose footprint nobody has seen, by place, what a first build takes them to need.
     """
 
     graph: Graph
@@ -57,6 +61,8 @@ class Truth:
     footprints: tuple[Footprint, ...]
     known_durations: int
     known_footprints: int
+    in_table: int = 0
+    priors: Mapping[int, Footprint] = field(default_factory=dict)
 
 
 Known = Mapping[tuple[str, str], Figures]
@@ -109,7 +115,8 @@ def find_truth(graph: Graph, known: Known, overrides: Iterable[tuple[str, Figure
     own = list(overrides)
     profiles, durations, footprints = [], [], []
     known_durations = known_footprints = 0
-    for recipe, task in graph.names:
+    priors: dict[int, Footprint] = {}
+    for place, (recipe, task) in enumerate(graph.names):
         name = f"{recipe}:{task}"
         told = next((figures for pattern, figures in own if fnmatchcase(name, pattern)), Figures())
         seen = known.get((recipe, task), Figures())
@@ -121,6 +128,8 @@ def find_truth(graph: Graph, known: Known, overrides: Iterable[tuple[str, Figure
             duration = Duration(kind.serial_s * factor, kind.parallel_s * factor)
         if footprint is None:
             footprint = predictor.predict(recipe, task, frozenset())
+            if told.profile is None:
+                priors[place] = footprint
             footprint = scale_footprint(footprint, math.exp(dice.gauss(0, UNKNOWN_FOOTPRINT_SIGMA)))
         profile = told.profile or draw_profile(duration, footprint, dice)
         if told.profile is not None:
@@ -128,7 +137,9 @@ def find_truth(graph: Graph, known: Known, overrides: Iterable[tuple[str, Figure
         profiles.append(profile)
         durations.append(duration)
         footprints.append(footprint)
-    return Truth(graph, tuple(profiles), tuple(durations), tuple(footprints), known_durations, known_footprints)
+    in_table = sum(prior.origin == KNOWN_ORIGIN for prior in priors.values())
+    figures = tuple(profiles), tuple(durations), tuple(footprints)
+    return Truth(graph, *figures, known_durations, known_footprints, in_table, priors)
 
 
 def _around(profile: Profile) -> tuple[Duration, Footprint]:
@@ -160,21 +171,19 @@ def _stage(task: str) -> tuple[int, str]:
 def _read_history(path: Path) -> Known:
     history = History(path, warn=_say_later, is_read_only=True)
     with contextlib.closing(history):
-        samples = history.latest({recipe for recipe, _ in history.last_runs()})
+        runs = history.fastest_runs()
+        samples = history.latest({recipe for recipe, _ in runs})
         if history.failure is not None:
             raise GraphError(history.failure)
     predictor = Predictor(read_table(), {})
-    figures = {key: _learn(predictor, key, found) for key, found in samples.items()}
-    return {key: known for key, known in figures.items() if known is not None}
+    return {key: _learn(predictor, key, run, samples.get(key, [])) for key, run in runs.items()}
 
 
-def _learn(predictor: Predictor, key: tuple[str, str], samples: list[Sample]) -> Figures | None:
-    good = [sample.record for sample in samples if sample.record.outcome is Outcome.OK]
-    if not good:
-        return None
-    newest = good[0]
-    duration = learn_duration(PastRun(newest.jobs, newest.wall_s, newest.cpu_s))
-    if newest.peak_bytes is None:
+def _learn(predictor: Predictor, key: tuple[str, str], run: PastRun, samples: list[Sample]) -> Figures:
+    """What is known of a task: how long it takes by `run`, and where that was seen what memory by its samples."""
+    duration = learn_duration(run)
+    newest = next((sample.record for sample in samples if sample.record.outcome is Outcome.OK), None)
+    if newest is None or newest.peak_bytes is None:
         return Figures(duration)
     prior = predictor.predict(*key, frozenset())
     learned = learn(samples, prior, newest.version)

@@ -2,9 +2,10 @@
 """Runs one command under the reflex: a pool of tokens, and stops and kills of single jobs as memory gets short.
 
 Runs in: outside BitBake.
-Covers: the loop, signals that are passed on, a second run of a build tool that lost a job; what it all took. After a
-fault of its own, whatever it is, the command goes on, unguarded.
-Does not cover: arguments and what is printed (run), cgroups (enclosure), one look (look), deciding (regulate).
+Covers: the loop, a second run of a build tool that lost a job; what it all took. After a fault of its own, whatever it
+is, the command goes on, unguarded.
+Does not cover: arguments and what is printed (run), cgroups (enclosure), signals and the terminal (relay), one look
+(look), deciding (regulate).
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path
-from types import FrameType
 from typing import Callable
 
 from memguard.act.cpu_first import precedence
@@ -31,7 +31,7 @@ from memguard.decide.pool_form import MAKE_FIFO, MAKE_PIPE, PROGRAMS, Choice, Fo
 from memguard.model import Policy, Reading, Version
 from memguard.predict.remembered_lives import Lives
 from memguard.sense.container import Sensor
-from memguard.sense.proc_files import ProcessId, find_process
+from memguard.sense.proc_files import MARK, ProcessId, find_process
 from memguard.sense.process_table import ProcessTable
 from memguard.sense.process_tree import Usage
 from memguard.sense.tool_versions import Tools
@@ -39,11 +39,8 @@ from memguard.sentinel.look import Lookout
 from memguard.sentinel.reflex import Reflex
 from memguard.sentinel.ward import Sight, Ward
 from memguard_cli.supervise.enclosure import Enclosure, Janitor
+from memguard_cli.supervise.relay import Relay
 
-# What may be passed on to the command.
-PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
-# Signals by which somebody wants the command to end.
-_ENDING = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
 _COMMAND = "command"
 
 
@@ -111,9 +108,7 @@ class Supervisor:
         self._process: subprocess.Popen[bytes] | None = None
         self._reflex: Reflex | None = None
         self._step_back: Callable[[], None] = lambda: None
-        self._is_ending = False
-        # Signals that came before there was somebody to pass them on to.
-        self._early: list[int] = []
+        self._relay = Relay(self._rest, self._go_on)
         self._make: Version | None = None
         self._jobs = wish.jobs or 1
         # A fault was met: the command is left alone from here on.
@@ -122,7 +117,7 @@ class Supervisor:
     def run(self) -> Account:
         """Run the command to its end. Raises NotStarted."""
         began_s = time.monotonic()
-        with self._signals_passed_on():
+        with self._relay.listening():
             try:
                 self._guard()
             except NotStarted:
@@ -137,6 +132,11 @@ class Supervisor:
                 self._enclosure.remove()
         self.account.wall_s = round(time.monotonic() - began_s, 3)
         return self.account
+
+    def end_as_command(self) -> None:
+        """After run(): end this process, too, where the command was ended by Ctrl-C."""
+        if self._process is not None and self._process.returncode is not None:
+            self._relay.end_as(self._process.returncode)
 
     def _guard(self) -> None:
         """Run the command under guard."""
@@ -163,7 +163,7 @@ class Supervisor:
             lost = self.account.killed + self.account.oom_kills
             jobs = 1 if attempt and attempt == self._wish.retries else max(1, self._jobs >> attempt)
             status = self._attempt(scratch / f"pool-{attempt}", jobs)
-            if status == 0 or self._is_ending or self.account.killed + self.account.oom_kills == lost:
+            if status == 0 or self._relay.is_ending or self.account.killed + self.account.oom_kills == lost:
                 break
             if self._is_unguarded:
                 break
@@ -186,26 +186,34 @@ class Supervisor:
 
     def _start(self, words: Mapping[str, str], files: Sequence[int]) -> subprocess.Popen[bytes]:
         """Start the command, with these variables and files besides. Raises NotStarted."""
+        environment = {**self._environment, **words}
+        for file in files:
+            os.set_inheritable(file, True)
         try:
+            # Whatever files this process was given are the command's.
             self._process = subprocess.Popen(
                 self._wish.command,
-                env={**self._environment, **words},
-                pass_fds=files,
-                start_new_session=True,
-                preexec_fn=self._enter,
+                env=environment,
+                close_fds=False,
+                start_new_session=not self._relay.has_terminal,
+                preexec_fn=lambda: self._become(environment),
             )
         except (OSError, subprocess.SubprocessError) as error:
             why = error.strerror if isinstance(error, OSError) else "its cgroup cannot be entered"
             raise NotStarted(f"{self._wish.command[0]}: {why}") from None
-        while self._early:
-            self._pass_on(self._process.pid, self._early.pop(0))
+        self._relay.serve(self._process)
         return self._process
 
-    def _enter(self) -> None:
-        """What the command's process does before it becomes the command."""
+    def _become(self, environment: Mapping[str, str]) -> None:
+        """What the command's process does before it is the command: with its mark, if it has none of a task's."""
         self._step_back()
         if self._enclosure is not None:
             self._enclosure.enter()
+        # Where this fails, Popen does the same without the mark, and says why.
+        with contextlib.suppress(Exception):
+            own = find_process(os.getpid())
+            if own is not None and MARK not in environment:
+                os.execvpe(self._wish.command[0], self._wish.command, {MARK: own.mark, **environment})
 
     def _watch(self, process: subprocess.Popen[bytes], leader: ProcessId, pool: str, jobs: int) -> None:
         """Look and act until the command has ended; after a fault only wait for that, with all of it awake."""
@@ -234,6 +242,7 @@ class Supervisor:
         closing.callback(self._close, lookout.close)
         kills_before = sensor.oom_kills() or 0
         try:
+            self._relay.know(lambda: table.members(leader))
             reflex.begin(_COMMAND, Ward(leader, 1, jobs, self._wish.job_bytes, pool=pool), self._lives)
             self._note_limit(self._bound(leader)(sensor.read(), {}))
             while process.poll() is None:
@@ -241,7 +250,7 @@ class Supervisor:
                 self._note(lookout.look({leader: _COMMAND}), reflex.use_of(_COMMAND).tokens)
                 lookout.wait()
             reflex.end(_COMMAND, time.monotonic())
-            if self._is_ending:
+            if self._relay.is_cut_short:
                 for member in table.members(leader):
                     send(ProcessId(*member), signal.SIGKILL)
         finally:
@@ -273,6 +282,7 @@ class Supervisor:
                 shmem_bytes=0,
                 room_bytes=min(limit - used_bytes, reading.left_bytes),
                 charged_bytes=None,
+                swap_left_bytes=0,
             )
 
         return bound
@@ -297,39 +307,13 @@ class Supervisor:
             account.tokens_max = max(account.tokens_max, tokens)
             account.tokens_min = tokens if account.tokens_min is None else min(account.tokens_min, tokens)
 
-    @contextlib.contextmanager
-    def _signals_passed_on(self) -> Iterator[None]:
-        """Let the command have what this process is sent."""
+    def _rest(self) -> None:
+        if self._reflex is not None:
+            self._reflex.rest()
 
-        def pass_on(number: int, frame: FrameType | None) -> None:
-            self._is_ending = self._is_ending or number in _ENDING
-            if self._process is None or self._process.returncode is not None:
-                self._early.append(number)
-            else:
-                self._pass_on(self._process.pid, number)
-
-        before = {number: signal.signal(number, pass_on) for number in (*PASSED_ON, signal.SIGTSTP)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _pass_on(self, group: int, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            if number != signal.SIGTSTP:
-                os.killpg(group, number)
-                if number in _ENDING:
-                    os.killpg(group, signal.SIGCONT)
-                return
-            # Ctrl-Z stops the command and then this process; what was stopped before stays so when both go on.
-            if self._reflex is not None:
-                self._reflex.rest()
-            os.killpg(group, signal.SIGSTOP)
-            os.kill(os.getpid(), signal.SIGSTOP)
-            os.killpg(group, signal.SIGCONT)
-            if self._reflex is not None:
-                self._reflex.stop_again()
+    def _go_on(self) -> None:
+        if self._reflex is not None:
+            self._reflex.stop_again()
 
 
 def client_words(

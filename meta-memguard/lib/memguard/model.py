@@ -39,6 +39,7 @@ class Reading:
     charged_bytes:        all that is charged to the container, page cache included; the gate never looks at it.
     working_set_bytes:    what the kubelet acts on: charged less inactive page cache. None, as charged_bytes, where
                           there is no cgroup or it does not say.
+    swap_left_bytes:      what of the container may still go to swap.
     """
 
     limit_bytes: int | None
@@ -51,6 +52,7 @@ class Reading:
     cpus: float
     charged_bytes: int | None = None
     working_set_bytes: int | None = None
+    swap_left_bytes: int = 0
 
     @cached_property
     def bound_bytes(self) -> int:
@@ -136,12 +138,13 @@ class Footprint:
 
 
 class PastRun(NamedTuple):
-    """One run of a task: jobs (None where unknown), wall and CPU seconds, and its peak, None where it was not seen."""
+    """One run of a task: jobs and peak are None, and the name of its kind is "", where they are not known."""
 
     jobs: int | None
     wall_s: float
     cpu_s: float
     peak_bytes: int | None = None
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -197,30 +200,12 @@ class Grant:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The answer to "may this task start?", with the reason in words: a grant, or None to hold it.
-
-    is_forced: it starts although it may not fit, since nothing else runs.
-    """
-
-    reason: str
-    grant: Grant | None = None
-    is_forced: bool = False
-
-    @property
-    def starts(self) -> bool:
-        return self.grant is not None
-
-
-@dataclass(frozen=True)
 class Policy:
     """The validated settings of one build, for its server and its sentinel; those of single tasks: TaskPolicy.
 
     limit_bytes:   the user's own limit, None to take what the container says.
-    reserve_bytes: memory kept free, None for the default share of the limit (see reserve_of).
-    reserve_share: the same as a share of the limit.
-    min_jobs, min_jobs_share: the fewest jobs a task is shrunk to before it is held instead, as a number or
-                   as a share of what it wants.
+    reserve_bytes, reserve_share: memory kept free, or that as a share of the limit; None for reserve_of's default.
+    min_jobs, min_jobs_share: the fewest jobs before a task is held instead, as a number or a share of what it wants.
     directory:     where events, grants and faults are written; "" to write none.
     history:       the file of what tasks took; "" to keep none.
     fleet:         the URL of a database that many builds share, as it was written; "" for none.
@@ -228,6 +213,10 @@ class Policy:
     metrics:       the file for Prometheus' node_exporter; "" to write none.
     overrides:     the user's own footprints, by recipe and task.
     pressure_command: what is run before something is killed; "" for nothing.
+    parks:         what is stopped may go to swap.
+    gives_way:     tasks that the end of the build does not wait for get a higher nice value.
+    has_cgroup:    tasks get a cgroup of their own, where one kernel kill would take the whole container.
+    neighbours:    where builds under the same limit find each other: "auto", a directory, or "off" for nowhere.
     """
 
     mode: Mode = Mode.ENFORCE
@@ -243,6 +232,10 @@ class Policy:
     metrics: str = ""
     overrides: dict[str, dict[str, Footprint]] = field(default_factory=dict)
     pressure_command: str = ""
+    parks: bool = True
+    gives_way: bool = True
+    neighbours: str = "auto"
+    has_cgroup: bool = False
     _reserves: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     DEFAULT_RESERVE_SHARE = 0.05
@@ -316,10 +309,13 @@ class BuildUse:
 
     tasks:      by BitBake's id.
     stopped:    how many jobs are stopped since memory is short.
+    parked_bytes: what of them in memory is as good as free, since it may go to swap.
     alone:      in words, the task that wants to run, or runs, with no other beside it; "" for none.
     rise_bytes: what their compilers, and those that follow them, are expected to take together beyond what is used now,
                 when that is most.
     is_watched: somebody sees them, and can stop their jobs.
+    others_bytes, others_pending_bytes, others_cpus: what tasks of other builds under the same limit hold, what they
+                will take that is not in rise_bytes, and the CPUs that they keep busy.
     """
 
     tasks: Mapping[str, TaskUse]
@@ -327,6 +323,10 @@ class BuildUse:
     alone: str = ""
     rise_bytes: int = 0
     is_watched: bool = True
+    parked_bytes: int = 0
+    others_bytes: int = 0
+    others_pending_bytes: int = 0
+    others_cpus: float = 0.0
 
 
 class Outcome(str, enum.Enum):
@@ -343,13 +343,12 @@ class Record:
     """What one run of one task really took.
 
     build:      names the build it belongs to; builds are ordered by when they were first recorded.
-    machine:    what the recipe was built for and with (MACHINE, or a native tuning), "" where unknown.
-    jobs:       the jobs it was granted, None where unknown.
-    peak_bytes: the most memory of its whole process tree at one moment, None where only its largest process is known
-                (buildstats).
-    largest_process_bytes: the most memory of one of its processes.
+    machine:    what it was built for (MACHINE, or a native tuning); jobs: those granted; "" and None if unknown.
+    peak_bytes: the most memory of its whole process tree at one moment, None where that is not known (buildstats).
+    largest_process_bytes: that of one process.
     per_job_bytes: the median memory of a compiler process while several ran, None where that was not seen.
     serial_bytes: the peak while no more than one compiler process ran, None where that was not seen.
+    kind: the name of its kind of task (predict.kinds), "" where unknown; kept once for all runs of the task.
     """
 
     build: str
@@ -365,6 +364,7 @@ class Record:
     outcome: Outcome
     per_job_bytes: int | None = None
     serial_bytes: int | None = None
+    kind: str = ""
 
 
 @dataclass(frozen=True)

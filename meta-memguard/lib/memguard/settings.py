@@ -45,6 +45,10 @@ VARIABLES = (
     "MEMGUARD_NO_KILL",
     "MEMGUARD_PRESSURE_CMD",
     "MEMGUARD_JOBSERVER",
+    "MEMGUARD_PARKING",
+    "MEMGUARD_CHAIN",
+    "MEMGUARD_NEIGHBOURS",
+    "MEMGUARD_CGROUPS",
 )
 
 
@@ -71,13 +75,11 @@ def read(get: Getter, names: Iterable[str] = ()) -> Policy:
         raise SettingsError("MEMGUARD_RESERVE", reserve, "that leaves nothing to build with", "10%")
     for_all = _value(get, "MEMGUARD_FOOTPRINT")
     if for_all:
-        why = "a footprint is that of one recipe, MEMGUARD_FOOTPRINT:pn-NAME"
+        why = "footprints are set for single recipes, as MEMGUARD_FOOTPRINT:pn-NAME"
         raise SettingsError("MEMGUARD_FOOTPRINT", for_all, why, OVERRIDE_EXAMPLE, f"{OVERRIDE_PREFIX}llvm-native")
     directory = get("MEMGUARD_DIR") or ""
     history, fleet = _history(_value(get, "MEMGUARD_HISTORY"), directory)
-    jobserver = _value(get, "MEMGUARD_JOBSERVER")
-    if jobserver not in ("", "auto", "off"):
-        raise SettingsError("MEMGUARD_JOBSERVER", jobserver, "neither auto nor off", "auto")
+    _is_auto(get, "MEMGUARD_JOBSERVER")
     min_jobs, min_jobs_share = _min_jobs(_value(get, "MEMGUARD_MIN_JOBS"))
     # A slip in what only tasks read ends the build, too, before it begins.
     _retries(get)
@@ -95,6 +97,10 @@ def read(get: Getter, names: Iterable[str] = ()) -> Policy:
         fleet=fleet,
         history_max_bytes=_history_max(_value(get, "MEMGUARD_HISTORY_MAX")),
         pressure_command=_value(get, "MEMGUARD_PRESSURE_CMD"),
+        parks=_is_auto(get, "MEMGUARD_PARKING"),
+        gives_way=_is_auto(get, "MEMGUARD_CHAIN"),
+        has_cgroup=_is_auto(get, "MEMGUARD_CGROUPS", "off"),
+        neighbours=_neighbours(_value(get, "MEMGUARD_NEIGHBOURS")),
         metrics=_metrics(_value(get, "MEMGUARD_METRICS")),
         overrides={
             name[len(OVERRIDE_PREFIX) :]: _override(name, get(name) or "")
@@ -166,8 +172,16 @@ def is_database(history: str) -> bool:
 
 
 def without_secrets(text: str) -> str:
-    """A URL without user, password and options; any other text as it is."""
-    return re.sub(r"://.*@", "://", text).partition("?")[0] if "://" in text else text
+    """A URL without user, password and options; nothing but its scheme where these cannot be told from the rest.
+
+    Of any other text what may be a password is left out, as of a URL with a slip in it.
+    """
+    scheme, is_url, rest = text.partition("://")
+    if not is_url:
+        return re.sub(r"^[^/].*:.*@|(?<=password=).*", "...", text, flags=re.DOTALL)
+    place = rest.rpartition("@")[2]
+    is_clear = "?" not in rest[: len(rest) - len(place)]
+    return f"{scheme}://{place.partition('?')[0] if is_clear else '...'}"
 
 
 def _history(value: str, directory: str) -> tuple[str, str]:
@@ -189,7 +203,7 @@ def _history_max(value: str) -> int:
     if size is None:
         return Policy.history_max_bytes
     if size < LEAST_HISTORY_BYTES:
-        raise SettingsError("MEMGUARD_HISTORY_MAX", value, "too little for a build's records", "64M")
+        raise SettingsError("MEMGUARD_HISTORY_MAX", value, "too small for a build's records", "64M")
     return size
 
 
@@ -198,8 +212,14 @@ def _metrics(value: str) -> str:
     if value and not value.startswith("/"):
         raise SettingsError("MEMGUARD_METRICS", value, "not an absolute path", example)
     if value and not value.endswith(".prom"):
-        raise SettingsError("MEMGUARD_METRICS", value, "node_exporter reads files that end in .prom only", example)
+        raise SettingsError("MEMGUARD_METRICS", value, "node_exporter reads only files that end in .prom", example)
     return value
+
+
+def _neighbours(value: str) -> str:
+    if value and value not in ("auto", "off") and not value.startswith("/"):
+        raise SettingsError("MEMGUARD_NEIGHBOURS", value, "neither auto, off nor an absolute path", "auto")
+    return value or Policy.neighbours
 
 
 def _size(variable: str, value: str, example: str) -> int | None:
@@ -220,7 +240,15 @@ def _min_jobs(value: str) -> tuple[int | None, float]:
         return None, share
     if re.fullmatch(r"0*[1-9][0-9]{0,8}", value):
         return int(value), Policy.min_jobs_share
-    raise SettingsError("MEMGUARD_MIN_JOBS", value, "not a number of jobs from 1 on, nor a share up to 100%", "25%")
+    raise SettingsError("MEMGUARD_MIN_JOBS", value, "neither a number of jobs from 1 up nor a share up to 100%", "25%")
+
+
+def _is_auto(get: Getter, variable: str, default: str = "auto") -> bool:
+    """Whether a switch is at auto and not at off."""
+    value = _value(get, variable) or default
+    if value not in ("auto", "off"):
+        raise SettingsError(variable, value, "neither auto nor off", "auto")
+    return value == "auto"
 
 
 def _override(variable: str, value: str) -> dict[str, Footprint]:
@@ -244,7 +272,7 @@ def _tasks(get: Getter, variable: str, default: tuple[str, ...]) -> tuple[str, .
     value = _value(get, variable)
     for name in value.split():
         if not re.fullmatch(r"(do_|[*?\[])[\w*?\[\]!-]*", name):
-            why = f"{name!r} names no task, nor does any that it stands for begin with do_"
+            why = f"{name!r} is not the name or pattern of a task; these begin with do_"
             raise SettingsError(variable, value, why, " ".join(default[:2]))
     return tuple(value.split()) or default
 

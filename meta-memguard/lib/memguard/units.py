@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Bytes as people write them and back, and a short name for bytes of any length.
+"""Bytes as people write them and back, durations for people, and a short name for bytes of any length.
 
 Runs in: everywhere; pure.
 """
@@ -60,6 +60,24 @@ def format_bytes(size: float) -> str:
     return f"{sign}{size / KIB:.0f} KiB"
 
 
+def format_duration(seconds: float) -> str:
+    """Seconds for people, to within 5 %: "0.3 s", "42 s", "12:05 min", "3 h 05 min"."""
+    if 0 < seconds < 9.95:
+        return f"{max(0.1, seconds):.1f} s"
+    whole = max(0, round(seconds))
+    if whole < 100:
+        return f"{whole} s"
+    if whole < 6000:
+        return f"{whole // 60}:{whole % 60:02} min"
+    minutes = round(whole / 60)
+    return f"{minutes // 60:,} h {minutes % 60:02} min"
+
+
 def digest(content: bytes) -> bytes:
     """Eight bytes that are the same for the same content, on any machine."""
     return bytes(blake2b(content, digest_size=8).digest())
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things in words: "1 task", "2 tasks"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

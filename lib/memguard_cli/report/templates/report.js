@@ -10,7 +10,7 @@
   const ROWS_BEYOND = 6;
   const view = { from: 0, to: build.length };
   const ACTS = ["withdraw", "kill", "retry"];
-  const HINT = "Choose a row, or step through them with up and down: here is told what happened to it. Enter looks closer.";
+  const HINT = "Choose a row, or step through them with the up and down keys, to see what happened to it. Enter zooms in.";
 
   // -- words --------------------------------------------------------------------------------------------------------
   function size(mib) {
@@ -20,11 +20,12 @@
   }
   function duration(tenths) {
     const s = Math.max(0, Math.round(tenths / 10));
-    if (tenths > 0 && tenths < 9.5) return (tenths / 10).toFixed(1) + " s";
+    if (tenths > 0 && tenths < 99.5) return (tenths / 10).toFixed(1) + " s";
     if (s < 100) return s + " s";
+    const two = (n) => String(n).padStart(2, "0");
+    if (s < 6000) return Math.floor(s / 60) + ":" + two(s % 60) + " min";
     const minutes = Math.round(s / 60);
-    if (minutes < 100) return minutes + " min";
-    return Math.floor(minutes / 60) + " h " + String(minutes % 60).padStart(2, "0") + " min";
+    return Math.floor(minutes / 60) + " h " + two(minutes % 60) + " min";
   }
   function clock(tenths, step) {
     const s = Math.round(tenths / 10), h = Math.floor(s / 3600), m = Math.floor(s / 60) % 60;

@@ -7,7 +7,7 @@ Does not cover: whom to signal (regulate).
 
 The watchman is a shell that is started with the first stop. It hears of each stop and wake through a pipe; when that
 ends, even by SIGKILL of this process, it wakes whatever is stopped still and is gone. While something is stopped it
-hears a beat now and then; where none comes for a while, since this process hangs, it wakes all as well.
+hears a beat now and then; where none comes for a while, as this process hangs or nothing goes on, it wakes all as well.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 OFFERED_LEAST, OFFERED_MOST = 300, 900
 
 # Seconds from one beat to the next while something is stopped, and until the watchman misses it. The second is longer
-# than looks come late among many compilers, and shorter than a build waits without somebody noticing.
+# than looks come late among many compilers, and nothing stays stopped for ten seconds while nothing else goes on.
 BEAT_S = 2.0
-MISSED_S = 10.0
+MISSED_S = 8.0
 
 # At the end of its input, or of itself, or $1 seconds after the last beat: for each pid in the list, SIGCONT. Reused
 # pids do not matter, who is not stopped goes on. Shells have no timeout for `read` (dash), so a subshell waits for it.
@@ -101,7 +101,7 @@ class Signals:
             send(target, signal.SIGSTOP)
 
     def beat(self) -> None:
-        """Let the watchman know that this process looks after what it has stopped. Called at every look."""
+        """Let the watchman know that this process looks after what it has stopped, and that something goes on."""
         now_s = time.monotonic()
         if not self.stopped:
             self.rest()

@@ -65,7 +65,7 @@ class Pool:
         try:
             found = os.fstat(self._file)
             if not stat.S_ISFIFO(found.st_mode):
-                raise OSError(errno.EINVAL, "is no FIFO", path)
+                raise OSError(errno.EINVAL, "is not a FIFO", path)
             self._identity = (found.st_dev, found.st_ino)
             # A client that gives a token back must never find the FIFO full.
             self._most = _room_bytes(self._file, path) // 2

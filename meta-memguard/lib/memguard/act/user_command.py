@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Runs the user's command for when memory runs out, for example one that asks the platform for a larger container.
+"""Runs the user's command for when memory is short, for example one that asks the platform for a larger container.
 
 Runs in: the sentinel; standard library only.
-Covers: starting it without waiting, its environment, how often and how long it may run, and the end of all it started.
-Does not cover: when it is called for (regulate), or what it does. Nothing depends on whether it succeeds.
+Covers: starting it without waiting, its environment, how often and how long it may run, and the end of all that it
+started, of what has left its session, too.
+Does not cover: when it is called for (regulate before a kill, growth while tasks are held), or what it does. Nothing
+depends on whether it succeeds.
 """
 
 from __future__ import annotations
@@ -14,12 +16,23 @@ import signal
 import time
 from typing import TYPE_CHECKING, Callable
 
+from memguard.act.signals import send
+from memguard.sense.proc_files import ProcessId, find_process, read_stat
+
 if TYPE_CHECKING:
     import subprocess
 
 # A platform needs seconds to resize a container, and would not do it more often than this.
 INTERVAL_S = 60.0
-LIMIT_S = 10.0
+LIMIT_S = 120.0
+# What a command of cron gets.
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_KEPT = ("HOME", "USER", "LOGNAME")
+# It stays until it is killed, or the sentinel is gone, so that all that the command starts has it as an ancestor.
+_KEEPER = '{ /bin/sh -c "$1" </dev/null >/dev/null 2>&1; echo "$?"; } & read -r _; kill -KILL 0'
+_PR_SET_CHILD_SUBREAPER = 36
+# Rounds of killing: who forks faster than that is left to itself.
+_ROUNDS = 100
 
 
 class PressureCommand:
@@ -44,66 +57,119 @@ class PressureCommand:
         self._limit_s = limit_s
         self._before_exec = before_exec
         self._started_s: float | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._keeper: subprocess.Popen[bytes] | None = None
 
-    def start(self, limit_bytes: int | None, used_bytes: int, recipe: str, task: str) -> bool:
+    def start(
+        self, limit_bytes: int | None, used_bytes: int, recipe: str, task: str, wanted_bytes: int | None = None
+    ) -> bool:
         """Start it unless it ran lately or runs still; returns at once, whether it was started. Never raises.
 
-        It finds MEMGUARD_LIMIT_BYTES (empty where there is no limit), MEMGUARD_USED_BYTES, MEMGUARD_RECIPE and
-        MEMGUARD_TASK, the task that something is about to be killed of, in its environment.
+        It finds MEMGUARD_LIMIT_BYTES (empty where there is no limit), MEMGUARD_USED_BYTES, MEMGUARD_RECIPE,
+        MEMGUARD_TASK and MEMGUARD_WANTED_BYTES in its environment, and nothing of the build's: what that task, which is
+        held, lacks; empty where something of it is about to be killed.
         """
         self.poll()
         now_s = self._clock()
         is_early = self._started_s is not None and now_s - self._started_s < self._interval_s
-        if not self._command or self._process is not None or is_early:
+        if not self._command or self._keeper is not None or is_early:
             return False
         self._started_s = now_s
-        facts = {
-            "MEMGUARD_LIMIT_BYTES": "" if limit_bytes is None else str(limit_bytes),
-            "MEMGUARD_USED_BYTES": str(used_bytes),
-            "MEMGUARD_RECIPE": recipe,
-            "MEMGUARD_TASK": task,
-        }
-        import subprocess  # only now: most builds kill nothing
+        environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
+        environment.update(
+            PATH=PATH,
+            LC_ALL="C.UTF-8",
+            MEMGUARD_LIMIT_BYTES="" if limit_bytes is None else str(limit_bytes),
+            MEMGUARD_USED_BYTES=str(used_bytes),
+            MEMGUARD_RECIPE=recipe,
+            MEMGUARD_TASK=task,
+            MEMGUARD_WANTED_BYTES="" if wanted_bytes is None else str(wanted_bytes),
+        )
+        import subprocess  # only now: most builds lack nothing
 
         try:
-            self._process = subprocess.Popen(
-                ["/bin/sh", "-c", self._command],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
+            self._keeper = subprocess.Popen(
+                ["/bin/sh", "-c", _KEEPER, "sh", self._command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 cwd="/",
-                env={"PATH": os.defpath, **os.environ, **facts},
+                env=environment,
                 start_new_session=True,
-                preexec_fn=self._before_exec,
+                preexec_fn=_before(self._before_exec),
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
             self.failure = f"MEMGUARD_PRESSURE_CMD cannot be started: {error}"
-        return self._process is not None
+            return False
+        assert self._keeper.stdout is not None
+        os.set_blocking(self._keeper.stdout.fileno(), False)
+        return True
 
     def poll(self) -> None:
         """Take note of its end, and end it where its time is up; to be called several times a second."""
-        process = self._process
-        if process is None or self._started_s is None:
+        keeper = self._keeper
+        if keeper is None or self._started_s is None:
             return
-        # Looked at, not yet reaped: as long as it is there, its number is the group's and nobody else's.
-        has_ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-        if not has_ended and self._clock() - self._started_s < self._limit_s:
+        assert keeper.stdout is not None
+        try:
+            said = os.read(keeper.stdout.fileno(), 100).strip()
+        except BlockingIOError:
+            if self._clock() - self._started_s >= self._limit_s:
+                self.end()
+                self.failure = f"MEMGUARD_PRESSURE_CMD did not end within {self._limit_s:g} s"
             return
-        status = self._kill_group(process)
-        if not has_ended:
-            self.failure = f"MEMGUARD_PRESSURE_CMD did not end within {self._limit_s:g} s"
-        elif status:
-            self.failure = f"MEMGUARD_PRESSURE_CMD ended with exit status {status}"
+        self.end()
+        if said != b"0":
+            words = f"ended with exit status {said.decode()}" if said.isdigit() else "was killed"
+            self.failure = f"MEMGUARD_PRESSURE_CMD {words}"
 
     def end(self) -> None:
         """End it and all that it has started."""
-        if self._process is not None:
-            self._kill_group(self._process)
-
-    def _kill_group(self, process: subprocess.Popen[bytes]) -> int:
-        """Kill what is left of its process group, and reap it; its exit status."""
+        keeper, self._keeper = self._keeper, None
+        if keeper is None:
+            return
+        for _ in range(_ROUNDS):
+            left = _descendants(keeper.pid)
+            if not left:
+                break
+            for process in left:
+                send(process, signal.SIGKILL)
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        self._process = None
-        return process.wait()
+            os.killpg(keeper.pid, signal.SIGKILL)
+        keeper.wait()
+        for pipe in (keeper.stdin, keeper.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def _before(before_exec: Callable[[], None] | None) -> Callable[[], None] | None:
+    """What the keeper does before it is one: orphans of its descendants are to be its own (prctl(2))."""
+    try:
+        import ctypes  # only now: it takes memory; not in the new process, where other threads' locks stay taken
+
+        prctl = ctypes.CDLL(None).prctl
+    except (ImportError, OSError, AttributeError):
+        return before_exec  # a Python without ctypes: what leaves the session and its parents is not found
+
+    def prepare() -> None:
+        prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        if before_exec is not None:
+            before_exec()
+
+    return prepare
+
+
+def _descendants(ancestor: int) -> list[ProcessId]:
+    """The living processes whose parent, or whose parent's parent and so on, this one is."""
+    children: dict[int, list[int]] = {}
+    living = set()
+    for name in os.listdir("/proc"):  # noqa: PTH208  (names alone, in a third of the time)
+        if name.isdecimal() and (stat := read_stat(int(name))) is not None:
+            children.setdefault(stat.parent, []).append(int(name))
+            if stat.state not in (b"Z", b"X"):
+                living.add(int(name))
+    found, waiting = [], [ancestor]
+    while waiting:
+        below = children.get(waiting.pop(), [])
+        found += [pid for pid in below if pid in living]
+        waiting += below
+    return [process for pid in found if (process := find_process(pid)) is not None]

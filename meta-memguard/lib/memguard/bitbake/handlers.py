@@ -8,13 +8,17 @@ Does not cover: the session itself (session.py), events inside tasks (task.py).
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 import bb
 
 from memguard import settings
+from memguard.act.task_cgroup import enter, is_of_own_build
 from memguard.bitbake import session
+from memguard.channels.build_directory import BuildDirectory
 from memguard.model import Mode
 from memguard.sense.container import Sensor
 
@@ -29,10 +33,10 @@ def handle(event: Any, d: DataSmart) -> None:
             _configure(d)
         elif not settings.is_off(d.getVar):
             _STEPS[type(event).__name__](event, d)
-    except bb.BBHandledException:
-        raise
-    except Exception:
-        session.current().step_aside(d)
+    except Exception as error:
+        if isinstance(error, bb.BBHandledException) and isinstance(event, bb.event.ConfigParsed):
+            raise
+        session.step_aside(d)
 
 
 def _configure(d: DataSmart) -> None:
@@ -43,6 +47,7 @@ def _configure(d: DataSmart) -> None:
     """
     if bb.event.worker_fire is not None:
         importlib.import_module("memguard.bitbake.task")
+        _enter_cgroup(d)
         return
     try:
         policy = settings.read(d.getVar, d.keys())
@@ -60,6 +65,16 @@ def _configure(d: DataSmart) -> None:
         d.setVar("BB_SCHEDULER", session.SPEED)
     elif chosen == "completion" and bb.data.inherits_class("rm_work", d):
         d.setVar("BB_SCHEDULER", session.COMPLETION)
+
+
+def _enter_cgroup(d: DataSmart) -> None:
+    """Let this worker, and with it all tasks, be in the cgroup that the server has made for them, if it has."""
+    directory = d.getVar("MEMGUARD_DIR")
+    if directory and not settings.is_off(d.getVar):
+        with contextlib.suppress(OSError, ValueError):  # then its tasks are with the rest
+            made = Path(BuildDirectory(Path(directory)).cgroup.read_text(encoding="utf-8"))
+            if is_of_own_build(made):
+                enter(made)
 
 
 def _spare_new_parse(d: DataSmart) -> None:

@@ -8,6 +8,7 @@ Does not cover: whether it runs again (decide/run_again.py); when they are held 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -54,12 +55,17 @@ class HeldRecords:
                 handler.handle(record)
 
     def _take(self, handler: logging.Handler, record: logging.LogRecord) -> bool:
-        if os.getpid() != self._pid or (not self._held and record.levelno < _ERROR_LEVEL):
-            return bool(type(handler).handle(handler, record))
-        self._held.append((handler, record))
-        if len(self._held) > _HELD_MOST:
-            self.let_through()
-        return True
+        """In place of handle(): whoever logs gets no error of ours."""
+        with contextlib.suppress(Exception):
+            if self._waits(record):
+                self._held.append((handler, record))
+                if len(self._held) > _HELD_MOST:
+                    self.let_through()
+                return True
+        return bool(type(handler).handle(handler, record))
+
+    def _waits(self, record: logging.LogRecord) -> bool:
+        return os.getpid() == self._pid and (bool(self._held) or record.levelno >= _ERROR_LEVEL)
 
     def _is_log(self, handler: logging.Handler) -> bool:
         return getattr(getattr(handler, "stream", None), "name", None) == self._log

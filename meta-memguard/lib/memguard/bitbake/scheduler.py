@@ -3,8 +3,9 @@
 
 Runs in: the BitBake server; named in BB_SCHEDULERS; imports bb.
 Covers: what is ready by BitBake's rules (sstate, number_threads, pressure, stamps), in BitBake's order until earlier
-builds tell how long tasks take; what is known of each task. Tests compare each choice with the base class's.
-Does not cover: the choice among what is ready (decide/choose), whether a task has its memory (server/guard).
+builds tell how long tasks take. Tests compare each choice with the base class's.
+Does not cover: setscene tasks, which no scheduler is asked about (setscene.py); the choice among what is ready
+(decide/choose), what is known of each task (known_tasks.py), whether a task has its memory (server/guard).
 
 Liveness law: when no task and no setscene task is active, something is returned, or BitBake fails the build.
 """
@@ -12,21 +13,17 @@ Liveness law: when no task and no setscene task is active, something is returned
 from __future__ import annotations
 
 import bisect
-import os
-from collections.abc import Collection, Container, Iterable, Mapping
+import time
+from collections.abc import Collection, Container, Iterable
 from typing import Any, Callable
 
 from bb.runqueue import RunQueueScheduler, RunQueueSchedulerCompletion, RunQueueSchedulerSpeed, split_tid_mcfn
 
-from memguard.act.job_variables import jobs_in, variables_of
 from memguard.bitbake import session as sessions
-from memguard.bitbake.session import Session
+from memguard.bitbake.known_tasks import KnownTasks
+from memguard.bitbake.setscene import SetsceneLimit
 from memguard.decide.choose import choose_next
-from memguard.decide.order import order_of_starts
-from memguard.model import BuildUse, Duration, PastRun, Task
-from memguard.predict.durations import by_kind, learn_duration
-from memguard.predict.footprints import Predictor, read_table
-from memguard.predict.footprints import by_kind as kind_of
+from memguard.model import BuildUse, Task
 from memguard.server.guard import Guard
 
 
@@ -38,59 +35,81 @@ class _Guarded(RunQueueScheduler):
     def __init__(self, runqueue: Any, rqdata: Any) -> None:
         super().__init__(runqueue, rqdata)
         self._guard: Guard | None = None
-        self._number_tasks: int | None = None
+        self._setscene: SetsceneLimit | None = None
         self._tasks: dict[str, Task] = {}
         self._learned_in: BuildUse | None = None
-        self._ready = _Ready(self, self._task)
-        if runqueue.cooker.configuration.dry_run:
-            return
+        # None after a fault: then BitBake chooses.
+        self._ready: _Ready | None = None
         try:
+            self._ready = _Ready(self, self._task)
+            if runqueue.cooker.configuration.dry_run:
+                return
             session = sessions.lend(self._tasks, runqueue.cfgData)
             if session is not None and session.guard is not None:
                 self._guard = session.guard
-                self._known = _Known(runqueue, rqdata, session, session.guard)
-                ledger = self._guard.ledger
+                self._known = KnownTasks(runqueue, rqdata, session, session.guard)
+                self._guard.needs.depends = self._known.depends
+                ledger, threads = self._guard.ledger, self.rq.number_tasks
                 if self.orders_by_duration and not ledger.is_observing:
-                    order = self._known.order(self.prio_map, self._task, ledger.budget_bytes, self.rq.number_tasks)
+                    order = self._known.order(self.prio_map, self._task, ledger.budget_bytes, threads)
                     self._ready.take_order(order)
+                    if self._guard.policy.gives_way and self._known.has_past:
+                        self._guard.chain = self._known.chain()
+                # With --setscene-only nobody asks the scheduler, which would give the number of threads back.
+                if not runqueue.cooker.configuration.setsceneonly:
+                    self._setscene = SetsceneLimit(runqueue, self._known, ledger)
         except Exception:
             self._step_aside()
 
     def newbuildable(self, task: str) -> None:
         """BitBake says, often more than once, that `task` is ready."""
-        self._ready.add(task)
+        try:
+            if self._ready is not None:
+                self._ready.add(task)
+        except Exception:
+            self._step_aside()
+        if self._ready is None:
+            super().newbuildable(task)
 
     def removebuildable(self, task: str) -> None:
         """BitBake takes back that `task` is ready."""
-        self._ready.remove(task)
+        try:
+            if self._ready is not None:
+                self._ready.remove(task)
+        except Exception:
+            self._step_aside()
+        self.buildable.discard(task)
 
     def next(self) -> str | None:
         """The tid of the task to start now, None to wait; BitBake asks its setscene tasks' limit right before."""
-        self._restore_number_tasks()
-        tid: str | None = super().next()
-        if self._guard is not None:
-            try:
-                self._hold_back_setscene(self._guard, tid)
-            except Exception:
-                self._step_aside()
+        if self._setscene is not None:
+            self._setscene.lift()
+        tid = super().next()
+        try:
+            if self._guard is not None and self._setscene is not None and not self.rq.sqdone:
+                if tid is None:  # else the choice has done so
+                    self._settle(self._guard)
+                # BitBake passes over what runs nothing, and asks again.
+                self._setscene.lower(starting=tid is not None and not self._is_weightless(tid))
+        except Exception:
+            self._step_aside()
         return tid
 
     def next_buildable_task(self) -> str | None:
         """The tid of the task to start now, None to wait."""
-        if self._guard is None:
-            return self._ready.first()
         try:
-            return self._guarded_choice(self._guard)
+            if self._ready is not None:
+                return self._ready.first() if self._guard is None else self._guarded_choice(self._ready, self._guard)
         except Exception:
             self._step_aside()
-            return self._ready.first()
+        return super().next_buildable_task()
 
-    def _guarded_choice(self, guard: Guard) -> str | None:
+    def _guarded_choice(self, ready: _Ready, guard: Guard) -> str | None:
         is_idle = self._settle(guard)
         if not guard.ledger.is_observing:
-            return choose_next(self._ready, guard, is_idle)
-        tid = self._ready.first()
-        if tid is not None and not self._ready.is_weightless(tid):
+            return choose_next(ready, guard, is_idle)
+        tid = ready.first()
+        if tid is not None and not ready.is_weightless(tid):
             task = self._task(tid)
             guard.note_only(task, guard.ledger.judge(task, is_idle))
         return tid
@@ -101,10 +120,21 @@ class _Guarded(RunQueueScheduler):
         is_idle = not rq.stats.active and not rq.sq_live
         complete, failed = rq.runq_complete, rq.failed_tids
         ended = [tid for tid in guard.ledger.running if tid in complete or tid in failed]
-        self._learn(guard, [tid for tid in ended if tid in complete])
+        done = [tid for tid in ended if tid in complete]
+        if self._setscene is not None:
+            gone = self._setscene.count()
+            ended, done = ended + gone, done + gone
+        self._learn(guard, done)
         guard.ledger.left = len(rq.rqdata.runtaskentries) - len(complete) - rq.stats.active
         guard.settle(ended, is_idle)
+        tasks = len(rq.rqdata.runtaskentries)
+        guard.news.tell_progress(time.monotonic(), len(complete), tasks, lambda: self._left_s(guard))
         return is_idle
+
+    def _left_s(self, guard: Guard) -> float | None:
+        """How long the build will go on, by earlier builds; what is covered by sstate is not run."""
+        gone = self.rq.runq_complete | self.rq.tasks_covered
+        return self._known.left_s([tid for tid in self.rq.rqdata.runtaskentries if tid not in gone], guard)
 
     def _learn(self, guard: Guard, ended: Collection[str]) -> None:
         """What tasks took says something of others of their kind, those included that are held.
@@ -130,22 +160,8 @@ class _Guarded(RunQueueScheduler):
             if tid in guard.held:
                 guard.ledger.revise(self._task(tid))
 
-    def _hold_back_setscene(self, guard: Guard, tid: str | None) -> None:
-        """Let no setscene task start before the next choice while memory is short, as long as something runs.
-
-        tid: the task that starts now, None for none.
-        """
-        if guard.ledger.must_wait:
-            self._settle(guard)
-        if guard.ledger.must_wait:
-            rq = self.rq
-            self._number_tasks = rq.number_tasks
-            active = rq.stats.active + len(rq.sq_live) + (tid is not None)
-            rq.number_tasks = max(1, min(self._number_tasks, active))
-
-    def _restore_number_tasks(self) -> None:
-        if self._number_tasks is not None:
-            self.rq.number_tasks, self._number_tasks = self._number_tasks, None
+    def _is_weightless(self, tid: str) -> bool:
+        return self._ready is not None and self._ready.is_weightless(tid)
 
     def _task(self, tid: str) -> Task:
         """The task behind a tid, worked out once."""
@@ -155,9 +171,10 @@ class _Guarded(RunQueueScheduler):
         return task
 
     def _step_aside(self) -> None:
-        self._guard = None
-        self._restore_number_tasks()
-        sessions.current().step_aside(self.rq.cfgData)
+        if self._setscene is not None:
+            self._setscene.lift()
+        self._guard = self._ready = self._setscene = None
+        sessions.step_aside(self.rq.cfgData)
 
 
 class _Ready:
@@ -255,106 +272,6 @@ class _Ready:
         """The held tasks that BitBake took back, or has found covered from sstate."""
         buildable, covered = self._buildable, self._rq.tasks_covered
         return [tid for tid in held if tid not in buildable or tid in covered]
-
-
-class _Known:
-    """What is known of the tasks of a run queue: their footprints, their jobs, and how long they take."""
-
-    def __init__(self, runqueue: Any, rqdata: Any, session: Session, guard: Guard) -> None:
-        self._rqdata = rqdata
-        self._predictor = Predictor(read_table(), guard.policy.overrides, session.samples_of)
-        self._own_values = _own_values(runqueue.cooker.databuilder.mcdata)
-        self._cpus = int(guard.ledger.reading.cpus)
-        self._classes: dict[str, frozenset[str]] = {}
-        self._durations: dict[tuple[str, str], Duration] = {}
-        if not guard.ledger.is_observing:
-            self._take_past(session.last_runs())
-
-    def _take_past(self, runs: Mapping[tuple[str, str], PastRun]) -> None:
-        """What earlier builds say of how long tasks take, and of what those of a kind take."""
-        self._durations = {task: learn_duration(run) for task, run in runs.items()}
-        if not runs:
-            return
-        for tid in self._rqdata.runtaskentries:
-            mc, _, name, taskfn = split_tid_mcfn(tid)
-            run = runs.get((self._rqdata.dataCaches[mc].pkg_fn[taskfn], name))
-            if run is not None and run.peak_bytes and run.jobs:
-                self.take(tid, run.jobs, run.peak_bytes)
-
-    def task(self, tid: str) -> Task:
-        """The task behind a tid."""
-        mc, _, name, taskfn = split_tid_mcfn(tid)
-        cache = self._rqdata.dataCaches[mc]
-        recipe = cache.pkg_fn[taskfn]
-        version = cache.pkg_pepvpr[taskfn][1] or ""
-        footprint = self._predictor.predict(recipe, name, self._classes_of(mc, taskfn), version)
-        jobs, duration = self._wanted_jobs(mc, recipe, name), self._durations.get((recipe, name))
-        return Task(tid, mc, recipe, name, footprint, jobs, duration)
-
-    def _classes_of(self, mc: str, taskfn: str) -> frozenset[str]:
-        """The classes that a recipe inherits."""
-        classes = self._classes.get(taskfn)
-        if classes is None:
-            inherited = self._rqdata.dataCaches[mc].inherits.get(taskfn) or ()
-            classes = frozenset(path.rpartition("/")[2].partition(".")[0] for path in inherited)
-            self._classes[taskfn] = classes
-        return classes
-
-    def take(self, tid: str, jobs: int, peak_bytes: int, has_ended: bool = True) -> str:
-        """What a task took with so many jobs; the kind of which something else is expected now, "" for none."""
-        mc, _, name, taskfn = split_tid_mcfn(tid)
-        recipe = self._rqdata.dataCaches[mc].pkg_fn[taskfn]
-        return self._predictor.take(recipe, name, self._classes_of(mc, taskfn), jobs, peak_bytes, has_ended)
-
-    def order(self, order: list[str], task: Callable[[str], Task], budget_bytes: int, threads: int) -> list[str]:
-        """In which order tasks start, by what they took in earlier builds, or else by what their kind takes.
-
-        order: BitBake's own; the others as of order_of_starts().
-        """
-        entries = self._rqdata.runtaskentries
-        seconds = {tid: self._seconds(tid) for tid in entries}
-        is_first = not self._durations
-        return order_of_starts(order, lambda tid: entries[tid].depends, seconds, task, budget_bytes, threads, is_first)
-
-    def _seconds(self, tid: str) -> float:
-        """How long a task takes with the jobs it wants and has CPUs for; of an unknown one, how long its kind does."""
-        mc, _, name, taskfn = split_tid_mcfn(tid)
-        cache = self._rqdata.dataCaches[mc]
-        if name in cache.task_deps[taskfn].get("noexec", ()):
-            return 0.0
-        recipe = cache.pkg_fn[taskfn]
-        duration = self._durations.get((recipe, name))
-        if duration is None:
-            job_bytes = kind_of(name, self._classes_of(mc, taskfn)).per_job_bytes
-            duration = by_kind(name, job_bytes)
-        if not duration.parallel_s:
-            return duration.serial_s
-        return duration.seconds(max(1, min(self._wanted_jobs(mc, recipe, name), self._cpus)))
-
-    def _wanted_jobs(self, mc: str, recipe: str, name: str) -> int:
-        """The jobs the configuration gives the task; the recipe's own smaller value is not visible here."""
-        values = self._own_values[mc]
-        for variable in variables_of(name):
-            value = values.get(f"{variable}:pn-{recipe}", values.get(variable))
-            if value is not None:
-                return value
-        return 1
-
-
-def _own_values(mcdata: Mapping[str, Any]) -> dict[str, dict[str, int]]:
-    """Job counts by multiconfig and variable, as the configuration sets them for all recipes and for single ones."""
-    variables = ("PARALLEL_MAKE", "PARALLEL_MAKEINST", "BB_NUMBER_THREADS")
-    cpus = len(os.sched_getaffinity(0))
-    found: dict[str, dict[str, int]] = {}
-    for mc, d in mcdata.items():
-        names = [name for name in d if name.partition(":pn-")[0] in variables]
-        values = {name: d.getVar(name) for name in names}
-        found[mc] = {
-            name: jobs_in(value) or (cpus if value.strip() else 1)
-            for name, value in values.items()
-            if value is not None
-        }
-    return found
 
 
 class MemguardScheduler(_Guarded, RunQueueSchedulerSpeed):

@@ -68,11 +68,23 @@ def arm(event: Any, policy: TaskPolicy, jobs: int, turn_down: Callable[[int], ob
             return
         # What the task's function calls in turn is its own affair.
         build.exec_func = exec_func
-        scene = TaskScene(task, event.logfile, leader, policy, jobs, turn_down, data)
+        own = functools.partial(exec_func, function, data, *arguments, **named)
+        scene = None
         try:
-            retry.run(functools.partial(exec_func, function, data, *arguments, **named), attempts, scene)
+            scene = TaskScene(task, event.logfile, leader, policy, jobs, turn_down, data)
+        except Exception as fault:
+            bb.note(f"memguard: {task} cannot be run again: {fault!r}")
+        try:
+            if scene is None:
+                own()
+            else:
+                retry.run(own, attempts, scene)
         finally:
-            scene.end()
+            try:
+                if scene is not None:
+                    scene.end()
+            except Exception as fault:
+                bb.note(f"memguard: {task} has left something behind: {fault!r}")
 
     build.exec_func = run_again
 
@@ -168,7 +180,7 @@ class TaskScene:
 
     def explain(self, cause: Cause, runs: int) -> None:
         if not self._has_failed:
-            bb.warn(f"memguard: {self._name}: {cause}; it ended well all the same, but may lack what that was to make")
+            bb.warn(f"memguard: {self._name}: {cause}; it succeeded all the same, but may lack what was being made")
         elif not self._may_repeat:
             bb.warn(
                 f"memguard: {self._name}: {cause}. It is not run again (MEMGUARD_RETRY_TASKS, MEMGUARD_RETRIES); start "

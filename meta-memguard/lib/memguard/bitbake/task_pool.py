@@ -16,6 +16,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import resource
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +49,8 @@ if TYPE_CHECKING:
     from bb.data_smart import DataSmart
 
 _log = logging.getLogger("BitBake.memguard")
-# Where the descriptors of a pipe lie: above those that scripts use for their own redirections.
+# Where the descriptors of a pipe lie: above those that scripts use for their own redirections, or in the upper half of
+# those that there may be (ulimit -n).
 _LEAST_DESCRIPTOR = 100
 
 
@@ -221,11 +223,13 @@ def _publish(joined: _Joined, choice: Choice, jobs: int, d: DataSmart) -> bool:
 
 def _open_pair(joined: _Joined) -> tuple[int, int]:
     """The two ends of the pool, for the task's processes to inherit; blocking, as make's own are."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    least = _LEAST_DESCRIPTOR if most == resource.RLIM_INFINITY else min(_LEAST_DESCRIPTOR, most // 2)
     ends = []
     for mode in (os.O_RDONLY, os.O_WRONLY):
         opened = os.open(joined.path, mode | os.O_CLOEXEC)
         try:
-            ends.append(fcntl.fcntl(opened, fcntl.F_DUPFD_CLOEXEC, _LEAST_DESCRIPTOR))
+            ends.append(fcntl.fcntl(opened, fcntl.F_DUPFD_CLOEXEC, least))
         finally:
             os.close(opened)
         joined.descriptors.append(ends[-1])

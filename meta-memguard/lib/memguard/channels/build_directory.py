@@ -36,6 +36,11 @@ class BuildDirectory:
         return self.path / "state.json"
 
     @property
+    def claim(self) -> Path:
+        """The lock of the server that uses the directory, with its name."""
+        return self.path / "lock"
+
+    @property
     def notes(self) -> Path:
         """The FIFO in which notes reach the sentinel."""
         return self.path / "tasks"
@@ -49,6 +54,11 @@ class BuildDirectory:
     def kills(self) -> Path:
         """What was killed of each task, a file each."""
         return self.path / "kills"
+
+    @property
+    def cgroup(self) -> Path:
+        """The path of the cgroup for tasks; the file is there only while that is."""
+        return self.path / "cgroup"
 
     @property
     def pools(self) -> Path:

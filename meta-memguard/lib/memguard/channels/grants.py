@@ -2,7 +2,7 @@
 """Grants on their way from the server to the children, as small files that appear whole or not at all.
 
 Runs in: the BitBake server (put, clear) and task children (take); standard library only.
-Covers: the jobs of a task that gets fewer than it wants; a file is taken once.
+Covers: the jobs of a task that gets fewer than it wants, and whether it gives way; a file is taken once.
 Does not cover: which grant a task gets (server), how it obeys (bitbake/task).
 
 Worker and server share no channel of their own that class code could use, so they meet on disk.
@@ -15,12 +15,21 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 from memguard.channels.build_directory import BuildDirectory
 from memguard.channels.plain_file import read_plain, replace_plain
 
-# A grant is a number, and the name of a task.
+# A grant is two numbers, and the name of a task.
 _MOST_BYTES = 1 << 20
+_HIGHEST_NICE = 19
+
+
+class Handed(NamedTuple):
+    """What a task starts with: its jobs, and by how much its nice value is raised, 0 to 19."""
+
+    jobs: int
+    nice: int = 0
 
 
 class Handover:
@@ -29,12 +38,12 @@ class Handover:
     def __init__(self, directory: Path) -> None:
         self._directory = BuildDirectory(directory).grants
 
-    def put(self, tid: str, jobs: int) -> None:
-        """Leave `jobs` for task `tid`. Raises OSError when it cannot be written."""
+    def put(self, tid: str, handed: Handed) -> None:
+        """Leave this for task `tid`. Raises OSError when it cannot be written."""
         path = self._path(tid)
         draft = str(path.with_suffix(".draft"))
         # A file's name may hold bytes that are no UTF-8 (surrogates in Python): kept as they are, and one by one.
-        text = json.dumps({"tid": tid, "jobs": jobs}, ensure_ascii=False)
+        text = json.dumps({"tid": tid, **handed._asdict()}, ensure_ascii=False)
         for is_last in (False, True):
             # A child that takes the last grant takes the directory away, perhaps just now.
             self._directory.mkdir(parents=True, exist_ok=True)
@@ -45,8 +54,8 @@ class Handover:
                 if is_last:
                     raise
 
-    def take(self, tid: str) -> int | None:
-        """The jobs left for task `tid`, which are then gone; None when there are none.
+    def take(self, tid: str) -> Handed | None:
+        """What was left for task `tid`, which is then gone; None when there is nothing.
 
         Raises ValueError when the file is no grant, OSError when it can be seen but not read.
         """
@@ -62,10 +71,12 @@ class Handover:
             grant = json.loads(content.decode("utf-8", "surrogatepass"))
         except RecursionError:
             grant = None
-        jobs = grant.get("jobs") if isinstance(grant, dict) and grant.get("tid") == tid else None
-        if type(jobs) is not int or jobs < 1:  # true is an int, too
+        mine = grant if isinstance(grant, dict) and grant.get("tid") == tid else {}
+        jobs, nice = mine.get("jobs"), mine.get("nice", 0)
+        # true is an int, too
+        if type(jobs) is not int or jobs < 1 or type(nice) is not int or not 0 <= nice <= _HIGHEST_NICE:
             raise ValueError(f"{path} holds no grant for {tid}")
-        return jobs
+        return Handed(jobs, nice)
 
     def clear(self) -> None:
         """Remove whatever was not taken."""

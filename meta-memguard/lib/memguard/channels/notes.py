@@ -27,12 +27,14 @@ class Orders:
     policy: the settings of the build, with a directory that is absolute.
     slots:  the jobs of all tasks together, 0 for as many as there are CPUs.
     log:    the file of the readings, "" to write none.
+    cgroup: the one of all tasks, "" where they have none.
     """
 
     build: str
     policy: Policy
     slots: int = 0
     log: str = ""
+    cgroup: str = ""
 
     @property
     def directory(self) -> str:
@@ -73,6 +75,7 @@ class TaskNote:
     most_jobs: those its recipe asks for.
     pool:      the path of its pool of tokens, "" where it has none.
     may_kill:  whether one of its compilers may be killed, since the task can be repeated.
+    kind:      the name of its kind, by which the fleet learns what recipes take that nobody has built.
     """
 
     pid: int
@@ -86,6 +89,7 @@ class TaskNote:
     most_jobs: int = 1
     pool: str = ""
     may_kill: bool = False
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -148,6 +152,7 @@ class TaskGrant:
     job_bytes: what one job of it is expected to take.
     wanted_jobs: those it would have in a stock build.
     largest_bytes: what its largest process took in earlier builds, 0 where that is not known.
+    need_bytes: what the task needs at least.
     """
 
     tid: str
@@ -157,11 +162,12 @@ class TaskGrant:
     job_bytes: int
     wanted_jobs: int = 0
     largest_bytes: int = 0
+    need_bytes: int = 0
 
 
 @dataclass(frozen=True)
 class TaskHold:
-    """A task that is held, and why; with an empty reason, one that is held no longer."""
+    """A task that is held, and why, told again when the reason changes; with an empty reason, one held no longer."""
 
     tid: str
     recipe: str
@@ -169,13 +175,36 @@ class TaskHold:
     reason: str
 
 
-Note = Union[TaskNote, TaskWait, TaskEnd, TaskGrant, TaskHold]
+@dataclass(frozen=True)
+class BuildProgress:
+    """How far the build is: tasks that are done, of all; left_s: how long it will go on, by earlier builds, or None."""
+
+    done: int
+    tasks: int
+    left_s: float | None = None
+
+
+NO_PROGRESS = BuildProgress(0, 0)
+
+
+@dataclass(frozen=True)
+class TaskWant:
+    """A task that is held lacks these bytes, and the platform is to be asked for them."""
+
+    recipe: str
+    task: str
+    wanted_bytes: int
+
+
+Note = Union[TaskNote, TaskWait, TaskEnd, TaskGrant, TaskHold, BuildProgress, TaskWant]
 _NOTES: dict[str, type[Note]] = {
     "begin": TaskNote,
     "wait": TaskWait,
     "end": TaskEnd,
     "grant": TaskGrant,
     "hold": TaskHold,
+    "progress": BuildProgress,
+    "want": TaskWant,
 }
 _NAMES = {kind: name for name, kind in _NOTES.items()}
 

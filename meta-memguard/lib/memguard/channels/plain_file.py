@@ -19,7 +19,7 @@ _FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 def read_plain(path: str, most_bytes: int) -> bytes:
     """The beginning of a plain file. Raises OSError, also for anything else."""
-    with open(_opened(path, os.O_RDONLY), "rb") as file:
+    with open(open_plain(path, os.O_RDONLY), "rb") as file:
         return file.read(most_bytes)
 
 
@@ -27,10 +27,10 @@ def replace_plain(path: str, draft: str, content: bytes) -> None:
     """Write a file whole, as `draft` until it is. Raises OSError; whatever lay at either place is gone then."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     try:
-        file = _opened(draft, flags)
+        file = open_plain(draft, flags)
     except FileExistsError:
         Path(draft).unlink()
-        file = _opened(draft, flags)
+        file = open_plain(draft, flags)
     with open(file, "wb") as output:
         output.write(content)
     os.replace(draft, path)
@@ -38,7 +38,7 @@ def replace_plain(path: str, draft: str, content: bytes) -> None:
 
 def append_plain(path: str, content: bytes) -> None:
     """Add to a plain file, or begin one. Raises OSError, also for anything else."""
-    with open(_opened(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "wb") as file:
+    with open(open_plain(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "wb") as file:
         file.write(content)
 
 
@@ -52,9 +52,10 @@ def make_private(directory: Path) -> None:
             raise
 
 
-def _opened(path: str, flags: int) -> int:
+def open_plain(path: str, flags: int) -> int:
+    """Open a plain file. Raises OSError, also for anything else."""
     file = os.open(path, flags | _FLAGS, 0o666)
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
-        raise OSError(errno.EINVAL, "no plain file", path)
+        raise OSError(errno.EINVAL, "not a plain file", path)
     return file

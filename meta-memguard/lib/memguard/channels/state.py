@@ -61,6 +61,7 @@ class TaskState(TaskNote):
     tokens:    those of its pool, None where it has none.
     compilers: its compiler processes now; most_compilers: the most at one moment; stopped: its stopped processes.
     cpus:      CPUs that it keeps busy now.
+    swapped_bytes: what of it lies in swap, beside current_bytes.
     """
 
     state: str = "running"
@@ -75,6 +76,7 @@ class TaskState(TaskNote):
     most_compilers: int = 0
     stopped: int = 0
     cpus: float = 1.0
+    swapped_bytes: int = 0
 
     @property
     def note(self) -> TaskNote:
@@ -99,7 +101,7 @@ class TaskState(TaskNote):
 
 @dataclass(frozen=True)
 class HeldTask:
-    """A task that waits for memory, why, and since when (seconds since 1970)."""
+    """A task that waits for memory, why it does now, and since when (seconds since 1970)."""
 
     recipe: str
     task: str
@@ -147,10 +149,15 @@ class State:
     limit_bytes:  MemTotal where no limit is visible.
     tasks:        by BitBake's id.
     stopped:      how many jobs are stopped since memory is short.
+    parked_bytes: what of them in memory is as good as free, since it may go to swap.
     rise_bytes:   what all tasks are expected to take together beyond what they take now, when that is most.
+    neighbours:   other builds under the same limit that are counted: how many, what their tasks hold now, what these
+                  will take that is not in rise_bytes, and the CPUs that they keep busy.
     alone:        in words, the task that wants to run, or runs, with no other beside it; "" for none.
     turns:        by mark, the attempt that a task that lost a job may make now.
     events:       the last ones, as JSON objects (record/events.from_object).
+    done:         tasks of BitBake's that are done, of all_tasks; 0 of 0 as long as nobody says.
+    left_s:       how long the build will go on, by earlier builds; None where they know too little.
     """
 
     time_s: float
@@ -168,16 +175,33 @@ class State:
     held: tuple[HeldTask, ...] = ()
     stopped: int = 0
     rise_bytes: int = 0
+    parked_bytes: int = 0
+    neighbours: int = 0
+    neighbours_bytes: int = 0
+    neighbours_pending_bytes: int = 0
+    neighbours_cpus: float = 0.0
     alone: str = ""
     turns: dict[str, int] = field(default_factory=dict)
     counts: Counts = field(default_factory=Counts)
     events: tuple[dict[str, Any], ...] = ()
+    done: int = 0
+    all_tasks: int = 0
+    left_s: float | None = None
 
     @property
     def use(self) -> BuildUse:
         """What the server acts on."""
         tasks = {tid: task.use for tid, task in self.tasks.items()}
-        return BuildUse(tasks, self.stopped, self.alone, self.rise_bytes)
+        return BuildUse(
+            tasks,
+            self.stopped,
+            self.alone,
+            self.rise_bytes,
+            parked_bytes=self.parked_bytes,
+            others_bytes=self.neighbours_bytes,
+            others_pending_bytes=self.neighbours_pending_bytes,
+            others_cpus=self.neighbours_cpus,
+        )
 
     @property
     def heaviest(self) -> TaskState | None:

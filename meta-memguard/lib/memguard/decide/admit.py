@@ -30,12 +30,15 @@ from math import ceil
 
 from memguard.decide.moment import KILL_SHARE, STOP_SHARE, slots_of
 from memguard.decide.order import HALF
-from memguard.model import Footprint, Grant, Policy, Reading, Task, Verdict
+from memguard.model import Footprint, Grant, Policy, Reading, Task
 from memguard.units import MIB, format_bytes
 
 # A task that takes no more than this is light: to hold it gains nothing that could be measured.
 # evidence: of the 223 tasks that run for nineteen recipes of OE-core, 205 to 210 took no more
 LIGHT_BYTES = 64 * MIB
+# With swap so many times as much is light: what it is in the way of can be parked.
+# evidence: with 1 GiB and swap a configure step of 70 MiB waited for two minutes, and with it the longest compile
+PARKED_FACTOR = 2
 # A task of which only the kind is known is not tried where a CPU idles if its kind takes more than this.
 # evidence: in first builds of real recipes C++ compiles that were tried came to stand still with 200 to 570 MiB, and
 # held these for more than a minute, in which nothing else fitted
@@ -44,11 +47,27 @@ TRIED_BYTES = 192 * MIB
 # could keep the CPUs busy, or none may be left by its end, since it takes this long with one job, as many start as
 # would fit into this many times what there is; of a task of which only the kind is known twice as many, up to one a
 # CPU, since the guess is made for the heaviest of its kind.
-# evidence: on real recipes a compile holds 30 to 80 % of its peak on average over its run, the median is 57 %; in the
-# replay a second build takes 345 s, with half of it 466, with twice as much 345 (scripts/bench replay --vary)
+# evidence: on real recipes a compile holds 30 to 80 % of its peak on average over its run, the median is 57 %; with 1
+# instead of it replayed second builds took 6 % longer in 1 GiB
 OVERCOMMIT = 1.5
 LONG_S = 60.0
 GUESS_FACTOR = 2
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer to "may this task start?", with the reason in words: a grant, or None to hold it.
+
+    is_forced: it starts although it may not fit, since nothing else runs.
+    """
+
+    reason: str
+    grant: Grant | None = None
+    is_forced: bool = False
+
+    @property
+    def starts(self) -> bool:
+        return self.grant is not None
 
 
 @dataclass(frozen=True)
@@ -68,6 +87,7 @@ class Situation:
     is_starved:    it has waited for very long.
     others_wait:   tasks are held, which could keep idle CPUs busy.
     filling:       the task that runs and needs all that there is, or more; None where none does.
+    parked_bytes:  what stopped jobs have in memory that is as good as free, since it may go to swap.
     """
 
     reading: Reading
@@ -83,16 +103,36 @@ class Situation:
     is_starved: bool = False
     others_wait: bool = False
     filling: Task | None = None
+    parked_bytes: int = 0
 
     @cached_property
     def budget_bytes(self) -> int:
         """What tasks may use together: the ceiling less the reserve and what is used when none runs."""
         return self._usable_bytes - self._resting_bytes
 
+    @property
+    def parks(self) -> bool:
+        """Whether what proves too much is stopped and goes to swap, which has room for half of what tasks may use.
+
+        Not without a limit: then the whole machine would swap, and what its user works with goes first.
+        """
+        can = self.is_watched and self.policy.parks and self.reading.limit_bytes is not None
+        return can and self.reading.swap_left_bytes >= max(1, HALF * self.budget_bytes)
+
+    @cached_property
+    def reach_bytes(self) -> int:
+        """What one task may need: the budget, and what there is of swap."""
+        return self.budget_bytes + (self.reading.swap_left_bytes if self.parks else 0)
+
+    @property
+    def basis(self) -> tuple[bool, bool, int]:
+        """All that need_bytes() depends on, to within 16 MiB of the budget."""
+        return self.is_watched, self.parks, self.budget_bytes >> 24
+
     @cached_property
     def room_bytes(self) -> int:
         """What is free now, whatever running compilers will take."""
-        return self._usable_bytes - self.reading.used_bytes - self.pending_bytes
+        return self._usable_bytes - self.reading.used_bytes - self.pending_bytes + self.parked_bytes
 
     @cached_property
     def free_bytes(self) -> int:
@@ -102,7 +142,8 @@ class Situation:
         where that is more.
         """
         if self.is_watched:
-            return self.room_bytes - self.rise_bytes
+            # What is parked comes back, beside what it will still take.
+            return self.room_bytes - self.rise_bytes - self.parked_bytes
         return self._usable_bytes - max(self._resting_bytes + self.granted_bytes, self.reading.used_bytes)
 
     @cached_property
@@ -120,7 +161,12 @@ class Situation:
     @cached_property
     def most_bytes(self) -> int:
         """No task that needs more than this is let through by admit()."""
-        return max(self.kept_bytes if self.kept else self.free_bytes, min(LIGHT_BYTES, self.room_bytes))
+        return max(self.kept_bytes if self.kept else self.free_bytes, min(self.light_bytes, self.room_bytes))
+
+    @property
+    def light_bytes(self) -> int:
+        """What a task takes at most that starts whatever is expected: it has ended by then."""
+        return LIGHT_BYTES * (PARKED_FACTOR if self.parks else 1)
 
     @property
     def _usable_bytes(self) -> int:
@@ -145,7 +191,7 @@ class Situation:
 
     def fills(self, task: Task) -> bool:
         """Whether `task` needs more than the plan has, wherever that is found."""
-        return self.is_watched and not task.footprint.is_guess and self._whole_bytes(task) > self.budget_bytes
+        return self.is_watched and not task.footprint.is_guess and self._whole_bytes(task) > self.reach_bytes
 
     def leaves_nothing_for(self, need_bytes: int) -> bool:
         """Whether a task that needs this waits for the one that needs all that there is: any that is no light one."""
@@ -161,9 +207,12 @@ class Situation:
         """What `task` takes at least, with the fewest jobs it starts with.
 
         One that is known from its own runs, and that an empty container fits if it may use most of the reserve, counts
-        with what the plan has: it starts in its turn, beside light ones.
+        with what the plan has: it starts in its turn, beside light ones. With swap a task counts with half of that, but
+        for what swap has no room for: where two that are heavy meet, jobs of one are parked.
         """
         whole_bytes, budget_bytes = self._whole_bytes(task), self.budget_bytes
+        if self.parks and whole_bytes <= self.reach_bytes:
+            return min(whole_bytes, max(int(HALF * budget_bytes), whole_bytes - self.reading.swap_left_bytes))
         if whole_bytes <= budget_bytes or not self.is_watched or not task.footprint.is_history:
             return whole_bytes
         reserve_bytes = self.policy.reserve_of(self.reading.bound_bytes)
@@ -189,8 +238,10 @@ class Situation:
         is_filled = self.others_wait and not _is_long(task)
         wanted = min(wanted, ceil(self.reading.cpus) if is_filled else slots_of(wanted, self.reading.cpus))
         if is_filled:
-            return min(fit, wanted) if footprint.is_guess else max(1, footprint.jobs_within(self.budget_bytes, wanted))
-        jobs = max(1, footprint.jobs_within(int(OVERCOMMIT * self.budget_bytes), wanted))
+            if footprint.is_guess and not self.parks:
+                return min(fit, wanted)
+            return max(1, footprint.jobs_within(self.reach_bytes, wanted))
+        jobs = max(1, footprint.jobs_within(max(int(OVERCOMMIT * self.budget_bytes), self.reach_bytes), wanted))
         if not footprint.is_guess:
             return jobs
         tried = min(ceil(self.reading.cpus), footprint.jobs_within(GUESS_FACTOR * self.budget_bytes, wanted))
@@ -223,12 +274,23 @@ def admit(task: Task, situation: Situation) -> Verdict:
     room = situation.kept_bytes if is_kept else situation.spare_bytes
     if need_bytes <= room:
         return _start(task, situation, "it fits")
-    if not situation.stopped and need_bytes <= min(LIGHT_BYTES, situation.room_bytes):
+    is_calm = not situation.stopped or situation.parked_bytes > 0
+    if is_calm and need_bytes <= min(situation.light_bytes, situation.room_bytes):
         return _start(task, situation, "it is light")
     need = format_bytes(need_bytes)
     if need_bytes <= situation.free_bytes:
         return Verdict(f"needs {need}, which would delay {situation.kept}")
     return Verdict(f"needs {need}, {_amount(room)} will be free")
+
+
+def room_for(task: Task, situation: Situation, has_such: bool = False) -> int:
+    """How many tasks like `task` may start now, before anything is seen of them; none while jobs are stopped.
+
+    has_such: some run already; one that is light may start beside a full plan, but not one beside the other.
+    """
+    if situation.stopped or not admit(task, situation).starts:
+        return 0
+    return max(0 if has_such else 1, situation.spare_bytes // max(1, situation.need_bytes(task)))
 
 
 def admit_boldly(task: Task, situation: Situation) -> Verdict:
@@ -239,7 +301,7 @@ def admit_boldly(task: Task, situation: Situation) -> Verdict:
     need_bytes = situation.need_bytes(task)
     if situation.leaves_nothing_for(need_bytes):
         return _held_by_filling(need_bytes, situation)
-    if task.footprint.is_guess and need_bytes > TRIED_BYTES:
+    if task.footprint.is_guess and need_bytes > TRIED_BYTES and not situation.parks:
         return Verdict(f"needs {format_bytes(need_bytes)}, going by its kind")
     if situation.emergency or need_bytes > situation.room_bytes:
         return Verdict(f"needs {format_bytes(need_bytes)}, {_amount(situation.room_bytes)} is free")

@@ -15,9 +15,11 @@ from memguard.decide.admit import is_light
 from memguard.model import Task
 
 # New holds in one call; the next call comes within a second.
+# evidence: chosen; more would make one call longer than the others
 HOLDS_PER_CALL = 16
 # While all CPUs are busy, one task may start out of this many next in order, if it is light and takes no longer than
 # this, so that others need not wait for it, or keeps no more of a CPU busy than this: a download.
+# evidence: chosen; half and double make no difference that can be told from chance
 CROWD_LOOK = 64
 SHORT_S = 5.0
 QUIET_CPUS = 0.25

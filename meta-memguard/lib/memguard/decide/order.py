@@ -14,8 +14,10 @@ from typing import TypeVar
 from memguard.model import Task
 
 # Of two tasks that each need more than this share of the memory one waits for the other.
+# evidence: two that need more than a half each are more than there is
 HALF = 0.5
 # What shorter tasks need of the memory does not matter for the order.
+# evidence: chosen, not measured
 LONG_S = 5.0
 T = TypeVar("T", bound=Hashable)  # what tasks are known by: a tid, a number
 

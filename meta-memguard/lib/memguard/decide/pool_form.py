@@ -122,19 +122,19 @@ def choose(facts: Facts) -> Choice:
     make, ninja, cargo = facts.make, facts.ninja, facts.cargo
     variable = "CARGO_MAKEFLAGS" if calls == {"cargo"} else "MAKEFLAGS"
     if "make" in calls and make is None:
-        return Choice(Form.NONE, "no make was found")
+        return Choice(Form.NONE, "make was not found")
     if "ninja" in calls and (ninja is None or ninja < NINJA_FIFO):
-        return Choice(Form.NONE, f"{_name('ninja', ninja)} knows no pools")
+        return Choice(Form.NONE, f"{_name('ninja', ninja)} cannot use pools")
     if make is None or make >= MAKE_FIFO:
         if "cargo" in calls and (cargo is None or cargo < CARGO_FIFO):
-            return Choice(Form.NONE, f"{_name('cargo', cargo)} takes no FIFO")
+            return Choice(Form.NONE, f"{_name('cargo', cargo)} cannot use a FIFO")
         return Choice(Form.FIFO, "all that it calls takes a FIFO", variable)
     if "ninja" in calls:
         return Choice(Form.NONE, f"ninja takes a FIFO only, on which {_name('make', make)} aborts")
     if make < MAKE_PIPE:
         return Choice(Form.NONE, f"{_name('make', make)} is too old")
     if {"cargo", "make"} <= calls:
-        return Choice(Form.NONE, f"{_name('make', make)} hands its pool on to no cargo")
+        return Choice(Form.NONE, f"{_name('make', make)} does not pass its pool on to cargo")
     return Choice(Form.PIPE, f"{_name('make', make)} takes a pipe only", variable)
 
 
@@ -156,8 +156,8 @@ def object_by_script(facts: Facts) -> str:
     reasons = (
         ("icecc" in facts.classes, "icecc spreads its jobs"),
         (bool(_MAKEFLAGS.search(facts.text)), "it sets MAKEFLAGS"),
-        (bool(foreign), f"{', '.join(foreign)} takes no tokens"),
-        (bool(_OWN_JOBS.search(facts.text)), "it says itself how many jobs it runs"),
+        (bool(foreign), f"{', '.join(foreign)} cannot use tokens"),
+        (bool(_OWN_JOBS.search(facts.text)), "it sets its own number of jobs"),
         ("cmake" in facts.commands and not _cmake(facts), f'CMake\'s generator is "{facts.generator}"'),
         (not _calls(facts), "it calls no make, ninja or cargo"),
     )

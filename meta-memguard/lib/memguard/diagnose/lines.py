@@ -25,8 +25,8 @@ _PREFIX = re.compile(
     r"\s*(?:"
     r"\||"  # BitBake's console, quoting the log of a task
     r"\#\d+ (?:\d+\.\d+|ERROR:)(?= )|"  # docker build
-    r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?(?: \d\d[OE]\+?)?"
-    r"(?: - (?:INFO|ERROR|WARNING|DEBUG|CRITICAL) +-)?(?= )|"
+    r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?(?: \d\d[OE]\+?| std(?:out|err) [FP])?"
+    r"(?: - (?:INFO|ERROR|WARNING|DEBUG|CRITICAL) +-)?(?:(?= )|(?<=[OE]\+))|"
     r"\[\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[^\]]{0,12}\]|\[\d\d:\d\d:\d\d(?:\.\d+)?\]|"
     r"\d{1,3}:\d\d(?::\d\d)?(?:[.,]\d+)?(?: -)?(?= )|"  # Jenkins, mozbuild
     r"(?:<\d+>)?\[ *\d+\.\d+\](?:\[ *[TC]\d+\])?|"  # dmesg
@@ -36,7 +36,7 @@ _PREFIX = re.compile(
     r"kern +:\w+ *:|kernel:|"
     r"\[(?:stderr|stdout|INFO|ERROR|WARN(?:ING)?|DEBUG|EXTRA|ALL) *\]|\[pod/[^\]]+\]|\[\d{1,3}\](?= )|"
     r"\#\#\[(?:error|warning|group|command|debug)\]|::(?:error|warning)[^:]*::|"
-    r"[A-Za-z][\w.-]{0,40} +\|(?= )|"  # docker compose
+    r"\[?[A-Za-z][\w.-]{0,40}\]? +\|(?= )|"  # docker compose, wrappers of several builds
     r"[a-z][\w.+-]{1,60}-r\d+:(?= )|"  # portage
     r"(?:NOTE|INFO|DEBUG):(?= )|"
     r">(?= )"
@@ -44,13 +44,20 @@ _PREFIX = re.compile(
 )
 _MOST_PREFIXES = 6
 # What no message begins with: numbered source, traces of a shell, comments; results of tests, warnings, commands.
-_QUOTED_BY_SIGN = re.compile(r"\s*(?:\d+ \||\+{1,4} |//|/\*|\* |#(?:define|include|error|warning|if|pragma)\b|-- )")
+_QUOTED_BY_SIGN = re.compile(
+    r"\s*(?:\d+ \||\+{1,4} (?!kill|ulimit )|//|/\*|\* |#(?:define|include|error|warning|if|pragma)\b|-- )"
+)
 _QUOTED_BY_WORD = re.compile(
-    r"\s*(?:(?:PASS|PASSED|SKIP|SKIPPED|XFAIL|ok|not ok)\b|checking |"
+    r"\s*(?:(?:PASS|PASSED|SKIP|SKIPPED|XFAIL|ok|not ok)\b|checking |\w+_test\.(?:go|cc|cpp|py):\d+: |"
     r"warning: |\S+: warning: |[^\s:]+:\d+(?::\d+)?: (?:warning|note): |.*\.\.\. ?(?:ok|OK|PASSED|yes|no)$|"
     r"(?:@?echo|printf|grep|assert\w*|expect\w*|raise|print)\b|"
     r"(?:ccache )?(?:\S*[/-])?(?:gcc|g\+\+|cc|c\+\+|clang|clang\+\+|rustc)(?:-[\d.]+)? -)"
 )
+# What a compiler shows of the source, and tests print, behind blanks.
+_QUOTED_ANYWHERE = re.compile(r"\s*(?:\d+ \||\w+_test\.(?:go|cc|cpp|py):\d+: |not ok \d+ )")
+# What stands before a value in a table, and how much of it is looked at.
+_WIDEST_COLUMN = 40
+_COLUMN = re.compile(r"[\w:]\s{4,}$")
 # Longer lines are looked at in part, or not at all. In bytes.
 LONGEST_LINE = 4096
 
@@ -63,6 +70,9 @@ _MOST_JSON_VALUES = 40
 _UNKNOWN = Prefixes(has_few_lines=True)
 _LOOK_BYTES = 4096
 _WIDE_SHARE = 0.8
+# Words in ASCII, as no UTF-16 has them: 16 characters of two such bytes each, a blank among the bytes. In Chinese one
+# character in four has two, in Japanese every other, but then seldom a blank.
+_NARROW = re.compile(rb"(?=[!-~]{0,31}[\t\n\r ])[\t\n\r -~]{32}")
 
 
 def strip_prefixes(line: str) -> str:
@@ -90,14 +100,19 @@ def read_line(line: str, prefixes: Prefixes) -> Line:
     starts = prefixes.starts_in(text)
     for start in starts:
         message = text[start:]
+        if text.startswith("  ", start - 2):
+            is_quoted = is_quoted or _QUOTED_ANYWHERE.match(message) is not None
+            if _COLUMN.search(text, max(0, start - _WIDEST_COLUMN), start):
+                continue
         if _OPENS.search(text, max(0, start - 2), start):  # msg="...", text='...'
             quoted = _TO_QUOTE[text[start - 1]].match(message)
             message = _unescaped(quoted[1] if quoted else message)
+            is_quoted = is_quoted or _QUOTED_ANYWHERE.match(message) is not None
             found.extend(_strip(message[start:]) for start in _UNKNOWN.starts_in(message))
         message = _strip(message)
         if _QUOTED_BY_WORD.match(message):
-            if start and prefixes.has_few_lines:  # hardly known: it may as well be the end of a message
-                break
+            if start and prefixes.has_few_lines and not _QUOTED_ANYWHERE.match(message):
+                break  # hardly known: it may as well be the end of a message
             is_quoted = True
         elif not found and (sign := _QUOTED_BY_SIGN.match(message)):
             # Signs behind which a message may begin, in most lines, belong to the prefix.
@@ -107,7 +122,8 @@ def read_line(line: str, prefixes: Prefixes) -> Line:
     for message in tuple(found):
         if message.startswith("{") and message.endswith("}"):
             values = [_strip(value) for value in _json_values(message)]
-            is_quoted = is_quoted or _QUOTED_BY_WORD.match(max(values, key=len, default="")) is not None
+            longest = max(values, key=len, default="")
+            is_quoted = is_quoted or (_QUOTED_BY_WORD.match(longest) or _QUOTED_ANYWHERE.match(longest)) is not None
             found.extend(_strip(value[start:]) for value in values for start in _UNKNOWN.starts_in(value))
     return Line(tuple(dict.fromkeys(found)) or ("",), is_quoted)
 
@@ -152,12 +168,34 @@ def _strip(text: str) -> str:
     return text.strip()
 
 
+def decoded(line: bytes) -> str:
+    """A line as text: UTF-8, or Latin-1 where it is none, as older systems and Windows write it."""
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError:
+        return line.decode("latin-1")
+
+
 def wide_encoding_of(head: bytes) -> str | None:
-    """The encoding of a log by its first bytes where a character takes two of them (Windows), None for all others."""
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
+    """The encoding of a log by its first bytes where a character takes two of them (Windows), None for all others.
+
+    A mark alone decides nothing: any two bytes may stand at the begin of a log whose first line is cut.
+    """
     head = head[:_LOOK_BYTES]
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return None if _is_narrow(head[2:]) else "utf-16"
     for encoding, zeros in (("utf-16-le", head[1::2]), ("utf-16-be", head[::2])):
         if len(head) >= 8 and zeros.count(0) > _WIDE_SHARE * len(zeros) and head.count(0) <= len(zeros):
             return encoding
     return None
+
+
+def _is_narrow(text: bytes) -> bool:
+    """Whether bytes behind a mark of UTF-16 are none: words in ASCII, or UTF-8 without a zero."""
+    if _NARROW.search(text):
+        return True
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(text)  # its last character may be cut
+    except UnicodeDecodeError:
+        return False
+    return bool(text) and 0 not in text

@@ -3,92 +3,40 @@
 
 Runs in: task children and the `memguard` command; pure, a table.
 Covers: rules that are looked for in the last part of a log.
+See also: limit_rules.py, stop_rules.py, which come first.
 Does not cover: memory (memory_rules.py); what a rule is (rule.py).
 To add one: a row here, and its wording in tests/fixtures/failure-logs.
 """
 
 from __future__ import annotations
 
-from memguard.diagnose.readers import read_limit, read_shutdown
-from memguard.diagnose.rule import CAUSE, DOUBT, FAILED, KILLED_WORDS, STOPPED, WEAK, rule
+from memguard.diagnose.limit_rules import LIMIT_RULES
+from memguard.diagnose.rule import CAUSE, DOUBT, FAILED, KILLED_WORDS, WEAK, rule
+from memguard.diagnose.stop_rules import STOP_RULES
 
 _CRASH = r"(?:Segmentation fault|Bus error|Illegal instruction|Aborted|Floating point exception|Trace/breakpoint trap)"
 
+# What reports of tests say. All else that stands in them only tells what was tested.
+REPORT_RULES = (
+    rule(
+        WEAK,
+        "a test failed",
+        "FAIL|XPASS|ERROR|failed|E   |not ok|Fail|Timeout)|***|CTest",
+        r"^(?:FAIL|FAILED|XPASS|ERROR): (?:\w+ ?\(|test)|\b[1-9]\d* (?:tests? )?failed\b|^# FAIL: +[1-9]|^E {3}\S",
+        r"^not ok \d+|^\[  FAILED  \]|^--- FAIL: |^\d+ - \S+ \((?:Failed|Timeout)\)|^FAILED \((?:failures|errors)=",
+        r"\*\*\*(?:Failed|Timeout|Exception)\b|^Errors while running CTest|\btest result: FAILED\b",
+        r"\bdo_test\w+: .*\bfailed\b|^RESULTS - .*: FAILED",
+    ),
+)
+
 OTHER_RULES = (
-    rule(
-        CAUSE,
-        "",
-        "EAGAIN|Out of system resources|max_map_count|ddress space|virtual memory limit|CUDA|pinned memory|GPU",
-        r"\b(?P<threads>pthread_create(?:: | failed \()EAGAIN|Cannot create .{0,40}thread\. Out of system resources)",
-        r"(?P<maps>\bvm\.max_map_count\b)",
-        r"(?P<space>\b[Uu]nable to reserve \S+ bytes of (?:virtual )?address space|\bvirtual memory limit\b.*exceed)",
-        r"(?P<gpu>\bCUDA error: out of memory|\bCUDA_ERROR_OUT_OF_MEMORY|\bpinned memory: out of memory|"
-        r"\bCUDA out of memory)",
-        read=read_limit,
-    ),
-    rule(
-        STOPPED,
-        "the machine was shut down",
-        "node shutdown|spot instance|preempt|Preempt|hutting down",
-        r"\bimminent node shutdown\b|\bspot instance interruption|\b(?:instance|node|VM) (?:was|is being) preempted\b",
-        r"\b(?:Agent|[Nn]ode|[Ss]ystem) is (?:shutting down|going down)\b",
-    ),
-    rule(
-        CAUSE,
-        "the node's disk space for containers ended",
-        "ephemeral",
-        r"low on resource: ephemeral-storage|[Ee]phemeral (?:local )?storage .*exceed",
-    ),
+    *LIMIT_RULES,
+    *STOP_RULES,
     rule(
         CAUSE,
         "BitBake's server could not be reached",
         "BlockingIOError",
         r"^BlockingIOError: \[Errno 11\] Resource temporarily unavailable",
-    ),
-    rule(CAUSE, "TeX reached a capacity of its own", "TeX capacity", r"^! TeX capacity exceeded"),
-    rule(
-        DOUBT,
-        "",
-        "shutdown signal",
-        r"\brunner has received a shutdown signal",
-        read=read_shutdown,
-    ),
-    rule(
-        STOPPED,
-        "the build was interrupted",
-        "nterrupt|^C",
-        r"Keyboard ?Interrupt|^\^C|^make(?:\[\d+\])?: \*\*\* .*\bInterrupt$|\binterrupted by user\b|"
-        r"\bsignal: interrupt\b",
-    ),
-    rule(
-        STOPPED,
-        "the build was stopped by a time limit",
-        "imed out|execution t|imeout|DeadlineExceeded|killing it after|No output has",
-        r"\b[Bb]uild timed out\b|\bexceeded the maximum execution time|\bexecution took longer than \S+ seconds",
-        r"\btimeout: sending signal \w+ to command|\btimed out after \d+ (?:seconds|minutes|hours)",
-        r"\bTimeout has been exceeded|\bDeadlineExceeded\b|\bkilling it after \d+",
-        r"\bNo output has been received in the last|\bState '\S+' timed out\. Killing",
-    ),
-    rule(
-        STOPPED,
-        "the build was cancelled",
-        "ancel|borted",
-        r"\b[Tt]he operation was cancell?ed\b|\bJob failed: cancell?ed|\b[Aa]borted by \S",
-        r"^(?:Build|Job) (?:was )?(?:aborted|cancell?ed)\b|\b[Cc]anceling since a higher priority",
-    ),
-    rule(
-        STOPPED,
-        "the build was told to end (SIGTERM)",
-        "Terminated|143",
-        r"^\S*make(?:\[\d+\])?: \*\*\* .*\bTerminated$|^Terminated$|\bexit(?:ed)? (?:with )?(?:code|status) '?143\b",
-    ),
-    rule(
-        CAUSE,
-        "the disk is full",
-        "No space left|disk space|uota exceeded|ENOSPC|out of disk",
-        r"No space left on device|\bdisk space monitor action is \"?(?:STOPTASKS|STOP|ABORT|HALT)|"
-        r"Disk quota exceeded",
-        r"\bENOSPC\b|lack of disk space|ran out of disk",
     ),
     rule(
         CAUSE,
@@ -116,27 +64,32 @@ OTHER_RULES = (
     rule(
         CAUSE,
         "a program crashed",
-        "signal: |target signal|fatal error has|SIG|panic|crash|Fatal Python",
+        "signal: |target signal|fatal error has|SIG|panic|crash|Fatal Python|ode 13|tatus 13|corrupt|"
+        "stack smash|invalid",
         r"\(signal: (?:11|6|7|4), SIG|\bqemu: uncaught target signal (?!9\b)\d+",
         r"\bfatal error has been detected by the Java Runtime Environment|\bSIG(?:SEGV|BUS|ILL|ABRT) \(0x",
         r"^thread '.*' panicked at|^panic: |^PLEASE submit a bug report to \S+ and include the crash|"
         r"^Fatal Python error: ",
+        r"\b(?:exit(?:ed)?|[Ff]ailed|[Tt]erminated)\b.{0,40}\b(?:code|status)[ '\"]+13[2-69]\b",
+        r"\*\*\* stack smashing detected \*\*\*|^(?:double free or corruption|(?:malloc|free)\(\): (?:corrupt|"
+        r"invalid))",
     ),
     rule(
         CAUSE,
         "a compile error",
-        "rror: |rror[E|: undefined|: cannot|: syntax",
+        "rror: |e: |: error |rror[E|: undefined|: cannot|: syntax",
         r"^(?!conftest|\{standard input\})(?:[^\s:][^:]{0,300}|[A-Z]:[^:]{1,300})"
-        r":\d+(?::\d+)?:(?:\d+:)? (?:fatal )?[Ee]rror: ",
+        r":\d+(?::\d+)?:(?:\d+:)? (?:fatal )?[Ee]rror(?:\[E\d{4}\])?: ",
+        r"^\S[^:]{0,300}\(\d+(?:,\d+)?\) ?: (?:fatal )?error |^e: \S+:\d+:\d+ ",
         r"^error\[E\d{4}\]|^\S+\.(?:java|kt|go|ts|vala|pyx):\d+(?::\d+)?: (?:error|undefined|cannot|syntax)",
         r"^(?:\S+: )?error: (?:aborting due to \d+|cannot find (?:crate|macro)|failed to resolve)",
     ),
     rule(
         CAUSE,
         "the link does not resolve",
-        "undefined |cannot find -l|multiple definition|relocation trunc|duplicate symbol",
+        "undefined |cannot find -l|multiple definition|relocation trunc|duplicate symbol|internal error",
         r"\bundefined reference to\b|\bundefined symbol: |\bcannot find -l\w|\bmultiple definition of\b",
-        r"\brelocation truncated to fit\b|\bduplicate symbol: ",
+        r"\brelocation truncated to fit\b|\bduplicate symbol: |^\S*\bld(?:\.\w+)?: .*\binternal error\b",
     ),
     rule(
         CAUSE,
@@ -152,8 +105,9 @@ OTHER_RULES = (
         CAUSE,
         "a fetch failed",
         "etcher |nable to |hecksum |bb.fetch2",
-        r"^ERROR: .*\b(?:Fetcher (?:failure|Error)|[Uu]nable to (?:fetch|find (?:remote|revision|file)|resolve)|"
-        r"Checksum (?:mismatch|failure))|\bFetcher failure\b|^bb\.fetch2\.\w+|\b[Cc]hecksum mismatch\b",
+        r"^(?!.*\bexit code '?(?:137|-9)\b)(?:ERROR: .*\b(?:Fetcher (?:failure|Error)|[Uu]nable to (?:fetch|"
+        r"find (?:remote|revision|file)|resolve)|"
+        r"Checksum (?:mismatch|failure))|.*\bFetcher failure\b|bb\.fetch2\.\w+)|\b[Cc]hecksum mismatch\b",
     ),
     rule(
         CAUSE,
@@ -170,13 +124,6 @@ OTHER_RULES = (
         r"^configure: error: |^CMake Error\b|^\S*meson\.build:\d+:\d+: ERROR: |^ERROR: (?:Unable to parse|Nothing )",
         r"^ERROR: .*(?:Nothing (?:R?PROVIDES)|not found in base feeds|is not compatible with|ParseError|"
         r"Unable to get checksum|required by|No recipes? (?:available|to))",
-    ),
-    rule(
-        CAUSE,
-        "a limit of processes",
-        "temporarily unavailable|OS thread|new thread|pthread_create",
-        r"\bfork: (?:retry: )?Resource temporarily unavailable|\bfailed to create new OS thread\b",
-        r"\bcan't start new thread\b|\bpthread_create failed\b",
     ),
     rule(CAUSE, "no rule makes a file", "No rule to make", r"\bNo rule to make target\b"),
     rule(
@@ -196,10 +143,25 @@ OTHER_RULES = (
     rule(
         DOUBT,
         "the runner was lost",
-        "lost communication|waiting for container|system failure|was marked offline|hudson.remoting",
+        "lost communication|waiting for container|system failure|was marked offline|hudson.remoting|"
+        "hearing from agent|"
+        "annot contact",
         r"\blost communication with the server\b",
         r"\bwaiting for container: (?:unexpected )?EOF|\bJob failed \(system failure\)",
-        r"\bwas marked offline: Connection was broken|^hudson\.remoting\.\w+Exception",
+        r"\bwas marked offline: Connection was broken|\bhudson\.remoting\.\w+Exception|"
+        r"\bstopped hearing from agent\b|^Cannot contact \S+:",
+    ),
+    rule(
+        DOUBT,
+        "the connection to the machine was lost",
+        "Connection to",
+        r"^Connection to \S+ closed\.$",
+    ),
+    rule(
+        DOUBT,
+        "Gradle's daemon vanished",
+        "aemon disappeared",
+        r"\bGradle build daemon disappeared unexpectedly\b",
     ),
     rule(
         DOUBT,
@@ -236,20 +198,18 @@ OTHER_RULES = (
         "denied|not permitted|Read-only",
         r"\b(?:Permission denied|Operation not permitted|Read-only file system)\b",
     ),
-    rule(
-        WEAK,
-        "a test failed",
-        "FAIL|XPASS|ERROR|failed|E   ",
-        r"^(?:FAIL|FAILED|XPASS|ERROR): (?:\w+ ?\(|test)|\b[1-9]\d* (?:tests? )?failed\b|^# FAIL: +[1-9]|^E {3}\S",
-    ),
+    *REPORT_RULES,
     rule(
         FAILED,
-        "it failed; no line tells why",
-        "ERROR|*** |build stopped|link failed|FAILED|rror: |non-zero code|failed with|FATAL|command failed",
+        "it failed, and no line says why",
+        "ERROR|ERR!|*** |build stopped|link failed|FAILED|rror: |rror |non-zero code|failed with|FATAL|"
+        "command failed|"
+        "exit successfully|abort()ing",
         r"^ERROR: |^\S*make(?:\[\d+\])?: \*\*\* |^ninja: (?:build stopped|error)|^FAILED: |^scons: \*\*\*|"
         r"^BUILD FAILED|^FATAL: ",
         r"\berror: ld returned [1-9]|: final link failed: |\bfailed with exit code|\breturned a non-zero code|"
         r"^\S+: (?:fatal )?error: ",
-        r"^[Ee]rror: |\b(?:linker|frontend) command failed",
+        r"^[Ee]rror: |\b(?:linker|frontend) command failed|^npm (?:ERR!|error) |^docker: Error |"
+        r"\bprocess didn't exit successfully: |^abort\(\)ing pseudo client\b",
     ),
 )

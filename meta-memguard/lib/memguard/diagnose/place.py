@@ -23,9 +23,11 @@ _TASK_LOG = re.compile(r"/(?P<recipe>[^/\s]+)/[^/\s]+/temp/(?:log|run)\.(?P<task
 _NAMED_BY = (
     _TASK_LOG,
     re.compile(
-        r"\bTask \(?(?:\d+ \()?(?:\w+:)*(?:/\S*/)?(?P<recipe>[^/\s:]+?)(?:_[^/\s:]*)?\.bb(?::|, )(?P<task>do_\w+)\)?"
-        r" failed"
+        r"\bTask \(?(?:\d+ \()?(?P<variant>(?:[\w-]+:)*)(?:/\S*/)?(?P<recipe>[^/\s:]+?)(?:_[^/\s:]*)?\.bb(?::|, )"
+        r"(?P<task>do_\w+)\)? failed"
     ),
+    # What BitBake lists under "Summary: 1 task failed:".
+    re.compile(r"^(?P<variant>(?:[\w-]+:)*)/\S*/(?P<recipe>[^/\s:]+?)(?:_[^/\s:]*)?\.bb:(?P<task>do_\w+)$"),
     re.compile(r"^ERROR: (?P<recipe>[a-z0-9][\w.+-]*?)-(?:\d|git|v\d|svn)[^\s-]*-r\d\S* (?P<task>do_\w+):"),
     re.compile(r"\brecipe (?P<recipe>\S+?)-(?:\d|git|v\d|svn)[^\s-]*-r\d\S*: task (?P<task>do_\w+): Failed"),
 )
@@ -44,8 +46,27 @@ def place_in(text: str) -> Place | None:
         for pattern in _NAMED_BY:
             found = pattern.search(text)
             if found:
-                return Place(found["recipe"], found["task"])
+                return Place(_named(found["recipe"], found.groupdict().get("variant") or ""), found["task"])
     return None
+
+
+def _named(recipe: str, variant: str) -> str:
+    """PN of a recipe's file in a variant, as it stands before the path: "virtual:native:", "virtual:multilib:x:"."""
+    kinds = variant.split(":")
+    if "nativesdk" in kinds:
+        return f"nativesdk-{recipe}"
+    if "multilib" in kinds:
+        recipe = f"{kinds[kinds.index('multilib') + 1]}-{recipe}"
+    return f"{recipe}-native" if "native" in kinds and not recipe.endswith("-native") else recipe
+
+
+_PF = re.compile(r"(?P<recipe>.+?)-(?:\d|git|v\d|svn)[^\s-]*-r\d\S*$")
+
+
+def place_of_run(pf: str, task: str) -> Place:
+    """The task that BitBake's console names by PF (name-version-revision) while it runs."""
+    found = _PF.match(pf)
+    return Place(found["recipe"] if found else pf, task)
 
 
 class Places:

@@ -15,21 +15,23 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 # Looked at of each line, and of a log.
 _LONGEST_PREFIX = 200
 _MOST_TOKENS = 64
-_MOST_LINES = 90
+MOST_LINES = 90
 _MOST_PATHS = 4
-_MOST_PLACES = 10
+_MOST_PLACES = 16
 # A prefix is what at least this share of the lines has.
 _SHARE = 0.12
 # A place holds one of a few words where the most frequent four make up this share.
 _FEW_WORDS, _FEW_SHARE = 4, 0.7
 _NUMBERS_SHARE = 0.6
 _ALL_SHARE = 0.95
+# An outer prefix, behind which others may stand, is one that at least this share of the lines has.
+_OUTER_SHARE = 0.8
 # Fewer lines than that teach nothing: whatever ends like a prefix may be one.
 _FEW_LINES = 4
 
@@ -37,20 +39,30 @@ _WORD, _GROUP, _BLANK = r"\w[\w.\-/@]*", r"\[[^\[\]\"']{0,60}\]", r"\s+"
 _TOKEN = re.compile(rf"{_WORD}|{_GROUP}|{_BLANK}|.", re.DOTALL)
 _NUMBER = re.compile(r".*\d|[0-9a-f]{6,}$")
 _ALIKE = re.compile(r"\W*\d|[0-9a-f]{6,}$")
-# In a log of a few lines: numbers, groups, signs, and words that end in a sign.
+# In a log of a few lines: numbers, with up to two words before each (not what tests print); groups, signs,
+# words that end in a sign or come before one; names with a value, and columns that end in a tab.
 _LIKE_PREFIX = re.compile(
-    r"\s*(?:(?:\[[^\[\]\"']{0,60}\]|<[^<>]{1,80}>|\([^()]{1,40}\)|\S*\d\S*)\s+|\S{0,80}[^\s\w][ \t](?=\S)|"
-    r"\S{0,80}?[=:|][\"'])"
+    r"\s*(?:\S{0,80}?[=:|][\"']|(?:\[[^\[\]\"']{0,60}\]|<[^<>]{1,80}>|\([^()]{1,40}\)|\S*\d\S*)\s+|"
+    r"\S{0,80}[^\s\w][ \t](?=\S)|"
+    r"(?:(?!(?i:test|case|running|all )\w*)\w{1,40} ){1,2}(?:\#?\d+|[|>-])[ \t]+(?=\S)|"
+    r"[\w.-]{1,40}=[^\s\"']+[ \t]+|\#\#\w+\[\w+ |"
+    r"[^\t]{1,80}\t)"
 )
+# A date in a column of its own: a line of a CI system, copied with its columns, also into a log of other lines.
+_DATED = "\t20"
 _KINDS = {"w": _WORD, "g": _GROUP, "b": _BLANK}
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """One prefix: `pattern` has an empty group wherever a message may begin; most begin at `likely`, 0 at none."""
+    """One prefix: `pattern` has an empty group wherever a message may begin; most begin at `likely`, 0 at none.
+
+    inner: the prefixes of what begins there, as where a container's log is copied into that of a CI system.
+    """
 
     pattern: re.Pattern[str]
     likely: int
+    inner: tuple[Prefix, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,34 +80,59 @@ class Prefixes:
             if found:
                 starts.update(found.start(group) for group in range(1, prefix.pattern.groups + 1))
                 likely.add(found.start(prefix.likely))
+                starts.update(_starts_behind(found.end(prefix.likely), prefix.inner, text))
         if self.has_few_lines:
             at = 0
             while len(starts) < 2 * _MOST_PLACES and (found := _LIKE_PREFIX.match(text, at, at + _LONGEST_PREFIX)):
                 at = found.end()
                 starts.add(at)
         likely.discard(-1)
-        # Behind a column that is filled up stands a value, not a message.
-        others = [start for start in sorted(starts) if start >= 0 and not text[:start].endswith("   ")]
-        return [
-            start
-            for start in dict.fromkeys([0 if self.has_few_lines else max(likely, default=0), 0, *others])
-            if start < len(text)
-        ]
+        dated = text.find(_DATED, 0, _LONGEST_PREFIX)
+        if dated >= 0:
+            starts.add(dated + 1)
+        first = 0 if self.has_few_lines else max(likely, default=0)
+        return [start for start in dict.fromkeys([first, 0, *sorted(starts)]) if 0 <= start < len(text)]
+
+
+def _starts_behind(at: int, inner: tuple[Prefix, ...], text: str) -> Iterator[int]:
+    """Where a message may begin behind an outer prefix, which ends at `at`."""
+    for prefix in inner:
+        found = prefix.pattern.match(text, at)
+        if found:
+            yield from (found.start(group) for group in range(1, prefix.pattern.groups + 1))
 
 
 def learn(lines: Sequence[str]) -> Prefixes:
     """The prefixes of these lines, a sample of a log: bounded work, however many they are."""
-    step = max(1, len(lines) // _MOST_LINES)
-    heads = [line[:_LONGEST_PREFIX] for line in lines[::step][: 2 * _MOST_LINES] if line.strip()]
+    step = max(1, len(lines) // MOST_LINES)
+    heads = [line[:_LONGEST_PREFIX] for line in lines[::step][: 2 * MOST_LINES] if line.strip()]
+    learned = [
+        replace(prefix, inner=tuple(inner for inner, _ in _learn_all(_behind(prefix, heads))))
+        if share >= _OUTER_SHARE
+        else prefix
+        for prefix, share in _learn_all(heads)
+    ]
+    return Prefixes(tuple(learned), len(heads) < _FEW_LINES)
+
+
+def _behind(prefix: Prefix, heads: Sequence[str]) -> list[str]:
+    """What stands behind a prefix in the lines that have it."""
+    found = [prefix.pattern.match(head) for head in heads]
+    ends = [match.end(prefix.likely) if match else -1 for match in found]
+    return [rest for head, end in zip(heads, ends) if end > 0 and (rest := head[end:]).strip()]
+
+
+def _learn_all(heads: Sequence[str]) -> Iterator[tuple[Prefix, float]]:
+    """The prefixes of lines, none of them behind another, and the share of all lines that each was learned from."""
     rows = [_tokens(head) for head in heads]
-    fewest = max(2, round(_SHARE * len(rows)))
-    learned: list[Prefix] = []
-    while len(rows) >= fewest and len(learned) < _MOST_PATHS:
+    count, fewest = len(rows), max(2, round(_SHARE * len(rows)))
+    for _ in range(_MOST_PATHS):
+        if len(rows) < fewest:
+            break
         prefix, followed = _learn_one(rows, fewest)
         if prefix is not None:
-            learned.append(prefix)
+            yield prefix, len(followed) / count
         rows = [row for index, row in enumerate(rows) if index not in followed]
-    return Prefixes(tuple(learned), len(heads) < _FEW_LINES)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,19 @@ from __future__ import annotations
 
 import re
 
-from memguard.diagnose.rule import CAUSE, DOUBT, HINT, KILLED, STATED, STOPPED, Sign, program_in, program_of
+from memguard.diagnose.rule import (
+    CAUSE,
+    DOUBT,
+    HINT,
+    KILLED,
+    STATED,
+    STOPPED,
+    WEAK,
+    Remedy,
+    Sign,
+    program_in,
+    program_of,
+)
 
 _GIB = 1 << 30
 _CORRUPT = "asked for more memory than any machine has: a corrupt input"
@@ -22,7 +34,7 @@ def _is_absurd(asked_bytes: int, total_bytes: int | None = None) -> bool:
     From 1 TiB on; a negative number that lost its sign (just below 2^31, 2^32); more than 1 GiB and 32 times all that
     the program had; from 64 GiB on where that is not known.
     """
-    if asked_bytes >= 1 << 40 or any(0 <= wrap - asked_bytes <= 1 << 16 for wrap in (1 << 31, 1 << 32)):
+    if asked_bytes >= 1 << 40 or any(0 < wrap - asked_bytes <= 1 << 16 for wrap in (1 << 31, 1 << 32)):
         return True
     if total_bytes is None:
         return asked_bytes >= 64 * _GIB
@@ -51,7 +63,9 @@ def read_exhausted(found: re.Match[str]) -> Sign:
 
 
 _OTHER_MEMORY = re.compile(r"static TLS block|GPU|CUDA|OpenCL|HUGETLB|huge ?page")
-_OTHER_LIMIT = re.compile(r"\b(?:mlock|io_uring\w*|io_setup|perf_event\w*|bpf|BPF|memlock|insmod|modprobe|unshare)\b")
+_LOCKED_MEMORY = re.compile(r"\b(?:mlock\w*|io_uring\w*|io_setup|perf_event\w*|bpf|BPF|memlock|ulimit -l)\b")
+_OTHER_LIMIT = re.compile(r"\b(?:insmod|modprobe|unshare)\b")
+_ADDRESS_SPACE = re.compile(r"\b(?:RLIMIT_AS|ulimit -v)\b|^\S*qemu-(?!system|img)\S*: .*\b(?:m?map\w*|guest)\b")
 _LARGE_SIZE = re.compile(r"\b(\d{6,})\b ?(?:bytes|B\b)")
 
 
@@ -59,9 +73,14 @@ def read_enomem(found: re.Match[str]) -> Sign:
     """errno 12, by what it was about: it also means other kinds of memory, and limits that have their own number."""
     whole, program = found.string, program_in(found["program"])
     if _OTHER_MEMORY.search(whole):
-        return Sign(CAUSE, "a kind of memory ended that is not the container's", program)
+        return Sign(CAUSE, "another kind of memory ran out, not the container's", program)
+    if _LOCKED_MEMORY.search(whole):
+        return Sign(CAUSE, "the limit of locked memory (ulimit -l)", program, outweighs=(STATED,))
+    if _ADDRESS_SPACE.search(whole):
+        reason, remedy = _LIMITS["space"]
+        return Sign(CAUSE, reason, program, outweighs=(STATED,), remedy=remedy)
     if _OTHER_LIMIT.search(whole):
-        return Sign(DOUBT, "a limit of its own (locked memory, namespaces, modules) says the same", program)
+        return Sign(DOUBT, "a limit of its own (namespaces, modules) says the same", program)
     sized = _LARGE_SIZE.search(whole)
     if sized and _is_absurd(int(sized[1])):
         return Sign(CAUSE, _CORRUPT, program)
@@ -81,7 +100,7 @@ def read_v8(found: re.Match[str]) -> Sign:
     """V8 out of memory, by what it was about to do."""
     if _LOCALES.search(found.string):
         return Sign(CAUSE, "V8 calls missing language data (ICU) out of memory")
-    return Sign(STATED, "the JavaScript engine had no memory left")
+    return Sign(STATED, "the JavaScript heap was full", remedy=Remedy.V8_HEAP)
 
 
 _BUILD_PROGRAM = re.compile(
@@ -119,6 +138,7 @@ def read_trace(found: re.Match[str]) -> Sign:
     groups = found.groupdict()
     program = groups.get("program")
     name = program or groups.get("asker") or ""
+    name = name.rpartition(" ")[2]  # what stands before the message may look like a part of the name
     if _BUILD_PROGRAM.fullmatch(name) and not _INTERPRETERS.fullmatch(name):
         return Sign(STATED, "the kernel ran out of memory", program)
     return Sign(DOUBT, "a kernel ran out of memory, perhaps that of another machine", program)
@@ -137,22 +157,37 @@ def read_shutdown(found: re.Match[str]) -> Sign:
     return Sign(DOUBT, "the runner was shut down", outweighs=(STOPPED, HINT))
 
 
+# By the name of the group that a limit is found in.
+_LIMITS = {
+    "threads": ("no thread could be made: the limit of processes (pids.max, ulimit -u)", Remedy.THREADS),
+    "pids": ("no process could be made: the limit of processes (pids.max)", Remedy.THREADS),
+    "maps": ("the limit of mappings (vm.max_map_count)", Remedy.MAPPINGS),
+    "space": ("the limit of the address space (ulimit -v, or what qemu can reserve)", Remedy.ADDRESS_SPACE),
+    "data": ("the limit of a process's data (ulimit -d)", Remedy.ADDRESS_SPACE),
+    "gpu": ("the graphics card ran out of memory, not the container", Remedy.USUAL),
+    "remote": ("the git server ran out of memory, not the container", Remedy.USUAL),
+}
+
+
 def read_limit(found: re.Match[str]) -> Sign:
     """A limit other than the container's memory: by its name, whatever is said of memory beside it."""
-    name = next((name for name in found.groupdict() if found[name]), "threads")
-    return Sign(CAUSE, _LIMITS[name], outweighs=(STATED,))
+    reason, remedy = _limit_of(found)
+    return Sign(CAUSE, reason, outweighs=(STATED, KILLED, HINT), remedy=remedy)
 
 
-_LIMITS = {
-    "threads": "no thread could be made: the limit of processes (pids.max, ulimit -u)",
-    "maps": "the limit of mappings (vm.max_map_count)",
-    "space": "the limit of the address space (ulimit -v)",
-    "gpu": "the memory that ended is that of the graphics card",
-}
+def read_setting(found: re.Match[str]) -> Sign:
+    """A limit that is set or spoken of: the cause only of memory that ended beside it."""
+    reason, remedy = _limit_of(found)
+    return Sign(WEAK, reason, outweighs=(STATED,), remedy=remedy)
+
+
+def _limit_of(found: re.Match[str]) -> tuple[str, Remedy]:
+    """The limit that a match names, and what helps."""
+    return next(_LIMITS[name] for name, text in found.groupdict().items() if text)
 
 
 def read_oomkilled(found: re.Match[str]) -> Sign:
     """OOMKilled, by whether "false" comes after it, as in the state of a container."""
-    if re.match(r"[\"'\s]*[:=]?\s*false", found.string[found.end() :], re.IGNORECASE):
+    if re.match(r"[\\\"'\s]*[:=]?\s*false", found.string[found.end() :], re.IGNORECASE):
         return Sign(DOUBT, "the container runtime saw no kill of its main process", outweighs=(HINT,))
     return Sign(STATED, "the container was killed for its memory limit")

@@ -19,24 +19,30 @@ How lines are weighed, the strongest first. A rule knows a program and its way o
 4. HINT: signal 9 or status 137 of nobody in particular, Bazel's server gone, an assembler whose input broke off:
    memory, as long as nothing above says otherwise.
 5. DOUBT: it may have been memory: a linker or compressor that crashed, a lost runner, a small victim in a kernel log
-   that may be a device's, a ninja edge that failed without a word, a console that just stops (it may still run, or its
-   terminal or machine may be gone; what was measured then says more): unclear.
+   that may be a device's, a ninja edge that failed without a word: unclear. So is a console that just stops with no
+   failure behind its last task (it may still run, or its terminal or machine may be gone; what was measured then says
+   more).
 6. WEAK: lines that also stand in logs of good builds (command not found, No such file): other.
 7. FAILED: something failed, and nothing says why: other, since memory leaves the traces above.
-Nothing at all: unclear. A sign may outweigh what is stronger by kind (`outweighs`): the name of another limit stands
-before the word that memory ended, a runner's shutdown before the cancelling that follows from it.
+Nothing at all: unclear. A sign may outweigh what is stronger by kind (`outweighs`): a runner's shutdown stands before
+the cancelling that follows from it, and the name of another limit before the word that memory ended, in the same line;
+or within a few lines, where nothing was killed, as such a limit makes calls fail, and kills nobody.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from memguard.diagnose.console import Console
+from memguard.diagnose.container_rules import CONTAINER_RULES
+from memguard.diagnose.kernel_rules import KERNEL_RULES
 from memguard.diagnose.kernels import DEVICE, KERNEL
 from memguard.diagnose.lines import Line
 from memguard.diagnose.memory_rules import MEMORY_RULES
-from memguard.diagnose.other_rules import OTHER_RULES
-from memguard.diagnose.place import Places
+from memguard.diagnose.other_rules import OTHER_RULES, REPORT_RULES
+from memguard.diagnose.place import Place, Places
 from memguard.diagnose.rule import (
     CAUSE,
     DOUBT,
@@ -50,10 +56,12 @@ from memguard.diagnose.rule import (
     UNCLEAR,
     WEAK,
     Mark,
+    Remedy,
     Rule,
     Sign,
     Strength,
 )
+from memguard.diagnose.stop_rules import STOP_RULES
 
 _VERDICTS = {
     STATED: MEMORY,
@@ -66,6 +74,13 @@ _VERDICTS = {
     DOUBT: UNCLEAR,
 }
 _LONGEST_EVIDENCE = 400
+# By whom a process is killed for memory.
+_BY_OTHERS = (*KERNEL_RULES, *CONTAINER_RULES)
+# Another limit is the cause of memory that ends within so many lines of its name.
+_NEAR_LINES = 40
+_MOST_OUTWEIGHING = 256
+# What is said of a log that says nothing.
+NO_FAILURE = "no line reports a failure"
 
 
 @dataclass(frozen=True)
@@ -76,6 +91,8 @@ class Finding:
     reason:     a few words for people.
     recipe and task: of the BitBake task that failed, as far as lines name it.
     has_stopped: nothing but that a console ends in mid-course.
+    has_succeeded: the build ended well, whatever else is said; memory may have cost it a retry.
+    remedy:     what helps, where memory or another limit was the cause.
     is_certain: memory is named in words, or a named program was killed by signal 9.
     """
 
@@ -88,6 +105,8 @@ class Finding:
     recipe: str | None = None
     task: str | None = None
     has_stopped: bool = False
+    has_succeeded: bool = False
+    remedy: Remedy = Remedy.USUAL
 
 
 class Judge:
@@ -97,11 +116,15 @@ class Judge:
         """`task` is the task whose log it is, "" where it is not that of a task."""
         self._first: dict[Strength, Mark] = {}
         self._first_named: dict[Strength, Mark] = {}
-        self._outweighing: list[Mark] = []
+        self._outweighing = deque[Mark](maxlen=_MOST_OUTWEIGHING)
+        self._has_kill = False
         self._kernel: Mark | None = None
         self._has_device = task.startswith(("do_testimage", "do_testsdk"))
         self._places = Places()
-        self._stop: Sign | None = None
+        self._stop: Mark | None = None
+        self._succeeded_at: int | None = None
+        self._only_task: Place | None = None
+        self._last: dict[Strength, int] = {}
 
     def take_memory(self, number: int, line: Line) -> None:
         """Look for words of memory and of kills in one line, by the messages that it may be."""
@@ -121,25 +144,30 @@ class Judge:
                 self._has_device = True
             if self._places.take(number, text):
                 break
-        if line.is_quoted or any(text.startswith("WARNING: ") for text in line.messages):
-            return
-        found = _first_sign(OTHER_RULES, line.messages)
+        is_warning = any(text.startswith("WARNING: ") for text in line.messages)
+        found = _first_sign(
+            REPORT_RULES if line.is_quoted else STOP_RULES if is_warning else OTHER_RULES, line.messages
+        )
         if found is not None:
             self.add(Mark(number, *found))
 
     def add(self, mark: Mark) -> None:
         """Count in what has been found, be it in one line or in several."""
-        if mark.sign.outweighs and not any(known.sign == mark.sign for known in self._outweighing):
+        if mark.sign.outweighs:
             self._outweighing.append(mark)
+            if mark.sign.strength is WEAK:  # a setting: it says something only beside what failed
+                return
+        self._has_kill = self._has_kill or _is_kill(mark)
+        self._last[mark.sign.strength] = max(mark.line, self._last.get(mark.sign.strength, 0))
         for first in (self._first, self._first_named) if mark.sign.program else (self._first,):
             known = first.get(mark.sign.strength)
             if known is None or mark.line < known.line:
                 first[mark.sign.strength] = mark
 
-    def add_stop(self, mark: Mark) -> None:
-        """Count in that the console ends in mid-course."""
-        self._stop = mark.sign
-        self.add(mark)
+    def add_console(self, console: Console) -> None:
+        """Count in that a console ends in mid-course, or well."""
+        self._stop, self._succeeded_at = console.finish(), console.succeeded_at
+        self._only_task = console.only_task
 
     def _take_kernel(self, mark: Mark) -> None:
         """Keep the kernel's strongest words apart until the end: only then it is known whose kernel that was."""
@@ -154,13 +182,18 @@ class Judge:
         """What all of it says."""
         self._add_kernel()
         decisive = self._heaviest()
+        if self._stop and self._stop.line > self._last.get(FAILED, 0) and not _is_plain(decisive):
+            decisive = self._stop
         for mark in self._outweighing:
-            if decisive is not None and decisive.sign.strength in mark.sign.outweighs:
+            if decisive is not None and self._is_outweighed(decisive, mark):
                 decisive = mark
+        has_succeeded = self._has_succeeded()
+        if has_succeeded and not (decisive and decisive.sign.strength in (STATED, KILLED)):
+            return Finding(UNCLEAR, "the build ended well", has_succeeded=True)
         if decisive is None:
-            return Finding(UNCLEAR, "no line tells of a failure")
+            return Finding(UNCLEAR, NO_FAILURE)
         sign = decisive.sign
-        recipe, task = self._places.nearest(decisive.line) or (None, None)
+        recipe, task = self._places.nearest(decisive.line) or self._only_task or (None, None)
         return Finding(
             verdict=_VERDICTS[sign.strength],
             reason=sign.reason,
@@ -168,10 +201,25 @@ class Judge:
             evidence=decisive.text[:_LONGEST_EVIDENCE],
             line=decisive.line,
             is_certain=sign.strength in (STATED, KILLED),
-            has_stopped=sign is self._stop,
+            has_stopped=decisive is self._stop,
+            has_succeeded=has_succeeded,
+            remedy=sign.remedy,
             recipe=recipe,
             task=task,
         )
+
+    def _is_outweighed(self, decisive: Mark, mark: Mark) -> bool:
+        """Whether a mark stands before the decisive one; that of another limit only where it plausibly is the cause."""
+        if decisive.sign.strength not in mark.sign.outweighs:
+            return False
+        if mark.sign.strength is DOUBT or mark.line == decisive.line:
+            return True
+        return not self._has_kill and abs(mark.line - decisive.line) <= _NEAR_LINES
+
+    def _has_succeeded(self) -> bool:
+        """Whether a build ended well, and nothing failed after it."""
+        ends = [line for strength, line in self._last.items() if strength is not WEAK]
+        return self._succeeded_at is not None and self._succeeded_at > max(ends, default=0)
 
     def _add_kernel(self) -> None:
         """Count in what a kernel says; that of a device is a cause of its own, but hardly one if the build has one."""
@@ -180,7 +228,7 @@ class Judge:
             return
         if self._has_device:
             strength = FAILED if STATED in self._first or KILLED in self._first else CAUSE
-            reason = "the memory that ended is that of the device under test"
+            reason = "the device under test ran out of memory, not the build"
             mark = Mark(mark.line, mark.text, Sign(strength, reason, mark.sign.program))
         self.add(mark)
 
@@ -198,6 +246,21 @@ class Judge:
         return None
 
 
+def _is_kill(mark: Mark) -> bool:
+    """Whether a mark says that somebody sent signal 9; limits of a process make its calls fail, and send none."""
+    strength = mark.sign.strength
+    return strength in (KILLED, HINT) or (strength is STATED and _first_sign(_BY_OTHERS, (mark.text,)) is not None)
+
+
+def _is_plain(mark: Mark | None) -> bool:
+    """Whether a mark says more than a console that just stops; lines that good builds print as well do not."""
+    return mark is not None and mark.sign.strength not in (WEAK, FAILED)
+
+
 def _first_sign(rules: tuple[Rule, ...], messages: Sequence[str]) -> tuple[str, Sign] | None:
     """What a line says by the first rule that knows it, and which of the messages that it may be."""
-    return next((found for rule in rules if (found := rule.sign_in(messages))), None)
+    whole = "\n".join(messages)
+    for rule in rules:
+        if rule.has_word_in(whole) and (found := rule.sign_in(messages)):
+            return found
+    return None

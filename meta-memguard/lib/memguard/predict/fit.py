@@ -85,9 +85,9 @@ BOUND_BUILDS = 2 * HALF_LIFE_BUILDS
 # What the Python process of a task takes, which a run too short to be seen does not show.
 # evidence: 7 to 15 MiB were measured
 LEAST_BYTES = 16 * MIB
-# No run that is longer than this was missed by all looks, which come three times a second or more.
+# No run that is longer than this was missed by all looks. evidence: three looks (MEASURE_S)
 MISSED_S = 1.0
-# Numbers beyond any machine are cut to these, so that no arithmetic on them fails.
+# Numbers beyond these are cut, so that no arithmetic on them fails. evidence: no machine has as much
 MOST_BYTES = 1 << 60
 MOST_JOBS = 1 << 16
 

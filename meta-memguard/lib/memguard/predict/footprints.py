@@ -3,14 +3,13 @@
 
 Runs in: the BitBake server; pure but for reading the table that lies beside it.
 Covers: a footprint for every (recipe, task).
-Does not cover: what follows from samples (fit), and where they are kept (record/history).
+Does not cover: what follows from samples (fit), where they are kept (record/history), what the kinds are (kinds).
 """
 
 from __future__ import annotations
 
 import csv
 import fnmatch
-import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from typing import Callable
 
 from memguard.model import Footprint, Sample
 from memguard.predict.fit import learn
-from memguard.predict.kinds import Kinds
+from memguard.predict.kinds import Kinds, by_kind, named_kind
 from memguard.units import MIB
 
 TABLE = Path(__file__).with_name("memguard-footprints.csv")
@@ -30,63 +29,16 @@ _MULTILIB = re.compile(r"^lib[xn]?(32|64)-")
 
 @dataclass(frozen=True)
 class Known:
-    """One row of the table: shell patterns on recipe and task, their footprint, and where that was found."""
+    """One row of the table: shell patterns on recipe and task, their footprint, and where that was found.
+
+    measured: the numbers of the footprint that somebody measured (per_job, serial); the others are derived.
+    """
 
     recipe: str
     task: str
     footprint: Footprint
     source: str = field(default="", compare=False)
-
-
-@dataclass(frozen=True)
-class Kind:
-    """Footprint of the tasks whose name matches, in recipes that inherit one of the classes (any where empty)."""
-
-    name: str
-    task: str
-    classes: frozenset[str]
-    base_mib: int
-    per_job_mib: int
-    serial_mib: int = 0
-
-    @property
-    def footprint(self) -> Footprint:
-        base, per_job, serial = (size * MIB for size in (self.base_mib, self.per_job_mib, self.serial_mib))
-        return Footprint(base, per_job, serial, self.name, is_guess=True)
-
-
-def _kind(name: str, task: str, classes: str, base_mib: int, per_job_mib: int, serial_mib: int = 0) -> Kind:
-    return Kind(name, task, frozenset(classes.split()), base_mib, per_job_mib, serial_mib)
-
-
-# First match wins. Per job: what one compiler of that language takes in ordinary sources. Serial: the largest single
-# process of such a recipe.
-# evidence: RPM and several distributions plan 512 MiB a C++ job. C is what autotools and plain makes of OE-core build:
-# of nine such recipes eight took 14 to 90 MiB with one or two jobs, one 315 and more; meson builds both (fribidi took
-# 115 MiB, harfbuzz 1,100). rustc takes a crate at a time; serial parts from buildstats of recipes of that kind. Sources
-# stand in the table of known recipes, which is condensed from the same facts.
-KINDS = (
-    _kind(
-        "a Rust build", "do_compile*", "cargo cargo_common rust python_maturin python_setuptools3_rust", 128, 600, 1024
-    ),
-    _kind("a Rust build", "do_install*", "rust", 128, 600, 1024),
-    _kind("a Go build", "do_compile*", "go go-mod", 128, 300, 512),
-    _kind("a kernel", "do_compile*", "kernel", 256, 100, 2048),
-    _kind("kernel modules", "do_compile*", "module", 64, 100),
-    _kind("a meson build", "do_compile*", "meson", 64, 192, 384),
-    _kind("a C++ build (cmake, qmake)", "do_compile*", "cmake qmake5 qt6-cmake scons waf", 64, 512),
-    _kind("an autotools build", "do_compile*", "autotools autotools-brokensep perlnative cpan", 64, 96, 160),
-    _kind("a Python build", "do_compile*", "setuptools3 python_pep517", 96, 160),
-    _kind("a build", "do_compile*", "", 64, 96, 160),
-    _kind("an image", "do_rootfs", "", 512, 64),
-    _kind("an image", "do_image*", "", 512, 64),
-    _kind("an SDK", "do_populate_sdk*", "", 512, 64),
-    _kind("packaging", "do_package_write_*", "", 128, 96, 512),
-    _kind("packaging", "do_package", "", 128, 48),
-    _kind("SPDX", "do_create_*spdx*", "", 256, 16),
-    _kind("a configure step", "do_configure*", "", 160, 0),
-    _kind("a light task", "*", "", 64, 0),
-)
+    measured: tuple[str, ...] = field(default=(), compare=False)
 
 
 def read_table(path: Path = TABLE) -> list[Known]:
@@ -103,9 +55,10 @@ def read_table(path: Path = TABLE) -> list[Known]:
                 raise ValueError("empty name or negative size")
         except (KeyError, TypeError, ValueError):
             raise ValueError(
-                f"{path}:{number}: not a footprint; a good row is: llvm-native,do_compile,64,1168,2336,where from"
+                f"{path}:{number}: not a footprint; a good row is: zlib,do_compile,64,60,120,serial,where from"
             ) from None
-        known.append(Known(recipe, task, Footprint(base, per_job, serial, "known"), row.get("source") or ""))
+        measured = tuple((row.get("measured") or "").split())
+        known.append(Known(recipe, task, Footprint(base, per_job, serial, "known"), row.get("source") or "", measured))
     return known
 
 
@@ -135,7 +88,18 @@ class Predictor:
         "" where nothing worth mentioning has changed. What a task has taken that still runs counts where it is more
         than was expected of it.
         """
-        guess = by_kind(task, classes)
+        return self._learn(by_kind(task, classes), recipe, jobs, peak_bytes, has_ended)
+
+    def take_remembered(self, recipe: str, task: str, kind: str, jobs: int, peak_bytes: int) -> None:
+        """What a task took in an earlier build, perhaps of another image, of which only the name of its kind is known.
+
+        A kind of another version of memguard, which this one does not know, says nothing.
+        """
+        guess = named_kind(kind, task)
+        if guess is not None:
+            self._learn(guess, recipe, jobs, peak_bytes)
+
+    def _learn(self, guess: Footprint, recipe: str, jobs: int, peak_bytes: int, has_ended: bool = True) -> str:
         if not has_ended and peak_bytes <= self._kinds.footprint(guess).peak_bytes(jobs):
             return ""
         return guess.origin if self._kinds.learn(guess, recipe, jobs, peak_bytes) else ""
@@ -150,6 +114,10 @@ class Predictor:
         samples = self._samples(recipe, task)
         return learn(samples, prior, version).footprint if samples else prior
 
+    def guess(self, task: str) -> Footprint:
+        """What a task takes by its name and what others of its kind took."""
+        return self._kinds.footprint(by_kind(task, frozenset()))
+
     def find_known(self, recipe: str, task: str) -> Known | None:
         """The row of the table for `task` of `recipe` (PN), whatever multilib it is built for."""
         rows = self._rows.get(task)
@@ -157,17 +125,13 @@ class Predictor:
             rows = [
                 (re.compile(fnmatch.translate(row.recipe)), row)
                 for row in self._known
-                if fnmatch.fnmatchcase(task, row.task)
+                if fnmatch.fnmatchcase(task, row.task) and _is_setscene(task) == _is_setscene(row.task)
             ]
             self._rows[task] = rows
         recipe = _MULTILIB.sub("", recipe)
         return next((row for pattern, row in rows if pattern.match(recipe)), None)
 
 
-@functools.lru_cache(maxsize=4096)
-def by_kind(task: str, classes: frozenset[str]) -> Footprint:
-    """The footprint of a task nobody knows, by its name and the classes its recipe inherits."""
-    for kind in KINDS:
-        if fnmatch.fnmatchcase(task, kind.task) and (not kind.classes or kind.classes & classes):
-            return kind.footprint
-    raise AssertionError("the last kind matches every task")
+def _is_setscene(task: str) -> bool:
+    """Whether a task, or all that a pattern means, unpacks what another task has made."""
+    return task.endswith("_setscene")

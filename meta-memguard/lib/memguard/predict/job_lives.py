@@ -23,22 +23,30 @@ from memguard.units import MIB
 # evidence: what several distributions plan for a C++ job
 UNKNOWN_BYTES = 512 * MIB
 # Extrapolate a young job's growth at least this far: its age alone says too little about its end.
+# evidence: chosen; half and double make no difference in the replay
 UNKNOWN_S = 1.0
 # The newest jobs that are remembered of a task: where every tenth is ten times as large, six of those are among them.
+# evidence: chosen; half and double make no difference in the replay
 KEPT = 64
 # Until this many jobs have ended, the prior counts as one job more, and so does each job that runs.
+# evidence: chosen; half and double make no difference in the replay
 KNOWN_FROM = 8
 # At most this many lives stand for all of them where the future is worked out.
+# evidence: chosen; half and double make no difference in the replay
 SAMPLE = 12
 # A job that has lasted longer than in the last build is taken to have this part of its age still before it.
+# evidence: chosen; half and double make no difference in the replay
 OVERDUE_SHARE = 0.1
 # A job is like those that had its size at its age, give or take the factor ALIKE, and whose peak it has not passed by
 # more than the factor GROWN.
+# evidence: half and double in the replay
 ALIKE = 1.5
 GROWN = 1.1
 # A job has begun to rise once it holds this share of its peak.
+# evidence: chosen; half and double make no difference in the replay
 BEGUN_SHARE = 0.1
 # No job is expected to take less.
+# evidence: what a compiler maps as it starts
 LEAST_BYTES = 4 * MIB
 
 

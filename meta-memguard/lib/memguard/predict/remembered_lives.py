@@ -2,7 +2,8 @@
 """The lives of single jobs, remembered from one build of a task to the next by what they build.
 
 Runs in: the sentinel, `memguard run` and every simulation; pure.
-Covers: a table of lives by unit, which is what a job builds; its form as bytes; what is forgotten of it.
+Covers: a table of lives by unit, which is what a job builds; its form as bytes; what is forgotten of it; two tables
+that were learned in different places, joined.
 Does not cover: which unit a process builds (sense/compilers), where the bytes are kept (record/history), what is
 expected of a job whose unit is known (job_lives).
 
@@ -25,8 +26,10 @@ from memguard.predict.job_lives import Life
 # evidence: chromium has some 40,000 files
 MOST_UNITS = 50_000
 # Where a unit took less than before, its peak is lowered by this share of the difference: a look may miss a peak.
+# evidence: chosen, not measured
 FADES = 0.25
 # A unit is forgotten once this many builds have not met it, of those that built at least WHOLE_SHARE of all units.
+# evidence: chosen; two branches that are built in turn keep theirs
 GONE_AFTER = 4
 WHOLE_SHARE = 0.5
 
@@ -97,20 +100,16 @@ class Lives:
 
     def packed(self) -> bytes:
         """All that shall be remembered, as bytes."""
-        is_whole = len(self._added) >= WHOLE_SHARE * len(self)
-        rows = []
-        for unit, row in zip(self._units, self._rows()):
-            added = self._added.get(unit)
-            if added is not None:
-                rows.append(_faded(added, row))
-            elif not is_whole:
-                rows.append(row)
-            elif row[-1] < GONE_AFTER:
-                rows.append(row[:-1] + bytes([row[-1] + 1]))
-        rows += [row for unit, row in self._added.items() if self._find(unit) is None]
-        if len(rows) > MOST_UNITS:
-            rows = heapq.nlargest(MOST_UNITS, rows, key=_peak_bytes)
-        return _MAGIC + b"".join(sorted(rows))
+        before = dict(zip(self._units, self._rows()))
+        now = {unit: _faded(row, before[unit]) if unit in before else row for unit, row in self._added.items()}
+        return _pack(now, before)
+
+    def joined_to(self, older: Lives) -> bytes:
+        """These and those of a table that was written before, in another place: all that shall be remembered.
+
+        These count where both know a unit. To join the same again changes nothing.
+        """
+        return _pack(dict(zip(self._units, self._rows())), dict(zip(older._units, older._rows())))
 
     def _add(self, unit: int, row: bytes) -> None:
         # Of what is built twice, as tests of a configure script are, the largest counts; rows are in order of that.
@@ -126,6 +125,22 @@ class Lives:
 
     def _rows(self) -> Iterator[bytes]:
         return map(self._row, range((len(self._packed) - len(_MAGIC)) // _ROW.size))
+
+
+def _pack(now: dict[int, bytes], before: dict[int, bytes]) -> bytes:
+    """The rows of `now`, and those of `before` for other units until they are gone, by unit, as a table."""
+    is_whole = len(now) >= WHOLE_SHARE * len(before)
+    rows = list(now.values())
+    for unit, row in before.items():
+        if unit in now:
+            continue
+        if not is_whole:
+            rows.append(row)
+        elif row[-1] < GONE_AFTER:
+            rows.append(row[:-1] + bytes([row[-1] + 1]))
+    if len(rows) > MOST_UNITS:
+        rows = heapq.nlargest(MOST_UNITS, rows, key=_peak_bytes)
+    return _MAGIC + b"".join(sorted(rows))
 
 
 def _peak_bytes(row: bytes) -> int:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Union
 
 from memguard.model import Task
-from memguard.typed_json import as_json, from_json, values_of
+from memguard.typed_json import LONGEST_TEXT, MOST, as_json, from_json, values_of
 
 
 class UnknownEvent(ValueError):
@@ -46,7 +46,7 @@ class TaskLine(Line):
 
 @dataclass(frozen=True)
 class BuildStarted(Line):
-    """The build starts. limit_bytes: None where no limit is visible."""
+    """The build starts. limit_bytes: None where no limit is visible. version: memguard's."""
 
     event: ClassVar[str] = "build_start"
 
@@ -56,6 +56,7 @@ class BuildStarted(Line):
     used_bytes: int | None = None
     reserve_bytes: int | None = None
     cpus: float | None = None
+    version: str = ""
 
 
 @dataclass(frozen=True)
@@ -115,12 +116,13 @@ class Extended(TaskLine):
 
 @dataclass(frozen=True)
 class Started(TaskLine):
-    """BitBake has sent a task to its worker."""
+    """BitBake has sent a task to its worker. after: those that it needed, by the number of their start in this log."""
 
     event: ClassVar[str] = "start"
 
     mc: str = ""
     tid: str = ""
+    after: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -169,9 +171,20 @@ class TaskRow(NamedTuple):
     tokens: int | None = None
 
 
+class JobNow(NamedTuple):
+    """A job at one moment, a list in JSON. source: what it builds, "" where unknown."""
+
+    recipe: str
+    task: str
+    source: str
+    program: str
+    bytes: int
+    age_s: float
+
+
 @dataclass(frozen=True)
 class ReadingTaken(Line):
-    """Memory at one moment, and the largest tasks then."""
+    """Memory at one moment, the largest tasks then, and the largest of their jobs, None where all are light."""
 
     event: ClassVar[str] = "reading"
 
@@ -179,6 +192,7 @@ class ReadingTaken(Line):
     limit_bytes: int | None = None
     reserve_bytes: int | None = None
     tasks: tuple[TaskRow, ...] = ()
+    heaviest_job: JobNow | None = None
 
 
 @dataclass(frozen=True)
@@ -237,9 +251,23 @@ class Retried(TaskLine):
     reason: str = ""
 
 
+class JobRow(NamedTuple):
+    """One job of a task, a list in JSON. source: what it built, "" where unknown; was_killed: 1 if it was."""
+
+    source: str
+    program: str
+    peak_bytes: int
+    wall_s: float
+    was_killed: int = 0
+
+
 @dataclass(frozen=True)
 class TaskMeasured(TaskLine):
-    """A task has ended, and this is what it took. jobs: at its peak; outcome: as in Record; began: as `time`."""
+    """A task has ended, and this is what it took. jobs: at its peak; outcome: as in Record; began: as `time`.
+
+    swapped_bytes:  the most of it that lay in swap, None for none.
+    heaviest_jobs:  those of its jobs that took most, the heaviest first.
+    """
 
     event: ClassVar[str] = "task"
 
@@ -250,6 +278,8 @@ class TaskMeasured(TaskLine):
     granted_bytes: int | None = None
     peak_bytes: int | None = None
     outcome: str = ""
+    swapped_bytes: int | None = None
+    heaviest_jobs: tuple[JobRow, ...] = ()
 
 
 JobEvent = Union[Stopped, Woken, Killed]
@@ -277,6 +307,12 @@ def as_object(event: Event) -> dict[str, Any]:
     told = {"event": event.event, **as_json(event)}
     if isinstance(event, ReadingTaken):
         told["tasks"] = [list(row) for row in event.tasks]
+        if event.heaviest_job is not None:
+            told["heaviest_job"] = list(event.heaviest_job)
+    elif isinstance(event, Started) and event.after:
+        told["after"] = list(event.after)
+    elif isinstance(event, TaskMeasured) and event.heaviest_jobs:
+        told["heaviest_jobs"] = [list(job) for job in event.heaviest_jobs]
     elif isinstance(event, _JobLine) and event.pid is None:
         del told["pid"]
     return told
@@ -312,15 +348,45 @@ def from_object(told: object) -> Event:
     if not values.get("recipe", "-"):
         raise ValueError("recipe")
     if kind is ReadingTaken:
-        rows = told.get("tasks")
-        values["tasks"] = tuple(row for each in (rows if isinstance(rows, list) else ()) if (row := _row(each)))
+        values["tasks"] = tuple(row for each in _lists(told, "tasks") if (row := _row(each)))
+        values["heaviest_job"] = _job_now(told.get("heaviest_job"))
+    elif kind is Started:
+        numbers = told.get("after")
+        wanted = numbers if isinstance(numbers, list) else []
+        values["after"] = tuple(number for number in wanted if type(number) is int and 0 <= number < MOST)
+    elif kind is TaskMeasured:
+        values["heaviest_jobs"] = tuple(job for each in _lists(told, "heaviest_jobs") if (job := _job(each)))
     event: Event = kind(**values)
     return event
 
 
-def _row(told: object) -> TaskRow | None:
+def _lists(told: Mapping[str, Any], name: str) -> list[Any]:
+    """A list of lists, empty where there is none."""
+    rows = told.get(name)
+    return [row for row in rows if isinstance(row, list)] if isinstance(rows, list) else []
+
+
+def _job(told: list[Any]) -> JobRow | None:
+    """One job of a task, None where the list is none."""
+    if len(told) < 4 or not all(isinstance(text, str) for text in told[:2]):
+        return None
+    peak_bytes, wall_s, *rest = told[2:5]
+    if type(peak_bytes) is not int or peak_bytes < 0 or type(wall_s) not in (int, float) or not 0 <= wall_s < MOST:
+        return None
+    return JobRow(told[0][:LONGEST_TEXT], told[1][:LONGEST_TEXT], peak_bytes, wall_s, int(rest[:1] == [1]))
+
+
+def _job_now(told: object) -> JobNow | None:
+    """The largest job of a reading, None where the value is none."""
+    if not isinstance(told, list) or len(told) < 6 or not all(isinstance(text, str) for text in told[:2]):
+        return None
+    row = _job(told[2:6])
+    return JobNow(told[0], told[1], *row[:4]) if row is not None and told[0] else None
+
+
+def _row(told: list[Any]) -> TaskRow | None:
     """One task of a reading, None where the list is none."""
-    if not isinstance(told, list) or len(told) < 3 or not told[0]:
+    if len(told) < 3 or not told[0]:
         return None
     texts, numbers = told[:2], told[2:6]
     if not all(isinstance(text, str) for text in texts) or type(numbers[0]) is not int or numbers[0] < 0:

@@ -57,37 +57,47 @@ METRICS = (
     Metric(
         "memguard_build_killed",
         GAUGE,
-        "1 when the newest build was killed outright: it left its state behind.",
+        "1 when the newest build was killed outright and left its state behind.",
         is_ending=True,
     ),
-    Metric("memguard_build_info", GAUGE, "Always 1; what memguard may do to the build.", "mode"),
+    Metric("memguard_build_info", GAUGE, "Always 1; the label says what memguard may do to the build.", "mode"),
     Metric("memguard_state_timestamp_seconds", GAUGE, "When these values were taken.", is_ending=True),
     Metric("memguard_limit_bytes", GAUGE, "Memory limit of the container; missing where none is visible."),
     Metric("memguard_used_bytes", GAUGE, "Memory in use that cannot be reclaimed, never page cache."),
     Metric("memguard_reserve_bytes", GAUGE, "Memory that memguard keeps free."),
     Metric(
-        "memguard_mark_bytes", GAUGE, "Use at which tokens are withdrawn, and compilers stopped and killed.", "mark"
+        "memguard_mark_bytes",
+        GAUGE,
+        "Levels of used memory at which tokens are withdrawn, and compilers stopped and killed.",
+        "mark",
     ),
     Metric("memguard_cpus", GAUGE, "CPUs that the build may use."),
-    Metric("memguard_tasks", GAUGE, "Tasks that run, are stopped, are retried, or are held for memory.", "state"),
+    Metric("memguard_tasks", GAUGE, "Tasks that are running, stopped, being retried, or held for memory.", "state"),
     Metric("memguard_held_oldest_seconds", GAUGE, "How long the oldest held task has waited; 0 when none is held."),
     Metric("memguard_tasks_current_bytes", GAUGE, "Memory that all running tasks take."),
+    Metric("memguard_tasks_swapped_bytes", GAUGE, "Memory of all running tasks that is in swap."),
+    Metric("memguard_neighbours", GAUGE, "Other builds under the same limit that are counted in."),
+    Metric("memguard_neighbours_bytes", GAUGE, "Memory that the tasks of these builds take."),
     Metric("memguard_tasks_granted_bytes", GAUGE, "Memory that all running tasks are expected to take at most."),
     Metric("memguard_compilers", GAUGE, "Compiler processes of all tasks that run or are stopped.", "state"),
-    Metric("memguard_tokens", GAUGE, "Job tokens given to all tasks; missing where no task is fed tokens."),
-    Metric("memguard_tasks_granted_total", COUNTER, "Tasks that were let start.", is_ending=True),
+    Metric("memguard_tokens", GAUGE, "Job tokens given to all tasks; missing where no task has a pool."),
+    Metric("memguard_tasks_granted_total", COUNTER, "Tasks that were started.", is_ending=True),
     Metric("memguard_tasks_held_total", COUNTER, "Tasks that had to wait for memory.", is_ending=True),
     Metric("memguard_tasks_shrunk_total", COUNTER, "Tasks that started with fewer jobs than wanted.", is_ending=True),
-    Metric("memguard_tasks_retried_total", COUNTER, "Tasks run again in place with fewer jobs.", is_ending=True),
+    Metric(
+        "memguard_tasks_retried_total", COUNTER, "Tasks that were run again in place with fewer jobs.", is_ending=True
+    ),
     Metric(
         "memguard_tasks_lost_total",
         COUNTER,
-        "Tasks that failed for memory, after all retries.",
+        "Tasks that failed for lack of memory after all retries.",
         is_ending=True,
     ),
-    Metric("memguard_compilers_stopped_total", COUNTER, "Compiler processes stopped for a while.", is_ending=True),
-    Metric("memguard_compilers_killed_total", COUNTER, "Compiler processes killed by memguard.", is_ending=True),
-    Metric("memguard_oom_kills_total", COUNTER, "Kills by the kernel for memory in the container.", is_ending=True),
+    Metric(
+        "memguard_compilers_stopped_total", COUNTER, "Compiler processes that were stopped for a while.", is_ending=True
+    ),
+    Metric("memguard_compilers_killed_total", COUNTER, "Compiler processes that memguard killed.", is_ending=True),
+    Metric("memguard_oom_kills_total", COUNTER, "OOM kills by the kernel in the container.", is_ending=True),
 )
 
 # The counts of a state, and the metric that each is.
@@ -140,6 +150,9 @@ def _measure_now(state: State) -> Iterator[Value]:
     oldest_s = min((held.since for held in state.held), default=state.time)
     yield Value("memguard_held_oldest_seconds", max(0.0, state.time - oldest_s))
     yield Value("memguard_tasks_current_bytes", sum(task.current_bytes for task in tasks))
+    yield Value("memguard_tasks_swapped_bytes", sum(task.swapped_bytes for task in tasks))
+    yield Value("memguard_neighbours", state.neighbours)
+    yield Value("memguard_neighbours_bytes", state.neighbours_bytes)
     yield Value("memguard_tasks_granted_bytes", sum(task.granted_bytes for task in tasks))
     stopped = sum(task.stopped for task in tasks)
     yield Value("memguard_compilers", max(0, sum(task.compilers for task in tasks) - stopped), "running")

@@ -19,6 +19,8 @@ from memguard.sense import mounts
 from memguard.sense.kernel_files import KernelFiles
 from memguard.sense.level import Level
 
+# What begins so was made by memguard below the container's own cgroup (act/task_cgroup.py), which is what counts.
+OURS = "memguard."
 # How many cgroups are looked through for a process whose own path says nothing. A node of 250 pods has some 2,000.
 _SEARCHED_MOST = 5000
 
@@ -95,7 +97,7 @@ class Hierarchies:
             if places:
                 places.sort(key=lambda place: not place.is_found)
                 certain = [place for place in places if place.is_found] or places[:1]
-                levels = tuple(_distinct(level for place in certain for level in place.levels))
+                levels = tuple(_binding(_distinct(level for place in certain for level in place.levels)))
                 return Place(levels, places[0].group, places[0].mount, places[0].is_found)
         return None
 
@@ -112,7 +114,7 @@ class Hierarchies:
         if not is_found:
             searched = self._search(top)
             is_found, below = searched is not None, searched if searched is not None else below
-        parts = PurePosixPath(below or "").parts
+        parts = _without_ours(PurePosixPath(below or "").parts)
         paths = ["/".join((top, *parts[:depth])) for depth in range(len(parts), -1, -1)]
         levels = tuple(Level(path, mount.is_v2, self._files) for path in paths if os.path.isdir(path))
         return Place(levels, group, mount, is_found)
@@ -130,7 +132,7 @@ class Hierarchies:
             if self._pid in self._files.text(f"{top}/{relative}/cgroup.procs").split():
                 return relative
             if len(queue) < _SEARCHED_MOST:
-                queue += [f"{relative}/{name}".lstrip("/") for name in _directories(f"{top}/{relative}")]
+                queue += [f"{relative}/{name}".lstrip("/") for name in directories_in(f"{top}/{relative}")]
         return None
 
     def _usual_mounts(self) -> list[Mount]:
@@ -140,7 +142,7 @@ class Hierarchies:
             return [Mount("/", "/sys/fs/cgroup", frozenset(), is_v2=True, is_writable=False)]
         return [
             Mount("/", f"/sys/fs/cgroup/{name}", frozenset(name.split(",")), is_v2=False, is_writable=False)
-            for name in _directories(top)
+            for name in directories_in(top)
             if {"memory", "cpu", "cpuset"} & set(name.split(","))
         ]
 
@@ -161,7 +163,7 @@ def _whole_text(files: KernelFiles, path: str) -> str:
     """The text of a table that every process has; what is no whole text is noted among the faults."""
     text = files.text(path)
     if "\0" in text or "\N{REPLACEMENT CHARACTER}" in text:
-        files.blame(path, "is no text")
+        files.blame(path, "is not text")
     elif text and not text.endswith("\n"):
         files.blame(path, "ends in the middle of a line")
     elif not text and os.path.exists(path):
@@ -198,12 +200,27 @@ def _relative(group: str, mount_root: str) -> str | None:
     return group[len(mount_root) + 1 :] if group.startswith(f"{mount_root}/") else None
 
 
-def _directories(path: str) -> list[str]:
+def _without_ours(parts: tuple[str, ...]) -> tuple[str, ...]:
+    """A path as it was before memguard made cgroups below it."""
+    first = next((depth for depth, part in enumerate(parts) if part.startswith(OURS)), len(parts))
+    return parts[:first]
+
+
+def directories_in(path: str) -> list[str]:
+    """The names of the directories in another one, in order; none where it cannot be read."""
     try:
         with os.scandir(path) as entries:
             return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
     except (OSError, ValueError):
         return []
+
+
+def _binding(levels: Iterable[Level]) -> Iterator[Level]:
+    """The levels up to the first that does not count what lies below it (v1, memory.use_hierarchy of 0)."""
+    for depth, level in enumerate(levels):
+        if depth and not level.is_v2 and not level.counts_below():
+            return
+        yield level
 
 
 def _distinct(levels: Iterable[Level]) -> Iterator[Level]:

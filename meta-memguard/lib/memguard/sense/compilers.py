@@ -2,8 +2,8 @@
 """Which processes are one job of a build, and what they build.
 
 Runs in: the sentinel and `memguard run`; pure.
-Covers: the names of compilers and linkers, with versions and targets around them; a number for what one builds, by its
-command line, that is the same in the next build.
+Covers: the names of compilers and linkers, with versions and targets around them; what one builds, by its command line:
+a number that is the same in the next build, and a name for people.
 Does not cover: reading names and command lines (process_reader), what a unit took before (predict.remembered_lives).
 """
 
@@ -47,16 +47,49 @@ _WITH_WORD = frozenset(
 _TEMPORARY = re.compile(rb"@?(?:/var|/usr)?/tmp/[^/]*")
 
 
+# What people call a source by its ending; objects, archives and lists of arguments have none of these.
+_SOURCE = re.compile(
+    rb"[^=]*\.(?:c|cc|cp|cpp|cxx|c\+\+|C|m|mm|i|ii|f|f90|F|F90|for|adb|ads|go|d|rs|hs|ml|mli|java|swift|cu|ll|bc|td|zig)"
+)
+# The word before a name that says more than a file, since crates are all called lib.rs; before what is all there is.
+_CRATE, _OUTPUT, _PASS = b"--crate-name", b"-o", b"-dumpbase"
+# The longest name that is kept, and of how many parts of its path.
+_NAME_MOST_BYTES, _PARTS_MOST = 120, 4
+
+
 def unit_of(command_line: bytes) -> int:
     """The unit that a process builds, by its command line as in /proc/PID/cmdline; 0 where that is empty.
 
     It is the same wherever the build directory lies, and whatever temporary files are called: the names of the program,
     of sources and of outputs count; options do not, nor most of their values, nor directories of absolute paths.
     """
-    words = command_line.split(b"\0")
     names = [
-        word.rpartition(b"/")[2] if word.startswith(b"/") else word
+        word.rpartition(b"/")[2] if word.startswith(b"/") else word for _, word in _names(command_line.split(b"\0"))
+    ]
+    return int.from_bytes(digest(b"\0".join(names)), "big") if any(names) else 0
+
+
+def source_of(command_line: bytes) -> str:
+    """What a process builds, for people: its crate, the end of its source's path, else of its output's; "" if unknown.
+
+    Where several sources are built at once it is the first of them.
+    """
+    names = _names(command_line.split(b"\0")[1:])
+    found = dict(reversed(names))
+    # "-MF main.d" is a list of what it includes.
+    sources = [word for before, word in names if _SOURCE.fullmatch(word) and not before.startswith(b"-M")]
+    source = next(iter(sources), b"")
+    # clang says the file's name first, and later where it lies.
+    whole = next((word for word in sources if word.endswith(b"/" + source)), source)
+    name = found.get(_CRATE) or whole or found.get(_OUTPUT) or found.get(_PASS, b"")
+    parts = [part for part in name.split(b"/") if part not in (b"", b".", b"..")]
+    return b"/".join(parts[-_PARTS_MOST:])[-_NAME_MOST_BYTES:].decode("utf-8", "replace")
+
+
+def _names(words: list[bytes]) -> list[tuple[bytes, bytes]]:
+    """The words that name what is built, the program first, each with the word before it."""
+    return [
+        (before, word)
         for before, word in zip([b"", *words], words)
         if not word.startswith(b"-") and before not in _WITH_WORD and not _TEMPORARY.fullmatch(word)
     ]
-    return int.from_bytes(digest(b"\0".join(names)), "big") if any(names) else 0

@@ -103,7 +103,7 @@ class KernelFiles:
             self._blame_error(path, error)
             return b""
         if len(content) >= most:
-            self.blame(path, "is far longer than such a file is")
+            self.blame(path, "is far longer than such a file should be")
             # A number that goes on is none; of lines, the whole ones are good.
             return b"" if most == _NUMBER_BYTES else content[: content.rfind(b"\n") + 1]
         return content

@@ -90,6 +90,10 @@ class Level:
         """Whether one of its files is there."""
         return os.path.exists(self.path(name))
 
+    def counts_below(self) -> bool:
+        """Whether its limits bind the cgroups below it: not on v1 where memory.use_hierarchy is 0."""
+        return self.is_v2 or self.files.number(self.path("memory.use_hierarchy")) != 0
+
     def limit(self) -> tuple[int, str] | None:
         """The smallest finite limit that is set here, in bytes, and the file it is in; None where none is."""
         if not self.is_v2:
@@ -129,6 +133,22 @@ class Level:
             return self.files.number(self.path("memory.swap.max"))
         both, memory = self._finite("memory.memsw.limit_in_bytes"), self._finite("memory.limit_in_bytes")
         return None if both is None else max(0, both[0] - (memory[0] if memory else 0))
+
+    def swap_left_bytes(self, use: Use | None) -> int | None:
+        """What may still go to swap here, in bytes; None where nothing limits it. use: on v1, what use() said.
+
+        v1 limits memory and swap together: what is left for swap is what memory at its limit leaves of that.
+        """
+        if self.is_v2:
+            most, used = self.files.number(self.path("memory.swap.max")), 0
+            if most is not None:
+                used = self.files.number(self.path("memory.swap.current")) or 0
+            return None if most is None else max(0, most - used)
+        if self.files.number(self.path("memory.swappiness")) == 0:
+            return 0
+        if use is None or use.memsw_limit_above_bytes is None:
+            return None
+        return max(0, use.memsw_limit_above_bytes - (use.limit_above_bytes or 0) - (use.swap_bytes or 0))
 
     def events(self) -> dict[str, int]:
         """How often limits were met here and processes killed, by the kernel's own names for it."""

@@ -85,6 +85,24 @@ def find_process(pid: int, root: Path = Path("/proc")) -> ProcessId | None:
     return ProcessId(pid, stat.start_ticks) if stat is not None else None
 
 
+def descends_from(ancestor: ProcessId, pid: int) -> bool:
+    """Whether `ancestor` is the parent of the process with this pid, or its parent's, and so on."""
+    while pid > 1:
+        stat = read_stat(pid)
+        if stat is None:
+            return False
+        if ProcessId(pid, stat.start_ticks) == ancestor:
+            return True
+        pid = stat.parent
+    return False
+
+
+def parse_mark(mark: str) -> ProcessId | None:
+    """The process that has this mark; None where it is none."""
+    pid, _, start_ticks = mark.partition("-")
+    return ProcessId(int(pid), int(start_ticks)) if pid.isdecimal() and start_ticks.isdecimal() else None
+
+
 def has_ended(process: ProcessId, is_thorough: bool = True) -> bool:
     """Whether a process has ended.
 

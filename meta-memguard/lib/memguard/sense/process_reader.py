@@ -16,7 +16,7 @@ import os
 import resource
 from collections.abc import Iterable
 
-from memguard.sense.compilers import COMM_MOST_BYTES, is_compiler, unit_of
+from memguard.sense.compilers import COMM_MOST_BYTES, is_compiler, source_of, unit_of
 from memguard.sense.proc_files import FLAGS, MARK_IS, PAGE_BYTES, parse_stat, read_file, read_size
 from memguard.sense.process_tree import Process, Tree
 
@@ -55,11 +55,16 @@ class ProcessReader:
         self._sharers = 0
         self._to_look: set[Process] = set()
 
-    def measure_all(self, trees: Iterable[Tree], scans: int) -> None:
-        """Measure the members of all trees, but of the idle ones only some; the loop in which a scan's time goes."""
+    def measure_all(self, trees: Iterable[Tree], scans: int, is_thorough: bool = False) -> None:
+        """Measure the members of all trees, but of the idle ones only some; the loop in which a scan's time goes.
+
+        is_thorough: look at all of them, too, so that their CPU time is known.
+        """
         measure, to_look, sharers = self.measure, self._to_look, 0
         looks_at_sharers = self._sharers <= _SHARERS_MOST
         for tree in trees:
+            if is_thorough:
+                to_look.update(tree.members.values())
             for process in tree.members.values():
                 turn = process.pid + scans
                 if process.idle_scans >= _IDLE_SCANS and not process.is_compiler:
@@ -106,6 +111,7 @@ class ProcessReader:
             return
         process.size = size
         process.anon_bytes = max(0, resident - shared) * PAGE_BYTES
+        self._measure_swapped(process)
         if text != process.text or process.anon_bytes < process.inherited_bytes:
             # Another program, or a fresh start of the same.
             process.text = text
@@ -114,6 +120,16 @@ class ProcessReader:
         if abs(shared_bytes - process.seen_shared_bytes) >= _SHARED_STEP_BYTES:
             process.seen_shared_bytes = shared_bytes
             process.shmem_bytes = read_size(self.read(process, "status") or b"", b"RssShmem:") or 0
+
+    def _measure_swapped(self, process: Process) -> None:
+        """Of a process that has less in memory than it had: how much of it lies in swap.
+
+        What was forked and has not called exec has in swap what its parent has there, too.
+        """
+        process.most_anon_bytes = max(process.most_anon_bytes, process.anon_bytes)
+        has_less = process.most_anon_bytes - process.anon_bytes >= _SHARED_STEP_BYTES
+        if process.swapped_bytes or (has_less and not process.shares_by_fork):
+            process.swapped_bytes = read_size(self.read(process, "status") or b"", b"VmSwap:") or 0
 
     def look(self, process: Process) -> None:
         """Read who a process is now, and the CPU time it has had."""
@@ -144,7 +160,8 @@ class ProcessReader:
             process.is_compiler = is_compiler(process.name)
             process.unit = 0
         if process.is_compiler and not process.unit:
-            process.unit = unit_of(self.read(process, "cmdline", _COMMAND_LINE_MOST_BYTES) or b"")
+            command_line = self.read(process, "cmdline", _COMMAND_LINE_MOST_BYTES) or b""
+            process.unit, process.source = unit_of(command_line), source_of(command_line)
 
     def meet(self, process: Process) -> None:
         """Measure a new process and look at it; it may be gone afterwards."""

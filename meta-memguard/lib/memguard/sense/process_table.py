@@ -56,13 +56,16 @@ class ProcessTable:
         self._by_mark: dict[bytes, Tree] = {}
         self._scans = 0
 
-    def scan(self, tasks: Mapping[Key, ProcessId]) -> dict[Key, Usage]:
-        """What each task uses now; a task without processes uses nothing. Never raises for what /proc holds."""
+    def scan(self, tasks: Mapping[Key, ProcessId], is_thorough: bool = False) -> dict[Key, Usage]:
+        """What each task uses now; a task without processes uses nothing. Never raises for what /proc holds.
+
+        is_thorough: also the CPU time of all processes; of those that do not grow it is else some seconds old.
+        """
         now_s = self._clock()
         self._scans += 1
         self._take_tasks(tasks.values(), now_s)
         self._list(now_s)
-        self._reader.measure_all(self._trees.values(), self._scans)
+        self._reader.measure_all(self._trees.values(), self._scans, is_thorough)
         usages = {leader: tree.usage(now_s) for leader, tree in self._trees.items()}
         walked = self._walks.walk(self._trees.values(), now_s)
         if walked:

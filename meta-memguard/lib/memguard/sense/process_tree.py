@@ -3,9 +3,9 @@
 
 Runs in: the sentinel and `memguard run`; pure.
 Covers: anonymous and shared memory, compilers and CPU time of a tree, and by how much its memory may be wrong.
-Does not cover: reading files (process_reader), dividing what is in doubt (walks). Page cache, hugetlbfs, swapped-out
-memory, kernel memory (page tables, stacks) and tmpfs files that no process maps are in no process; the Reading of the
-container has these.
+Does not cover: reading files (process_reader), dividing what is in doubt (walks). Page cache, hugetlbfs, what forked
+copies have in swap, kernel memory (page tables, stacks) and tmpfs files that no process maps are in no process; the
+Reading of the container has these.
 
 How memory that is shared is counted once:
 
@@ -33,7 +33,9 @@ _DOUBT_LEAST_SHARE = 0.02
 class Compiler:
     """A compiler process: what identifies it, its share of memory, how long ago it started, and what it builds.
 
+    swapped: what of it lies in swap, beside its share of memory.
     unit: the same for the same in another build (compilers.unit_of), 0 where that is not known.
+    source: that for people (compilers.source_of), "" where it is not known.
     """
 
     pid: int
@@ -42,6 +44,8 @@ class Compiler:
     bytes: int
     age_s: float
     unit: int = 0
+    swapped_bytes: int = 0
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,12 @@ class Usage:
     """What one task's processes use at one moment.
 
     current_bytes:  anonymous memory and mapped shared memory, what is shared counted once.
+    swapped_bytes:  what of it lies in swap, beside current_bytes; not of what was forked and has not called exec.
     processes:      processes with memory of their own, that is without zombies.
     workers:        processes, zombies included, that have no other of the task as their child: no fewer than the jobs
                     that run. Threads are not counted.
     compilers:      its compiler processes, the youngest first.
-    largest_process_bytes, largest_process: the largest share one process has in current_bytes, and its name.
+    largest_process_bytes, largest_process: the largest share one process has in these two, and its name.
     cpu_s:          CPU seconds of all its processes so far, those that ended included: a parent's stat holds them once
                     it has waited for them, an orphan's own are kept as they were last seen. It is up to four seconds
                     old and never falls. Lost is what a process consumed after it was last looked at, if nobody in the
@@ -68,6 +73,7 @@ class Usage:
     largest_process_bytes: int = 0
     largest_process: str = ""
     cpu_s: float = 0.0
+    swapped_bytes: int = 0
 
 
 class Process:
@@ -88,6 +94,7 @@ class Process:
         "is_foreign",
         "is_gone",
         "mark",
+        "most_anon_bytes",
         "name",
         "parent",
         "pid",
@@ -96,8 +103,10 @@ class Process:
         "shmem_bytes",
         "shmem_pss_bytes",
         "size",
+        "source",
         "start_ticks",
         "statm",
+        "swapped_bytes",
         "text",
         "tree",
         "unit",
@@ -113,7 +122,7 @@ class Process:
         self.name = ""
         self.comm = b""
         self.is_compiler = False
-        self.unit = 0
+        self.unit, self.source = 0, ""
         # is_foreign: it has memory that was inherited from a process outside of its tree.
         self.is_gone = self.has_copies = self.is_foreign = False
         self.file = -1
@@ -125,6 +134,8 @@ class Process:
         self.statm = b""
         self.size = self.text = self.idle_scans = 0
         self.anon_bytes = 0
+        # The most anonymous memory it had, and what of it lies in swap.
+        self.most_anon_bytes = self.swapped_bytes = 0
         # Its part of the anonymous memory that is shared, by the last walk.
         self.common_bytes = 0
         # Anonymous memory that is counted in other processes; less than 0 where it holds what others have, too.
@@ -162,13 +173,14 @@ class Process:
         """It holds no memory any more; what it shared may be in doubt."""
         if self.tree is not None and (self.shares_by_fork or self.shmem_bytes):
             self.tree.left_bytes += self.own_bytes
-        self.size = self.anon_bytes = 0
+        self.size = self.anon_bytes = self.swapped_bytes = 0
         self.forget_image()
 
     def forget_image(self) -> None:
         """After exec nothing is inherited and nothing is mapped."""
         self.inherited_bytes = self.shmem_bytes = self.seen_shared_bytes = self.shmem_pss_bytes = 0
         self.has_copies = self.is_foreign = False
+        self.most_anon_bytes = 0
         self.settle()
         self.statm = b""
 
@@ -196,7 +208,7 @@ class Tree:
         """The sums over all members."""
         if not self.is_changed and not self._last.compilers:
             return self._last
-        anon = shmem_pss = shmem = doubt = processes = largest = ticks = 0
+        anon = shmem_pss = shmem = doubt = processes = largest = ticks = swapped = 0
         largest_process = None
         compilers = []
         for process in self.members.values():
@@ -208,6 +220,7 @@ class Tree:
             if own < 0:
                 own = 0
             anon += own
+            swapped += process.swapped_bytes
             if process.shmem_bytes:
                 own += process.shmem_pss_bytes
                 shmem_pss += process.shmem_pss_bytes
@@ -215,8 +228,8 @@ class Tree:
                 doubt += process.doubt_bytes
             elif process.has_copies or process.inherited_bytes:
                 doubt += process.doubt_bytes
-            if own >= largest:
-                largest, largest_process = own, process
+            if own + process.swapped_bytes >= largest:
+                largest, largest_process = own + process.swapped_bytes, process
             if process.is_compiler:
                 compilers.append((process, own))
         self.bytes, self.doubt_bytes = anon + max(shmem_pss, shmem), doubt + self.left_bytes
@@ -240,12 +253,15 @@ class Tree:
                     own,
                     age_of(process.start_ticks, now_s),
                     0 if process.pid in waiting else process.unit,
+                    process.swapped_bytes,
+                    process.source,
                 )
                 for process, own in compilers
             ),
             largest_process_bytes=largest,
             largest_process=largest_process.name if largest_process else "",
             cpu_s=self.cpu_s,
+            swapped_bytes=swapped,
         )
         return self._last
 

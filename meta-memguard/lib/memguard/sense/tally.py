@@ -38,16 +38,19 @@ class Tally:
         self.cpu_s = max(self.cpu_s, usage.cpu_s)
         if not usage.processes:
             return
-        self.peak_bytes = max(self.peak_bytes, usage.current_bytes)
+        # What lies in swap would be in memory where there is none.
+        held_bytes = usage.current_bytes + usage.swapped_bytes
+        self.peak_bytes = max(self.peak_bytes, held_bytes)
         if usage.largest_process_bytes > self.largest_process_bytes:
             self.largest_process_bytes, self.largest_process = usage.largest_process_bytes, usage.largest_process
         self.most_compilers = max(self.most_compilers, len(usage.compilers))
         if len(usage.compilers) <= 1:
-            self.serial_bytes = max(self.serial_bytes or 0, usage.current_bytes)
+            self.serial_bytes = max(self.serial_bytes or 0, held_bytes)
             return
         for compiler in usage.compilers:
-            if compiler.bytes > 0:
-                self._sizes[round(math.log2(compiler.bytes) * self._STEPS_PER_DOUBLING)] += 1
+            size = compiler.bytes + compiler.swapped_bytes
+            if size > 0:
+                self._sizes[round(math.log2(size) * self._STEPS_PER_DOUBLING)] += 1
 
     @property
     def per_job_bytes(self) -> int | None:

@@ -19,6 +19,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from memguard.model import Version
+from memguard.sense.proc_files import read_file
+
+# Whatever lies there already is not ours.
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 class Tools:
@@ -38,14 +42,16 @@ class Tools:
     def _version(self, path: str) -> Version:
         status = Path(path).stat()
         kept = self._directory / f"{status.st_dev:x}-{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"
-        with contextlib.suppress(OSError):
-            return _parse(kept.read_text(encoding="ascii", errors="replace"))
+        said = read_file(str(kept))
+        if said:
+            return _parse(said.decode("ascii", "replace"))
         text = self._ask(path)
         version = _parse(text)
         draft = kept.with_suffix(f".{os.getpid()}")
         with contextlib.suppress(OSError):
             self._directory.mkdir(parents=True, exist_ok=True)
-            draft.write_text(f"{version[0]}.{version[1]}\n", encoding="ascii")
+            with open(os.open(draft, _NEW), "wb") as file:
+                file.write(f"{version[0]}.{version[1]}\n".encode("ascii"))
             os.replace(draft, kept)
         return version
 

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Union
 
+from memguard.channels.neighbours import Entry
 from memguard.channels.notes import Note, TaskNote
 from memguard.channels.state import State
 from memguard.decide.moment import Job
@@ -150,12 +151,13 @@ class GiveKillNote:
 
 @dataclass(frozen=True)
 class RunCommand:
-    """Run the user's command for when memory runs out."""
+    """Run the user's command for when memory runs out. wanted_bytes: what a held task lacks; None before a kill."""
 
     limit_bytes: int | None
     used_bytes: int
     recipe: str
     task: str
+    wanted_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,15 @@ class Publish:
     state: State
 
 
+@dataclass(frozen=True)
+class Announce:
+    """Let other builds under the same limit know what this one does."""
+
+    entry: Entry
+
+
 Instruction = Union[
+    Announce,
     BeginWard,
     ChangeWard,
     RenewWard,

@@ -2,29 +2,37 @@
 """What is learned of one task's jobs as they live: how each has grown so far, and what those that ended took.
 
 Runs in: the sentinel and `memguard run`; pure.
-Covers: age without the time a job was stopped, growth, peak and rise; a life for each job that has ended.
+Covers: age without the time a job was stopped, growth, peak and rise; a life for each job that has ended; the names of
+those that took most.
 Does not cover: what follows for jobs that run (predict/job_lives), and acting on them (reflex).
 """
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
+from memguard.decide.admit import LIGHT_BYTES
 from memguard.decide.moment import Job
 from memguard.predict.job_lives import BEGUN_SHARE, KEPT, Expected, JobSizes, Life
 from memguard.predict.remembered_lives import Lives
+from memguard.record.events import JobRow
 from memguard.sense.proc_files import ProcessId
 from memguard.sense.process_tree import Compiler
 from memguard.sentinel.pace import LOOK_LEAST_S
 
 # A job has risen once it holds this share of its peak.
+# evidence: chosen; half and double make no difference in the replay
 RISEN_SHARE = 0.9
+# The jobs of a task whose names are kept: what took less than a light task is not worth one.
+# evidence: chosen; what people read on one screen
+NAMED_MOST = 5
 
 
 @dataclass
 class _Known:
-    """A job as it was at the last look."""
+    """A job as it was at the last look. bytes: what it holds, in memory and in swap."""
 
     program: str
     bytes: int
@@ -36,6 +44,7 @@ class _Known:
     steps: list[tuple[float, int]] = field(default_factory=lambda: [(0.0, 0)])
     age_s: float = 0.0
     stopped_s: float = 0.0
+    source: str = ""
     was_killed: bool = False
     may_stop: bool = True
 
@@ -46,16 +55,16 @@ class _Known:
 
     def take(self, compiler: Compiler, now_s: float, is_stopped: bool) -> None:
         """Bring it up to date."""
-        passed_s = now_s - self.at_s
+        passed_s, held_bytes = now_s - self.at_s, compiler.bytes + compiler.swapped_bytes
         if is_stopped:
             self.stopped_s += passed_s
         elif passed_s > 0:
-            self.growth_bytes_s = (compiler.bytes - self.bytes) / passed_s
-        self.bytes, self.at_s, self.unit = compiler.bytes, now_s, compiler.unit
+            self.growth_bytes_s = (held_bytes - self.bytes) / passed_s
+        self.bytes, self.at_s, self.unit, self.source = held_bytes, now_s, compiler.unit, compiler.source
         self.age_s = max(0.0, compiler.age_s - self.stopped_s)
-        self.peak_bytes = max(self.peak_bytes, compiler.bytes)
-        if compiler.bytes * RISEN_SHARE > self.steps[-1][1]:
-            self.steps.append((self.age_s, compiler.bytes))
+        self.peak_bytes = max(self.peak_bytes, held_bytes)
+        if held_bytes * RISEN_SHARE > self.steps[-1][1]:
+            self.steps.append((self.age_s, held_bytes))
 
     def life(self, now_s: float) -> Life:
         """Its life, once it has ended somewhere between the last look and now."""
@@ -76,6 +85,13 @@ class JobMemory:
         self._lives = lives
         self._sizes = JobSizes(prior_bytes, lives.sample(KEPT), largest_bytes)
         self._known: dict[ProcessId, _Known] = {}
+        self._heaviest: list[JobRow] = []
+
+    def heaviest(self) -> tuple[JobRow, ...]:
+        """Those that took most so far, the heaviest first; of what was built again the larger one."""
+        return tuple(
+            _heaviest([*self._heaviest, *(job for known in self._known.values() for job in _named(known, 0.0))])
+        )
 
     @property
     def living(self) -> Collection[ProcessId]:
@@ -87,8 +103,9 @@ class JobMemory:
         seen = {ProcessId(job.pid, job.start_ticks): job for job in compilers}
         for target in self._known.keys() - seen.keys():
             ended = self._known.pop(target)
+            life = ended.life(now_s)
+            self._heaviest = _heaviest([*self._heaviest, *_named(ended, life.wall_s)])
             if not ended.was_killed and ended.peak_bytes > 0:
-                life = ended.life(now_s)
                 self._sizes.add(life, ended.program)
                 self._lives.add(ended.unit, life)
         for target, compiler in seen.items():
@@ -120,8 +137,9 @@ class JobMemory:
             age_s=known.age_s,
             growth_bytes_s=known.growth_bytes_s,
             expected=self._sizes.expect(
-                compiler.bytes, known.age_s, compiler.name, known.still_s, self._lives.of(compiler.unit)
+                known.bytes, known.age_s, compiler.name, known.still_s, self._lives.of(compiler.unit)
             ),
+            swapped_bytes=compiler.swapped_bytes,
             is_stopped=target in stopped,
             may_stop=known.may_stop,
         )
@@ -129,3 +147,19 @@ class JobMemory:
     def expect_new(self, running: Sequence[Life] = ()) -> Expected:
         """What one more job is expected to take."""
         return self._sizes.expect_new(running)
+
+
+def _named(job: _Known, wall_s: float) -> list[JobRow]:
+    """A job as one of the heaviest, nothing where it is too light; wall_s: of one that has ended."""
+    if job.peak_bytes < LIGHT_BYTES:
+        return []
+    seconds = round(max(wall_s, job.age_s), 1)
+    return [JobRow(job.source, job.program, job.peak_bytes, seconds, int(job.was_killed))]
+
+
+def _heaviest(jobs: Sequence[JobRow]) -> list[JobRow]:
+    """The heaviest NAMED_MOST of different names."""
+    largest: dict[tuple[str, str], JobRow] = {}
+    for job in sorted(jobs, key=lambda job: job.peak_bytes):
+        largest[job.source, job.program] = job
+    return heapq.nlargest(NAMED_MOST, largest.values(), key=lambda job: job.peak_bytes)

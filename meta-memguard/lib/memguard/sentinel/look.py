@@ -12,6 +12,7 @@ import contextlib
 import select
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Callable
 
 from memguard.model import Policy, Reading
@@ -20,6 +21,8 @@ from memguard.sense.pressure_trigger import PressureTrigger
 from memguard.sense.proc_files import ProcessId
 from memguard.sense.process_table import ProcessTable
 from memguard.sense.process_tree import Usage
+from memguard.sentinel.others import NOBODY, Others
+from memguard.sentinel.pace import DOUBTED_S
 from memguard.sentinel.reflex import Reflex
 from memguard.sentinel.ward import Sight
 
@@ -28,6 +31,7 @@ from memguard.sentinel.ward import Sight
 # of a core (scripts/bench sentinel).
 MEASURE_S = 1 / 3
 # Pressure that the kernel has reported counts for this long.
+# evidence: chosen; the kernel reports pressure once in a window of a second
 PRESSED_S = 1.0
 
 
@@ -37,6 +41,7 @@ class Lookout:
     end:         a file that can be read, or has ended, when there is no need to look any more.
     has_trigger: whether to wait for the kernel's word of pressure, too.
     bound:       the reading that counts, where the limit is not the container's.
+    now_s:       when the last look was, by the monotonic clock.
     """
 
     def __init__(
@@ -51,7 +56,7 @@ class Lookout:
     ) -> None:
         self.reading: Reading | None = None
         self._sensor, self._table, self._reflex, self._policy, self._bound = sensor, table, reflex, policy, bound
-        self._now_s, self._pressed_s = time.monotonic(), float("-inf")
+        self.now_s, self._pressed_s = time.monotonic(), float("-inf")
         self._trigger = PressureTrigger(sensor.pressure_source() if has_trigger else None)
         self._poller = select.poll()
         self._end = end
@@ -62,30 +67,35 @@ class Lookout:
 
     def sense(self) -> float:
         """Begin a look with the container; where that cannot be read, what was read last counts. The time it is now."""
-        self._now_s = time.monotonic()
+        self.now_s = time.monotonic()
         with contextlib.suppress(OSError):
             self.reading = self._sensor.read()
-        return self._now_s
+        return self.now_s
 
-    def look(self, tasks: Mapping[ProcessId, str]) -> Sight:
-        """Look at these tasks, by their leaders, and let the reflex act."""
-        usages = self._table.scan({leader: leader for leader in tasks})
+    def look(self, tasks: Mapping[ProcessId, str], others: Others = NOBODY) -> Sight:
+        """Look at these tasks, by their leaders, and let the reflex act; `others` are builds beside this one."""
+        before = self._reflex.moment
+        seems_still = before is not None and before.stalled_s >= DOUBTED_S
+        usages = self._table.scan({leader: leader for leader in tasks}, is_thorough=seems_still)
         if self.reading is None:
-            return Sight(self._now_s, usages=usages)
+            return Sight(self.now_s, usages=usages, others=others)
         reading = self._bound(self.reading, usages)
+        if reading.swap_left_bytes and not self._policy.parks:
+            reading = replace(reading, swap_left_bytes=0)
         acted = self._reflex.look(
-            self._now_s,
+            self.now_s,
             reading,
             self._policy.reserve_of(reading.bound_bytes),
             {tid: usages[leader] for leader, tid in tasks.items()},
-            is_pressed=self._now_s - self._pressed_s < PRESSED_S,
+            is_pressed=self.now_s - self._pressed_s < PRESSED_S,
+            others=others,
         )
         seen = self._reflex
-        return Sight(self._now_s, reading, usages, seen.used_bytes, seen.moment, acted, seen.rise_bytes)
+        return Sight(self.now_s, reading, usages, seen.used_bytes, seen.moment, acted, seen.rise_bytes, others)
 
     def wait(self) -> bool:
         """Wait until the next look is due, or memory is short; True where `end` says that there is none."""
-        due_s = self._now_s + min(MEASURE_S, self._reflex.next_look_s)
+        due_s = self.now_s + min(MEASURE_S, self._reflex.next_look_s)
         is_over = False
         for file, events in self._poller.poll(1000 * max(0.0, due_s - time.monotonic())):
             if file == self._end:

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from memguard.act.cpu_first import precedence
 from memguard.act.half_written import written_by
 from memguard.act.signals import offer_to_kernel, send, wake_all
+from memguard.act.task_cgroup import TaskCgroup
 from memguard.channels.fifo import Listener, Notes
 from memguard.channels.kills import Kills
 from memguard.channels.notes import FAREWELL, Orders, parse_orders
@@ -40,6 +41,7 @@ from memguard.sense.container import Sensor
 from memguard.sense.proc_files import ProcessId, find_process, has_ended
 from memguard.sense.process_table import ProcessTable
 from memguard.sentinel.instructions import (
+    Announce,
     BeginWard,
     ChangeWard,
     Closed,
@@ -60,6 +62,7 @@ from memguard.sentinel.instructions import (
     WriteLine,
 )
 from memguard.sentinel.look import Lookout
+from memguard.sentinel.neighbours import Neighbours
 from memguard.sentinel.reflex import Reflex
 from memguard.sentinel.remember import Memory
 from memguard.sentinel.sentinel import Sentinel
@@ -70,6 +73,7 @@ if TYPE_CHECKING:
     from memguard.record.metrics import MetricsFile
 
 # Looks until the next one at each task's own process.
+# evidence: scripts/bench sentinel: the thorough look costs ten times the other
 THOROUGH_EVERY = 3
 
 
@@ -104,12 +108,14 @@ class Shell:
 
             self._command = PressureCommand(policy.pressure_command, before_exec=before_exec)
         self._sensor = sensor or Sensor(limit_bytes=policy.limit_bytes)
+        self._neighbours = Neighbours(policy.neighbours, self._sensor, self._warnings.append)
         table = ProcessTable()
         slots = orders.slots or ceil(self._sensor.cpus().count)
         self._reflex = Reflex(slots, table.members, orders.acts, self._before_kill)
         self._lookout = Lookout(self._sensor, table, self._reflex, policy, end, has_trigger=orders.acts)
         self._sentinel = Sentinel(orders.build, policy, orders.acts, os.getpid(), self._kernel_counts())
         self._lives: dict[str, Lives] = {}
+        self._cgroup = TaskCgroup(Path(orders.cgroup)) if orders.cgroup else None
         self._looks = 0
         self._perform_one: dict[type[Any], Callable[[Any], object]] = {
             BeginWard: self._begin_ward,
@@ -122,6 +128,7 @@ class Shell:
             Remember: lambda given: self._memory.add(given.records),
             WriteLine: lambda given: self._readings.write(given.event),
             Publish: self._publish,
+            Announce: lambda given: self._neighbours.say(self._lookout.now_s, given.entry),
         }
         self._take_over(table)
 
@@ -137,12 +144,16 @@ class Shell:
         notes = self._listener.read()
         if notes:
             self._handle(Heard(at, self._kernel_counts(), notes, self._lookout.reading))
-        sight = self._lookout.look(self._sentinel.tasks)
+        others = self._neighbours.look(at.now_s, self._lookout.reading)
+        sight = self._lookout.look(self._sentinel.tasks, others)
         if self._command is not None:
             self._command.poll()
         self._looks += 1
         is_thorough = self._looks % THOROUGH_EVERY == 0
         gone = [leader for leader in self._sentinel.tasks if has_ended(leader, is_thorough)]
+        if self._cgroup is not None and is_thorough:
+            with contextlib.suppress(OSError):  # the next look may do better
+                self._cgroup.follow(self._sensor.read)
         # A task says how it ended, and is gone: perhaps between the look at the notes and the one at the process.
         notes = self._listener.read()
         self._handle(Looked(at, self._kernel_counts(), sight, gone, notes, self._reflex.uses()))
@@ -167,6 +178,8 @@ class Shell:
         self._memory.close()
         self._readings.close()
         self._kills.clear()
+        if self._cgroup is not None and not is_farewell:
+            self._cgroup.remove()
         if is_farewell:
             self._state.clear()
             if self._metrics is not None:
@@ -176,6 +189,7 @@ class Shell:
         """See that nothing stays stopped, after a fault, too, and that the user's command has ended."""
         self._reflex.close()
         self._lookout.close()
+        self._neighbours.close()
         if self._command is not None:
             self._command.end()
             if self._command.failure is not None:
@@ -236,7 +250,7 @@ class Shell:
 
     def _run_command(self, given: RunCommand) -> None:
         if self._command is not None:
-            self._command.start(given.limit_bytes, given.used_bytes, given.recipe, given.task)
+            self._command.start(given.limit_bytes, given.used_bytes, given.recipe, given.task, given.wanted_bytes)
 
     def _publish(self, given: Publish) -> None:
         with contextlib.suppress(OSError):

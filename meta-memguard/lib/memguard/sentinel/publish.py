@@ -12,14 +12,19 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from memguard.channels.neighbours import Entry
+from memguard.channels.notes import NO_PROGRESS, BuildProgress
 from memguard.channels.state import FRESHEN_S, IDLE_FRESHEN_S, Counts, HeldTask, Marks, State, TaskState
+from memguard.decide.admit import LIGHT_BYTES
 from memguard.model import Policy
-from memguard.record.events import ReadingTaken, TaskRow
+from memguard.record.events import JobNow, ReadingTaken, TaskRow
 from memguard.record.readings_log import Rhythm
+from memguard.sentinel.others import entry_of
 from memguard.sentinel.ward import Sight, WardUse
 from memguard.sentinel.watched import Instant, Watched
 
 # Tasks listed in a reading, the largest; and held ones in a state.
+# evidence: chosen; what people read on one screen
 ROWS_MOST = 30
 HELD_MOST = 60
 
@@ -39,6 +44,7 @@ class Whole:
     counts: Counts
     events: tuple[dict[str, Any], ...] = ()
     gone: Mapping[str, TaskState] | None = None
+    progress: BuildProgress = NO_PROGRESS
 
 
 class Publisher:
@@ -80,11 +86,33 @@ class Publisher:
             held=tuple(whole.held)[:HELD_MOST],
             stopped=sum(task.stopped for task in tasks.values()),
             rise_bytes=whole.sight.rise_bytes,
-            alone=next((str(run) for run in waiting if run.is_alone or (run.wait and run.wait.alone)), ""),
+            parked_bytes=moment.parked_bytes(moment.stopped_bytes) if moment else 0,
+            neighbours=whole.sight.others.builds,
+            neighbours_bytes=whole.sight.others.current_bytes,
+            neighbours_pending_bytes=whole.sight.others.pending_bytes,
+            neighbours_cpus=whole.sight.others.cpus,
+            alone=_alone(whole) or whole.sight.others.alone,
             turns={run.leader.mark: run.wait.attempt for run in waiting if run.wait and run.has_turn},
             counts=whole.counts,
             events=whole.events,
+            done=whole.progress.done,
+            all_tasks=whole.progress.tasks,
+            left_s=whole.progress.left_s,
         )
+
+    def entry(self, whole: Whole, pending_bytes: int) -> Entry:
+        """What other builds under the same limit are to know; pending_bytes: of tasks that have not begun yet."""
+        runs = whole.runs
+        entry = Entry(
+            cpus=round(sum(run.cpus(_use_of(run, whole.uses).stopped) for run in runs), 2),
+            cpu_s=round(sum(run.usage.cpu_s for run in runs), 2),
+            kills=whole.counts.killed or 0,
+            pending_bytes=pending_bytes,
+            alone=_alone(whole),
+        )
+        leaders = {run.note.tid: run.leader for run in runs}
+        pending = {run.note.tid: run.pending_bytes for run in runs}
+        return entry_of(whole.sight.moment, leaders, pending, self._mode == "enforce", entry)
 
     def is_due(self, state: State) -> bool:
         """Whether to publish a state: it says something new, or the last one that was published has grown old."""
@@ -106,7 +134,14 @@ class Publisher:
             limit_bytes=reading.limit_bytes,
             reserve_bytes=self._policy.reserve_of(reading.bound_bytes),
             tasks=tuple(_row(run, _use_of(run, whole.uses)) for run in largest),
+            heaviest_job=_heaviest_job(whole.runs),
         )
+
+
+def _alone(whole: Whole) -> str:
+    """In words, the task of this build that wants to run, or runs, with no other beside it; "" for none."""
+    waiting = [run for run in whole.runs if run.wait is not None]
+    return next((str(run) for run in waiting if run.is_alone or (run.wait and run.wait.alone)), "")
 
 
 def task_state(run: Watched, uses: Mapping[str, WardUse]) -> TaskState:
@@ -126,12 +161,22 @@ def task_state(run: Watched, uses: Mapping[str, WardUse]) -> TaskState:
         most_compilers=run.tally.most_compilers,
         stopped=use.stopped,
         cpus=run.cpus(use.stopped),
+        swapped_bytes=run.usage.swapped_bytes,
     )
 
 
 def _row(run: Watched, use: WardUse) -> TaskRow:
     current_bytes, compilers = run.usage.current_bytes, len(run.usage.compilers)
     return TaskRow(run.note.recipe, run.note.task, current_bytes, compilers, use.stopped, use.tokens)
+
+
+def _heaviest_job(runs: Iterable[Watched]) -> JobNow | None:
+    """The largest compiler of all tasks; None where all are light."""
+    jobs = [(job.bytes + job.swapped_bytes, run, job) for run in runs for job in run.usage.compilers]
+    size, run, job = max(jobs, key=lambda found: found[0], default=(0, None, None))
+    if run is None or job is None or size < LIGHT_BYTES:
+        return None
+    return JobNow(run.note.recipe, run.note.task, job.source, job.name, size, round(job.age_s, 1))
 
 
 def _use_of(run: Watched, uses: Mapping[str, WardUse]) -> WardUse:

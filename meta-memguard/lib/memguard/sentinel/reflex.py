@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Callable
 
-from memguard.act.signals import Signals
+from memguard.act.signals import BEAT_S, Signals
 from memguard.act.token_pool import Pool, certainly_lost
 from memguard.decide.forecast import Forecast
 from memguard.decide.moment import Act, Action, Job, Moment, Running
@@ -24,12 +24,15 @@ from memguard.predict.remembered_lives import Lives
 from memguard.sense.proc_files import ProcessId
 from memguard.sense.process_tree import Usage
 from memguard.sentinel.job_memory import JobMemory
+from memguard.sentinel.others import NOBODY, Others, Trust, place_of
 from memguard.sentinel.pace import CRAWL_CPUS, LOOK_LEAST_S, LOOK_MOST_S, LOOK_NEAR_S, Fill, Lateness, Standstill
 from memguard.sentinel.ward import Acted, Ward, WardUse
 
 # A job like none that has ended may take this many times what is guessed.
+# evidence: chosen; half and double make no difference in the replay
 GUESS_FACTOR = 8
 # Looks over which lost tokens are counted.
+# evidence: chosen; a token is on its way for less than one look
 LOST_LOOKS = 4
 # Programs that run their jobs as threads, each with a token of its own.
 _THREADED = frozenset({"rustc", "cargo"})
@@ -67,19 +70,31 @@ class _Charge:
             self.pool.reissue(lost)
             self.looks.clear()
 
-    def running(self, tid: str, stopped: set[ProcessId]) -> Running:
-        """The task as regulate() sees it."""
+    def use(self, stopped: int) -> WardUse:
+        """What is known of the task, of which so many processes are stopped."""
+        return WardUse(
+            tokens=self.pool.target if self.pool is not None else None,
+            job_bytes=self.jobs.expect_new().peak_bytes,
+            stopped=stopped,
+            stopped_s=self.stopped_s,
+            kills=self.kills,
+            heaviest=self.jobs.heaviest,
+        )
+
+    def running(self, tid: str, stopped: set[ProcessId], is_alone: bool) -> Running:
+        """The task as regulate() sees it. is_alone: no other build shares the limit, so that its place is its own."""
         ward, usage, pool = self.ward, self.usage, self.pool
         jobs = tuple(self.jobs.job(compiler, stopped) for compiler in usage.compilers)
         return Running(
             tid=tid,
-            place=ward.place,
+            place=ward.place if is_alone else place_of(ward.leader),
             most_jobs=ward.most_jobs,
             jobs=jobs,
             next_job=self.jobs.expect_new([job.expected for job in jobs]),
             held_tokens=pool.held if pool is not None else None,
             idle_tokens=pool.idle if pool is not None else 0,
             current_bytes=usage.current_bytes,
+            swapped_bytes=usage.swapped_bytes,
             is_stopped=not stopped.isdisjoint(self.stopped),
             may_stop=ward.may_stop and not self.is_woken_for_good,
             may_kill=ward.may_kill,
@@ -117,6 +132,7 @@ class Reflex:
         # Jobs are stopped, or more begin or fewer than may be: what comes of it is seen soon.
         self._is_changing = False
         self._looked_s = self._counted_s = self._woke_s = self._killed_s = float("-inf")
+        self._trust = Trust()
 
     # -- tasks come and go ------------------------------------------------------------------------------------------
 
@@ -201,15 +217,7 @@ class Reflex:
     def use_of(self, tid: str) -> WardUse:
         """What is known of one task; nothing of one that is not there."""
         charge = self._charges.get(tid)
-        if charge is None:
-            return WardUse()
-        return WardUse(
-            tokens=charge.pool.target if charge.pool is not None else None,
-            job_bytes=charge.jobs.expect_new().peak_bytes,
-            stopped=len(self._stopped_of(charge)),
-            stopped_s=charge.stopped_s,
-            kills=charge.kills,
-        )
+        return WardUse() if charge is None else charge.use(len(self._stopped_of(charge)))
 
     def _stopped_of(self, charge: _Charge) -> set[ProcessId]:
         return {*charge.stopped, *charge.jobs.living} & self._signals.stopped
@@ -234,10 +242,22 @@ class Reflex:
         return min(LOOK_MOST_S, max(LOOK_LEAST_S, headroom / self._fill.fastest_bytes_s))
 
     def look(
-        self, now_s: float, reading: Reading, reserve_bytes: int, usages: Mapping[str, Usage], is_pressed: bool = False
+        self,
+        now_s: float,
+        reading: Reading,
+        reserve_bytes: int,
+        usages: Mapping[str, Usage],
+        is_pressed: bool = False,
+        others: Others = NOBODY,
     ) -> list[Acted]:
-        """Take in what tasks use now and act; what was done, changes of tokens included."""
-        self._fill.take(now_s, reading, sum(usage.current_bytes for usage in usages.values()))
+        """Take in what tasks use now and act; what was done, changes of tokens included.
+
+        others: the builds beside this one, which act on their tasks themselves.
+        """
+        used = {**usages, **others.usages}
+        if self._trust.has_killed(others):
+            self._killed_s = now_s
+        self._fill.take(now_s, reading, sum(usage.current_bytes for usage in used.values()))
         passed_s, self._looked_s = now_s - self._looked_s, now_s
         living: set[ProcessId] = set()
         for tid, charge in self._charges.items():
@@ -250,24 +270,30 @@ class Reflex:
             self._counted_s = now_s
             for charge in self._charges.values():
                 charge.look_for_lost()
+        stopped, is_alone = self._signals.stopped, not others.builds
+        ours = [charge.running(tid, stopped, is_alone) for tid, charge in self._charges.items()]
         left_bytes = reading.left_bytes - (self._fill.used_bytes - reading.used_bytes)
         self.moment = Moment(
             left_bytes=left_bytes,
             reserve_bytes=reserve_bytes,
             fill_bytes_s=self._fill.bytes_s,
             slots=self.slots,
-            tasks=tuple(charge.running(tid, self._signals.stopped) for tid, charge in self._charges.items()),
+            tasks=(*ours, *self._trust.tasks(now_s, others)),
             is_pressed=is_pressed,
             late_s=self._lateness.take(now_s),
             since_wake_s=now_s - self._woke_s,
             since_kill_s=now_s - self._killed_s,
-            stalled_s=self._standstill.take(now_s, usages, reading.cpus) if self._signals.stopped else 0.0,
-            crawl_s=self._crawl.take(now_s, usages, reading.cpus) if left_bytes < reserve_bytes else 0.0,
+            stalled_s=self._standstill.take(now_s, used, reading.cpus) if self._signals.stopped else 0.0,
+            crawl_s=self._crawl.take(now_s, used, reading.cpus) if left_bytes < reserve_bytes else 0.0,
+            swap_left_bytes=reading.swap_left_bytes,
         )
         forecast = Forecast(self.moment)
         self.rise_bytes = forecast.rise_bytes
-        done = [acted for action in regulate(self.moment, forecast) if (acted := self._carry_out(action, now_s))]
-        self._signals.beat()
+        actions = self._trust.leave_theirs(now_s, regulate(self.moment, forecast), self._charges)
+        done = [acted for action in actions if (acted := self._carry_out(action, now_s))]
+        # A look or two that see nothing are no standstill yet.
+        if done or self.moment.stalled_s < BEAT_S:
+            self._signals.beat()
         if any(acted.action.act is not Act.TOKENS for acted in done):
             self._standstill.begin()
         self._is_changing = bool(self._signals.stopped or done)

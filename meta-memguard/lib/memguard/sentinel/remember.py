@@ -59,6 +59,7 @@ def record_of(run: Watched, build: str, outcome: Outcome, counts: KernelCounts, 
         outcome=outcome,
         per_job_bytes=tally.per_job_bytes,
         serial_bytes=tally.serial_bytes if tally.most_compilers > 1 else None,
+        kind=note.kind,
     )
 
 
@@ -76,6 +77,7 @@ def lost_record(task: TaskState, build: str) -> Record:
         wall_s=0.0,
         cpu_s=0.0,
         outcome=Outcome.MEMORY_KILL,
+        kind=task.kind,
     )
 
 

@@ -13,15 +13,26 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from memguard.channels.notes import Note, TaskEnd, TaskGrant, TaskHold, TaskNote, TaskWait
+from memguard.channels.notes import (
+    NO_PROGRESS,
+    BuildProgress,
+    Note,
+    TaskEnd,
+    TaskGrant,
+    TaskHold,
+    TaskNote,
+    TaskWait,
+    TaskWant,
+)
 from memguard.channels.state import KILLED_SHARE, Counts, HeldTask, TaskState
 from memguard.decide.moment import Act
 from memguard.decide.turn import Beside, next_turn
-from memguard.model import Kill, Outcome, Policy, Reading, Record
+from memguard.model import Kill, Mode, Outcome, Policy, Reading, Record
 from memguard.record.events import (
     Deed,
     Held,
     JobEvent,
+    JobRow,
     Killed,
     Retried,
     Stopped,
@@ -32,6 +43,7 @@ from memguard.record.events import (
 )
 from memguard.sense.proc_files import ProcessId
 from memguard.sentinel.instructions import (
+    Announce,
     BeginWard,
     ChangeWard,
     Closed,
@@ -53,12 +65,14 @@ from memguard.sentinel.instructions import (
 from memguard.sentinel.publish import Publisher, Whole, task_state
 from memguard.sentinel.remember import lost_record, record_of
 from memguard.sentinel.ward import Acted, Sight, WardUse
-from memguard.sentinel.watched import Instant, KernelCounts, Outside, Report, Watched
+from memguard.sentinel.watched import Grants, Instant, KernelCounts, Outside, Report, Watched
 
 # The events that a state lists, and the tasks that a report does.
+# evidence: chosen; what people read on one screen
 EVENTS_MOST = 20
 HEAVIEST_MOST = 5
 # Tasks that have gone this long before their server's end was seen went with it; and the most of them.
+# evidence: chosen; BitBake's workers end within it when their server is killed
 GONE_S = 5.0
 GONE_MOST = 30
 
@@ -78,13 +92,13 @@ class Sentinel:
         self._uses: Mapping[str, WardUse] = {}
         self._watched: dict[ProcessId, Watched] = {}
         self._leaders: dict[str, ProcessId] = {}
-        self._grants: dict[str, TaskGrant] = {}
+        self._grants = Grants()
         self._held: dict[str, HeldTask] = {}
         self._counts: Counter[str] = Counter()
         self._heaviest: list[tuple[str, int]] = []
         self._events: deque[dict[str, Any]] = deque(maxlen=EVENTS_MOST)
         self._gone: deque[tuple[float, str, TaskState]] = deque(maxlen=GONE_MOST)
-        self._places, self._turn_s = 0, float("-inf")
+        self._places, self._turn_s, self._progress = 0, float("-inf"), NO_PROGRESS
         self._outside = Outside()
 
     def handle(self, stimulus: Stimulus) -> list[Instruction]:
@@ -129,8 +143,12 @@ class Sentinel:
                 self._grant(note)
             elif isinstance(note, TaskHold):
                 self._hold(note)
+            elif isinstance(note, BuildProgress):
+                self._progress = note
             elif isinstance(note, TaskNote):
                 yield from self._begin(note)
+            elif isinstance(note, TaskWant):
+                yield _command(note, self._reading, self._used_bytes)
             elif (run := self._watched.get(ProcessId(note.pid, note.start_ticks))) is None:
                 continue
             elif isinstance(note, TaskEnd):
@@ -139,13 +157,11 @@ class Sentinel:
                 yield from self._wait(run, note)
 
     def _grant(self, grant: TaskGrant) -> None:
-        is_new = grant.tid not in self._grants
+        is_new = self._grants.take(grant, self._at.now_s)
         self._counts["granted"] += is_new
         self._counts["shrunk"] += is_new and grant.jobs < grant.wanted_jobs
-        self._grants[grant.tid] = grant
-        leader = self._leaders.get(grant.tid)
-        if leader is not None:
-            self._watched[leader].granted_bytes = grant.bytes
+        if grant.tid in self._leaders:
+            self._run(grant.tid).granted_bytes = grant.bytes
 
     def _hold(self, hold: TaskHold) -> None:
         if not hold.reason:
@@ -155,12 +171,12 @@ class Sentinel:
         self._held[hold.tid] = HeldTask(hold.recipe, hold.task, hold.reason, known.since if known else self._at.time)
         if known is None:
             self._counts["held"] += 1
-            event = Held(self._at.time, hold.recipe, hold.task, reason=hold.reason, used_bytes=self._used_bytes)
-            self._events.append(as_object(event))  # the server's own log has it, too
+            told = hold.recipe, hold.task, "", hold.reason, self._used_bytes, self._policy.mode is Mode.OBSERVE
+            self._events.append(as_object(Held(self._at.time, *told)))  # the server's own log has it, too
 
     def _begin(self, note: TaskNote) -> Iterator[Instruction]:
         """Take charge of a task that begins."""
-        grant = self._grants.get(note.tid)
+        grant = self._grants.of(note.tid)
         self._places += 1
         place = grant.place if grant else self._places
         yield from self._watch(Watched(note, self._at.now_s, self._at.time, place, self._kernel), grant)
@@ -168,7 +184,7 @@ class Sentinel:
     def _watch(self, run: Watched, grant: TaskGrant | None, tokens: int | None = None) -> Iterator[Instruction]:
         self._watched[run.leader] = run
         self._leaders[run.note.tid] = run.leader
-        run.granted_bytes = grant.bytes if grant else 0
+        run.granted_bytes, run.need_bytes = (grant.bytes, grant.need_bytes) if grant else (0, 0)
         if self._acts and self._reading is not None:
             yield OfferToKernel(run.note.pid, run.granted_bytes / max(1, self._reading.bound_bytes))
         yield BeginWard(run.note, run.ward(grant), tokens)
@@ -190,8 +206,7 @@ class Sentinel:
 
     def _take_look(self, looked: Looked) -> Iterator[Instruction]:
         """Measure those that run, say what was done, record those that have ended, give a turn, let others know."""
-        self._sight, self._uses = looked.sight, looked.uses
-        self._reading = looked.sight.reading
+        self._sight, self._uses, self._reading = looked.sight, looked.uses, looked.sight.reading
         jobs = _jobs_now(looked.sight)
         for leader, usage in looked.sight.usages.items():
             run = self._watched[leader]
@@ -205,9 +220,10 @@ class Sentinel:
         self._gone.extend((self._at.now_s, run.note.tid, task_state(run, self._uses)) for run in lost)
         yield from self._end(ended)
         if self._reading is not None:
-            self._outside.take(self._sight.used_bytes, self._watched.values())
+            self._outside.take(self._sight.used_bytes, self._watched.values(), self._sight.others.current_bytes)
         self._give_turn()
         yield from self._publish()
+        yield Announce(self._publisher.entry(self._whole(), self._grants.pending_bytes(self._at.now_s, self._leaders)))
         reading = self._publisher.reading(self._whole())
         if reading is not None:
             yield WriteLine(reading)
@@ -252,16 +268,15 @@ class Sentinel:
             del self._watched[run.leader]
             if self._leaders.get(note.tid) == run.leader:
                 del self._leaders[note.tid]
-            self._grants.pop(note.tid, None)
-            yield WriteLine(_measured(run, record, self._at))
+            self._grants.end(note.tid)
+            yield WriteLine(_measured(run, record, self._at, self._uses.get(note.tid, WardUse()).heaviest()))
             yield EndWard(note, has_lives=record.outcome in (Outcome.OK, Outcome.THROTTLED))
         yield from self._remember(records)
 
     def _record(self, run: Watched, outcome: Outcome) -> Record:
         """What is remembered of a task, or of its attempt that was killed."""
         if run.tally.peak_bytes:
-            heaviest = [*self._heaviest, (str(run), run.tally.peak_bytes)]
-            self._heaviest = sorted(heaviest, key=lambda task: -task[1])[:HEAVIEST_MOST]
+            self._heaviest = _heaviest([*self._heaviest, (str(run), run.tally.peak_bytes)])
         use = self._uses.get(run.note.tid, WardUse())
         return record_of(run, self._build, outcome, self._kernel, use, self._at.now_s)
 
@@ -305,16 +320,19 @@ class Sentinel:
         return WriteLine(event)
 
     def _whole(self, gone: Mapping[str, TaskState] | None = None) -> Whole:
-        runs, held = list(self._watched.values()), self._held.values()
-        return Whole(self._at, self._sight, runs, self._uses, held, self.counts, tuple(self._events), gone)
+        runs, held, events = list(self._watched.values()), self._held.values(), tuple(self._events)
+        return Whole(self._at, self._sight, runs, self._uses, held, self.counts, events, gone, self._progress)
 
     def _publish(self, is_last: bool = False) -> Iterator[Instruction]:
         """Let others know when something has changed, and now and then that nothing has; at last in any case."""
-        now_s = self._at.now_s
-        gone = {tid: state for gone_s, tid, state in self._gone if now_s - gone_s < GONE_S} if is_last else {}
+        gone = {tid: state for gone_s, tid, state in self._gone if self._at.now_s - gone_s < GONE_S} if is_last else {}
         state = self._publisher.state(self._whole(gone))
         if self._publisher.is_due(state) or is_last:
             yield Publish(state)
+
+
+def _heaviest(tasks: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    return sorted(tasks, key=lambda task: -task[1])[:HEAVIEST_MOST]
 
 
 def _jobs_now(sight: Sight) -> dict[str, int]:
@@ -336,6 +354,12 @@ def _deed(acted: Acted, run: Watched, time: float, used_bytes: int | None) -> De
     return kind(*words, job.program, job.pid, job.bytes, action.reason)
 
 
+def _command(want: TaskWant, reading: Reading | None, used_bytes: int | None) -> RunCommand:
+    """The user's command, for a task that is held."""
+    limit_bytes = reading.limit_bytes if reading is not None else None
+    return RunCommand(limit_bytes, used_bytes or 0, want.recipe, want.task, want.wanted_bytes)
+
+
 def _kill(killing: Killing) -> Kill:
     """What its task is to know of a kill."""
     return Kill(
@@ -349,8 +373,8 @@ def _kill(killing: Killing) -> Kill:
     )
 
 
-def _measured(run: Watched, record: Record, at: Instant) -> TaskMeasured:
-    """What a task took, as a line of the readings."""
+def _measured(run: Watched, record: Record, at: Instant, jobs: tuple[JobRow, ...]) -> TaskMeasured:
+    """What a task took, and its heaviest jobs, as a line of the readings."""
     return TaskMeasured(
         at.time,
         record.recipe,
@@ -362,4 +386,6 @@ def _measured(run: Watched, record: Record, at: Instant) -> TaskMeasured:
         granted_bytes=run.granted_bytes,
         peak_bytes=record.peak_bytes,
         outcome=record.outcome.value,
+        swapped_bytes=run.most_swapped_bytes or None,
+        heaviest_jobs=jobs,
     )

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Callable
 
 from memguard.decide.moment import Action, Moment
 from memguard.model import Reading
+from memguard.record.events import JobRow
 from memguard.sense.proc_files import ProcessId
 from memguard.sense.process_tree import Usage
+from memguard.sentinel.others import NOBODY, Others
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class WardUse:
     stopped:      how many of its processes are stopped now.
     stopped_s:    how long any of its processes was stopped so far.
     kills:        how often jobs of it were killed.
+    heaviest:     gives the jobs of it that took most so far; asked once, at its end.
     """
 
     tokens: int | None = None
@@ -55,6 +59,7 @@ class WardUse:
     stopped: int = 0
     stopped_s: float = 0.0
     kills: int = 0
+    heaviest: Callable[[], tuple[JobRow, ...]] = tuple
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,7 @@ class Sight:
     used_bytes: what is used, corrected by processes, which say sooner than the kernel's sums what they take.
     moment:     what the reflex has judged, None where it could not.
     rise_bytes: what all tasks are expected to take together beyond what they take now, when that is most.
+    others:     the builds beside this one.
     """
 
     now_s: float
@@ -84,3 +90,4 @@ class Sight:
     moment: Moment | None = None
     acted: Sequence[Acted] = ()
     rise_bytes: int = 0
+    others: Others = NOBODY

@@ -9,7 +9,7 @@ Does not cover: its jobs (job_memory), and what is remembered when it has ended 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -24,9 +24,14 @@ from memguard.sentinel.ward import Ward
 # A fetch has a server that waits, so it is not stopped.
 NEVER_STOPPED = ("do_fetch",)
 # The CPU time of a process is read anew every few seconds; a rate is that of no less than this time.
+# evidence: LOOK_EVERY scans at four a second
 RATE_S = 4.0
 # A task that holds less than this and compiles nothing does not count as working.
+# evidence: chosen, not measured
 WORKING_BYTES = 128 << 20
+# A task that was let start begins within this time, or never.
+# evidence: chosen; a worker reads the recipe first, which takes a second or two
+BEGINS_S = 10.0
 
 
 class Instant(NamedTuple):
@@ -45,7 +50,10 @@ class KernelCounts(NamedTuple):
 
 @dataclass
 class Watched:
-    """A task that runs: what it said, what it took so far, and the kernel's counts when it began."""
+    """A task that runs: what it said, what it took so far, and the kernel's counts when it began.
+
+    need_bytes: what it takes at least, as the server sees it; 0 where that has not said so.
+    """
 
     note: TaskNote
     since_s: float
@@ -53,8 +61,10 @@ class Watched:
     place: int
     before: KernelCounts
     granted_bytes: int = 0
+    need_bytes: int = 0
     tally: Tally = field(default_factory=Tally)
     usage: Usage = field(default_factory=Usage)
+    most_swapped_bytes: int = 0
     jobs_at_peak: int | None = None
     end: TaskEnd | None = None
     wait: TaskWait | None = None
@@ -88,6 +98,11 @@ class Watched:
     def works(self) -> bool:
         """Whether it compiles or holds memory that counts."""
         return bool(self.usage.compilers) or self.usage.current_bytes > WORKING_BYTES
+
+    @property
+    def pending_bytes(self) -> int:
+        """What it will take that the lives of its jobs do not show: it has run none yet (as decide/ledger has it)."""
+        return 0 if self.tally.most_compilers else max(0, self.need_bytes - self.usage.current_bytes)
 
     def __str__(self) -> str:
         return f"{self.note.recipe} {self.note.task}"
@@ -135,6 +150,7 @@ class Watched:
             self.rated = now_s, usage.cpu_s
         before = self.tally.peak_bytes
         self.usage = usage
+        self.most_swapped_bytes = max(self.most_swapped_bytes, usage.swapped_bytes)
         self.tally.add(usage)
         if self.tally.peak_bytes > before:
             self.jobs_at_peak = jobs_now
@@ -157,6 +173,32 @@ class Watched:
         self.wants_alone = wait.alone or wait.need_bytes > most_bytes
 
 
+class Grants:
+    """What tasks were granted, until they end."""
+
+    def __init__(self) -> None:
+        self._given: dict[str, tuple[float, TaskGrant]] = {}
+
+    def take(self, grant: TaskGrant, now_s: float) -> bool:
+        """A task is granted something, for the first time or anew; whether it is the first."""
+        is_new = grant.tid not in self._given
+        self._given[grant.tid] = (now_s if is_new else self._given[grant.tid][0], grant)
+        return is_new
+
+    def of(self, tid: str) -> TaskGrant | None:
+        """The newest grant of a task."""
+        return self._given.get(tid, (0.0, None))[1]
+
+    def end(self, tid: str) -> None:
+        """A task has ended."""
+        self._given.pop(tid, None)
+
+    def pending_bytes(self, now_s: float, begun: Container[str]) -> int:
+        """What those need at least that have not begun, and were let start only just now."""
+        given = self._given.items()
+        return sum(one.need_bytes for tid, (at_s, one) in given if tid not in begun and now_s - at_s <= BEGINS_S)
+
+
 @dataclass(frozen=True)
 class Report:
     """What the sentinel says when it ends: tasks recorded, the heaviest of them, what was done, and what went wrong."""
@@ -170,14 +212,14 @@ class Report:
 
 
 class Outside:
-    """What is used that no task holds: BitBake's own, and what others in the container hold."""
+    """What is used that no task holds: BitBake's own, and what others in the container hold that are no builds."""
 
     def __init__(self) -> None:
         self._bytes = self._least_bytes = math.inf
 
-    def take(self, used_bytes: int, runs: Iterable[Watched]) -> None:
-        """So much is used in all while these tasks run."""
-        self._bytes = max(0, used_bytes - sum(run.usage.current_bytes for run in runs))
+    def take(self, used_bytes: int, runs: Iterable[Watched], others_bytes: int = 0) -> None:
+        """So much is used in all while these tasks run, and tasks of other builds hold `others_bytes`."""
+        self._bytes = max(0, used_bytes - others_bytes - sum(run.usage.current_bytes for run in runs))
         self._least_bytes = min(self._least_bytes, self._bytes)
 
     def most_bytes(self, reading: Reading | None, policy: Policy) -> float:

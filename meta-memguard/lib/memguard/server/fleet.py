@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import shutil
 import subprocess
 import time
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import Callable
 
 from memguard.channels.build_directory import BuildDirectory
+from memguard.channels.plain_file import open_plain, read_plain
+from memguard.units import MIB
 
 # All that a build waits for the database.
 PATIENCE_S = 1.0
@@ -29,9 +32,14 @@ SILENCE_S = 10
 # A sentence of the command is shorter.
 _LAST_WORDS_BYTES = 1000
 
+# Where the command lies when it is not in PATH, as under kas, which gives BitBake a PATH and a HOME of its own: where
+# pip, pipx and uv install for a user or for all, and where conf/container/Containerfile does.
+_PLACES = ("{home}/.local/bin", "/usr/local/bin", "/opt/memguard/bin")
+
 _LACKING = (
-    "MEMGUARD_HISTORY is a database, and the memguard command that talks to it is not in PATH: pip install "
-    "'meta-memguard[postgresql]'; this build remembers for itself only, in {}"
+    "MEMGUARD_HISTORY is a database, and the memguard command that talks to it is neither in PATH nor in ~/.local/bin, "
+    "/usr/local/bin or /opt/memguard/bin: pipx install '/path/to/clone[postgresql]'; this build remembers for itself "
+    "only, in {}"
 )
 
 
@@ -49,7 +57,7 @@ class Fleet:
         self._warn = warn
         self._has_warned = False
         self._environment = _environment(os.environ, url, max_bytes)
-        self._command = shutil.which("memguard", path=self._environment.get("PATH"))
+        self._command = find_command(self._environment.get("PATH"))
         self._pulling: subprocess.Popen[bytes] | None = None
 
     def pull(self) -> None:
@@ -90,7 +98,7 @@ class Fleet:
     def _start(self, what: str) -> subprocess.Popen[bytes] | None:
         try:
             self._log.parent.mkdir(parents=True, exist_ok=True)
-            with open(self._log, "wb") as log:
+            with open(open_plain(str(self._log), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as log:
                 return subprocess.Popen(
                     [str(self._command), "history", what, "--history", self._history, "--timeout", str(SILENCE_S)],
                     stdin=subprocess.DEVNULL,
@@ -111,7 +119,7 @@ class Fleet:
 
     def _last_words(self) -> str:
         with contextlib.suppress(OSError):
-            lines = self._log.read_bytes()[-_LAST_WORDS_BYTES:].decode("utf-8", "replace").strip().splitlines()
+            lines = read_plain(str(self._log), MIB)[-_LAST_WORDS_BYTES:].decode("utf-8", "replace").strip().splitlines()
             words = lines[-1] if lines else ""
             if words.startswith("memguard: "):
                 return "".join(one if one.isprintable() else "?" for one in words[len("memguard: ") :])
@@ -121,6 +129,15 @@ class Fleet:
         if not self._has_warned:
             self._has_warned = True
             self._warn(text)
+
+
+def find_command(path: str | None) -> str | None:
+    """The memguard command: the first one in `path`, else in the usual places; None where there is none."""
+    home = "/nonexistent"
+    with contextlib.suppress(KeyError):
+        home = pwd.getpwuid(os.geteuid()).pw_dir
+    usual = os.pathsep.join(place.format(home=home) for place in _PLACES)
+    return shutil.which("memguard", path=path) or shutil.which("memguard", path=usual)
 
 
 def _environment(ours: Mapping[str, str], url: str, max_bytes: int) -> dict[str, str]:

@@ -14,16 +14,22 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Callable
 
-from memguard.channels.grants import Handover
-from memguard.channels.notes import Note, TaskGrant, TaskHold
+from memguard.channels.grants import Handed, Handover
+from memguard.channels.notes import Note, TaskGrant, TaskHold, TaskWant
 from memguard.channels.state import StateFile
+from memguard.decide.admit import Verdict
+from memguard.decide.chain import NICE, Chain
+from memguard.decide.growth import Growth
 from memguard.decide.ledger import Entry, Hold, Ledger, Release, all_jobs
-from memguard.model import BuildUse, Grant, Policy, Task, Verdict
+from memguard.model import BuildUse, Grant, Policy, Reading, Task
 from memguard.record.event_log import EventLog
 from memguard.record.events import BuildEnded, BuildStarted, Ended, Granted, Held, Released, Started, of_task
 from memguard.sense.container import Sensor
 from memguard.server.lines import HoldLines, start_line, summary_lines
+from memguard.server.needs import Needs
+from memguard.server.news import News
 from memguard.units import format_bytes
+from memguard.version import VERSION
 
 _NO_USE = BuildUse({}, is_watched=False)
 
@@ -31,6 +37,7 @@ _NO_USE = BuildUse({}, is_watched=False)
 class Guard:
     """One build, its ledger and all around it. Not thread-safe: the server calls it from one thread.
 
+    chain: what the end of the build waits for, as far as earlier builds tell. needs: what tasks wait for.
     The ledger is there for all to read. Holds and grants change through here, so that others learn of them.
     """
 
@@ -48,32 +55,22 @@ class Guard:
     ) -> None:
         self.policy = policy
         self._sensor = sensor
-        self._events = events
-        self._handover = handover
+        self._events, self._handover = events, handover
         self._state_file = state
-        self._tell = tell
-        self._say = say
+        self._tell, self._say, self._clock = tell, say, clock
         self._warn = self._warn_unwritten = warn
-        self._clock = clock
+        self.chain: Chain[str] = Chain({}, {})
+        self.news, self.needs = News(tell), Needs()
         self._sent: set[str] = set()
         self._hold_lines = HoldLines()
+        self._growth = Growth()
         self._started_s = clock()
         self._oom_kills_before = sensor.oom_kills()
         reading = sensor.read()
         self.ledger = Ledger(policy, reading, self._started_s)
         self.held: Mapping[str, Hold] = self.ledger.held
         self.peak_bytes = reading.used_bytes
-        events.write(
-            BuildStarted(
-                _time(),
-                mode=policy.mode.value,
-                limit_bytes=reading.limit_bytes,
-                limit_source=reading.limit_source,
-                used_bytes=reading.used_bytes,
-                reserve_bytes=policy.reserve_of(reading.bound_bytes),
-                cpus=reading.cpus,
-            )
-        )
+        events.write(_started(policy, reading))
 
     @property
     def is_crowded(self) -> bool:
@@ -93,6 +90,8 @@ class Guard:
     def settle(self, ended: Iterable[str], is_idle: bool) -> None:
         """Bring ledger and reading up to date: `ended` tasks no longer run; `is_idle` when no task at all does."""
         now_s = self._clock()
+        ended = list(ended)
+        self.chain.end(ended)
         if self.ledger.settle(ended, now_s):
             self._look(now_s, is_idle)
 
@@ -121,6 +120,7 @@ class Guard:
         """Record what `verdict` would have done with `task`, which starts with all its jobs all the same."""
         if verdict.grant is None:
             self._record_hold(task, verdict)
+            self._tell(TaskHold(task.tid, task.recipe, task.name, ""))  # it counts, and is over at once
             self._say(f"would hold {task}: {verdict.reason}")
         elif verdict.grant.jobs < task.wanted_jobs:
             self._say(f"would start {task} with fewer jobs: {verdict.reason}")
@@ -133,7 +133,7 @@ class Guard:
     def task_started(self, tid: str, task: Task | None) -> None:
         """Record that BitBake has sent a task to its worker; `task` is None where no scheduler of ours knows it."""
         self._sent.add(tid)
-        self._events.write(Started(_time(), **_names(tid, task), tid=tid))
+        self._events.write(Started(_time(), **_names(tid, task), tid=tid, after=self.needs.start(tid)))
 
     def task_ended(self, tid: str, task: Task | None, outcome: str) -> None:
         """Record the end of a task that was started: "ok" or "failed"."""
@@ -180,18 +180,28 @@ class Guard:
         self.peak_bytes = max(self.peak_bytes, reading.used_bytes)
         state = self._state_file.read(now_s) if self._state_file is not None else None
         self.ledger.look(reading, _NO_USE if state is None else state.use, now_s, is_idle)
+        self.news.tell_reasons(now_s, self.ledger)
         for line in self._hold_lines.due(self.ledger.held, now_s):
             self._say(line)
+        if self.policy.pressure_command:
+            self._ask_for_more(now_s)
+
+    def _ask_for_more(self, now_s: float) -> None:
+        """Have the platform asked for what a held task lacks, where it is time."""
+        wish = self._growth.look(self.ledger, now_s)
+        if wish is not None:
+            self._say(f"asks for {format_bytes(wish.wanted_bytes)} more: {wish.task} waits while CPUs idle")
+            self._tell(TaskWant(wish.task.recipe, wish.task.name, wish.wanted_bytes))
 
     def _hold(self, task: Task, verdict: Verdict) -> None:
         hold = self.ledger.hold(task, verdict)
         if hold is not None:
-            self._tell(TaskHold(task.tid, task.recipe, task.name, verdict.reason))
             self._record_hold(task, verdict)
             self._hold_lines.note(hold)
 
     def _grant(self, task: Task, verdict: Verdict, grant: Grant) -> None:
-        if grant.jobs < task.wanted_jobs and not self._hand_over(task, grant):
+        nice = NICE if self.chain.start(task.tid, self._clock()) else 0
+        if (nice or grant.jobs < task.wanted_jobs) and not self._hand_over(task, Handed(grant.jobs, nice)):
             grant = all_jobs(task)
         free_bytes = self.ledger.free_bytes if verdict.is_forced else 0
         entry, release = self.ledger.grant(task, verdict, grant)
@@ -211,18 +221,19 @@ class Guard:
         if release is not None:
             self._tell_release(release, reason)
 
-    def _hand_over(self, task: Task, grant: Grant) -> bool:
-        """Leave a task its jobs; False where that cannot be written (a full disk), and it runs with all it wants."""
+    def _hand_over(self, task: Task, handed: Handed) -> bool:
+        """Leave a task its grant; False where that cannot be written (a full disk), and it runs with all it wants."""
         try:
             if self._handover is not None:
-                self._handover.put(task.tid, grant.jobs)
+                self._handover.put(task.tid, handed)
         except OSError as error:
             warn, self._warn_unwritten = self._warn_unwritten, self._say
-            warn(f"{task} starts with all its jobs, not {grant.jobs}: its grant cannot be written: {error}")
+            warn(f"{task} starts with all its jobs, not {handed.jobs}: its grant cannot be written: {error}")
             return False
         return True
 
     def _record_hold(self, task: Task, verdict: Verdict) -> None:
+        self._tell(TaskHold(task.tid, task.recipe, task.name, verdict.reason))
         self._events.write(
             Held(
                 _time(),
@@ -250,8 +261,8 @@ class Guard:
         # A guess would have the first compiler of a task stopped before anything is known of it.
         job_bytes = 0 if task.footprint.is_guess else task.footprint.likely.per_job_bytes
         largest_bytes = task.footprint.likely.serial_bytes if task.footprint.is_history else 0
-        place, wanted = entry.place, task.wanted_jobs
-        self._tell(TaskGrant(task.tid, place, grant.jobs, grant.bytes, job_bytes, wanted, largest_bytes))
+        place, wanted, need_bytes = entry.place, task.wanted_jobs, entry.need_bytes
+        self._tell(TaskGrant(task.tid, place, grant.jobs, grant.bytes, job_bytes, wanted, largest_bytes, need_bytes))
 
     def _tell_release(self, release: Release, reason: str) -> None:
         task = release.hold.task
@@ -282,6 +293,19 @@ def _names(tid: str, task: Task | None) -> dict[str, str]:
     place, _, name = tid.rpartition(":")
     mc = place.split(":")[1] if place.startswith("mc:") else ""
     return {"recipe": place.rpartition("/")[2].partition("_")[0].removesuffix(".bb"), "task": name, "mc": mc}
+
+
+def _started(policy: Policy, reading: Reading) -> BuildStarted:
+    return BuildStarted(
+        _time(),
+        mode=policy.mode.value,
+        limit_bytes=reading.limit_bytes,
+        limit_source=reading.limit_source,
+        used_bytes=reading.used_bytes,
+        reserve_bytes=policy.reserve_of(reading.bound_bytes),
+        cpus=reading.cpus,
+        version=VERSION,
+    )
 
 
 def _time() -> float:

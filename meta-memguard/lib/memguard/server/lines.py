@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""What people are told of a build while it runs, line by line.
+"""The lines that a build prints while it runs.
 
 Runs in: the BitBake server; pure.
 Covers: the first line, the summary, and which holds are worth a line.
-Does not cover: who prints them (bitbake/session), what a finished build is told by (the report).
+Does not cover: who prints them (bitbake/session), the report on a finished build.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from memguard.decide.admit import LIGHT_BYTES
 from memguard.decide.ledger import Hold, Release, Totals
 from memguard.model import Grant, Policy, Reading, Task
-from memguard.units import format_bytes
+from memguard.units import counted, format_bytes, format_duration
 
 # A hold is worth a line once it has lasted for this long: most are over before anybody could read of them. That of a
 # light task is only where nobody would expect it: a build of real recipes had forty such lines.
@@ -49,7 +49,7 @@ class HoldLines:
         self._said.discard(task.tid)
         if not was_said and grant.jobs >= task.wanted_jobs:
             return None
-        after = f" after {release.held_s:.0f} s" if release is not None and was_said else ""
+        after = f" after {format_duration(release.held_s)}" if release is not None and was_said else ""
         return f"start {task}{after}: {reason}"
 
 
@@ -69,13 +69,13 @@ def summary_lines(
 ) -> list[str]:
     """What came of a build; `kills` by the kernel, None where they cannot be counted."""
     would = "would have " if is_observing else ""
-    waits = f" ({totals.held_s / 60:.1f} min in all, {totals.idle_s:.0f} s of CPU idle meanwhile)"
+    waits = f" ({format_duration(totals.held_s)} in total, {format_duration(totals.idle_s)} of CPU idle meanwhile)"
     return [
         f"peak {format_bytes(peak_bytes)} of {format_bytes(bound_bytes)} "
         f"({100 * peak_bytes // max(1, bound_bytes)} %)"
         + ("" if kills is None else f", {kills} killed by the kernel for memory"),
-        f"{would}held {totals.held} tasks"
+        f"{would}held {counted(totals.held, 'task')}"
         + ("" if is_observing else waits)
-        + f", {would}shrunk {totals.shrunk}, let {totals.granted} start"
+        + f", {would}shrunk {totals.shrunk}, started {totals.granted}"
         + (f", {totals.forced} of them although they may not fit" if totals.forced else ""),
     ]

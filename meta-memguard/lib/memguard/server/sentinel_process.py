@@ -38,6 +38,8 @@ _DIES_S = 2.0
 # A sentinel that dies is started again this often in one build.
 RESTARTS_MOST = 3
 
+# What of its environment the user's command is to find.
+_KEPT = ("HOME", "USER", "LOGNAME")
 # Isolated: neither the environment nor the working directory says what is imported. Only this process holds the other
 # end of its standard input.
 _PROGRAM = (
@@ -64,7 +66,7 @@ class Watch:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 cwd="/",
-                env={"LC_ALL": "C.UTF-8"},
+                env={"LC_ALL": "C.UTF-8", **{name: os.environ[name] for name in _KEPT if name in os.environ}},
                 pass_fds=[notes],
                 start_new_session=True,
             )
@@ -146,7 +148,7 @@ class SentinelKeeper:
         if self._watch is not None:
             return
         self._orders, self._restarts = orders, 0
-        self._start("running tasks are not watched in this build, the sentinel cannot be started")
+        self._start("running tasks are not watched in this build: the sentinel cannot be started")
 
     def _start(self, complaint: str) -> None:
         assert self._orders is not None

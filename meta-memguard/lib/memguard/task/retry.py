@@ -51,7 +51,7 @@ def run(function: Callable[[], object], attempts: Sequence[Attempt], scene: Scen
 
     Raises what the last run raised, with everything it had logged shown before.
     """
-    left, runs = Runs(attempts), 0
+    left, runs = _attempt(scene, Runs, attempts), 0
     while True:
         runs += 1
         _attempt(scene, scene.begin)
@@ -62,18 +62,23 @@ def run(function: Callable[[], object], attempts: Sequence[Attempt], scene: Scen
             error = raised
         except BaseException:
             # An end from outside, or an interrupt: nobody waits for another run.
-            scene.let_through()
+            _attempt(scene, scene.let_through)
             raise
         cause = _attempt(scene, scene.look, error)
-        following = left.take(cause.is_own) if cause is not None else None
+        following = _attempt(scene, _take, left, cause)
         if following and _attempt(scene, scene.clear, cause, following, runs, runs + len(left.left)):
             continue
-        scene.let_through()
+        _attempt(scene, scene.let_through)
         if cause is not None:
             _attempt(scene, scene.explain, cause, runs)
         if error is not None:
             raise error
         return
+
+
+def _take(left: Runs | None, cause: Cause | None) -> Attempt | None:
+    """The attempt that follows, None where there is none."""
+    return left.take(cause.is_own) if left is not None and cause is not None else None
 
 
 def _attempt(scene: Scene, step: Callable[..., Any], *arguments: object) -> Any:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from memguard.record.history.rows import Damage
-from memguard.record.history.schema import VERSION, UnusableHistory, check_version, migrate
+from memguard.record.history.schema import VERSION, UnusableHistory, bound_values, check_version, migrate
 from memguard.sense import mounts
 from memguard.units import KIB
 
@@ -32,6 +32,9 @@ from memguard.units import KIB
 PATIENCE_S = 2.0
 _LONGEST_WAIT_S = 1.0
 _WORK_S = 0.1  # a statement that takes no longer has not waited, it has worked
+# Instructions of SQLite for one piece of work, and for each byte of the file besides: to read or prune a history takes
+# less than one a byte. A file whose pages name each other in turn has rows without end.
+_MOST_STEPS, _STEPS_A_BYTE, _STEPS_AT_ONCE = 30_000_000, 20, 100_000
 # File systems that one machine alone writes to.
 _LOCAL = frozenset(
     {"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"}
@@ -87,6 +90,7 @@ class HistoryFile:
         self._connection: sqlite3.Connection | None = None
         self._opened: os.stat_result | None = None
         self._patience_s = PATIENCE_S
+        self._steps_left = 0
 
     # -- work on the database ------------------------------------------------------------------------------------------
 
@@ -119,9 +123,11 @@ class HistoryFile:
             if not self.is_usable:
                 break
             try:
+                self._steps_left = _MOST_STEPS + _STEPS_A_BYTE * self.size_bytes()
                 connection = self._connect(for_writing)
                 return otherwise if connection is None else work(connection)
-            except (sqlite3.Error, OSError, ValueError) as error:
+            except (sqlite3.Error, OSError, ValueError) as fault:
+                error = fault if self._steps_left >= 0 else Damage("it has rows without end")
                 if not self._can_go_on(error, may_try_again, for_writing):
                     break
         return otherwise
@@ -200,6 +206,8 @@ class HistoryFile:
         self._connection, self.is_for_writing = connection, for_writing
         try:
             self._opened = self.path.stat()
+            bound_values(connection)
+            connection.set_progress_handler(self._has_no_end, _STEPS_AT_ONCE)
             with self._waiting(connection):
                 version = check_version(connection, self.path)
                 if version == 0 and not for_writing:  # an empty file
@@ -214,6 +222,11 @@ class HistoryFile:
             self.close()
             raise
         return connection
+
+    def _has_no_end(self) -> bool:
+        """Whether SQLite is to give up, after so many steps more."""
+        self._steps_left -= _STEPS_AT_ONCE
+        return self._steps_left < 0
 
     def _has_been_replaced(self) -> bool:
         """Whether the file that is open is no longer the one at its path."""
@@ -239,7 +252,7 @@ class HistoryFile:
             self.close()
             aside = _move_aside(self.path)
             if aside is not None:
-                complain(f"{self.path} is no sound history ({error}): moved to {aside}", ", and a new one is begun")
+                complain(f"{self.path} is not a sound history ({error}): moved to {aside}", ", and a new one is begun")
                 return True
         self.close()
         self.takes_records = False
@@ -272,7 +285,7 @@ def _is_damage(error: Exception) -> bool:
     """Whether the content of the file is to blame. SQLite's own class for that has no name of its own in Python 3.9."""
     return (
         type(error) is sqlite3.DatabaseError
-        or isinstance(error, (Damage, UnicodeDecodeError))
+        or isinstance(error, (Damage, UnicodeDecodeError, sqlite3.DataError))  # the last of a value that is too long
         or "decode to UTF-8" in str(error)
     )
 
@@ -284,9 +297,9 @@ def _refuse_odd_files(path: Path) -> None:
     except FileNotFoundError:
         return
     except ValueError as error:
-        raise UnusableHistory(f"{str(path)!r} is no name of a file ({error})") from None
+        raise UnusableHistory(f"{str(path)!r} is not a file name ({error})") from None
     if not stat.S_ISREG(mode):
-        raise UnusableHistory(f"{path} is {'a directory' if stat.S_ISDIR(mode) else 'no plain file'}")
+        raise UnusableHistory(f"{path} is {'a directory' if stat.S_ISDIR(mode) else 'not a plain file'}")
 
 
 def _choose_journal(connection: sqlite3.Connection, wanted: str) -> None:

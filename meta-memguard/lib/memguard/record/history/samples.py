@@ -24,6 +24,20 @@ NAME_MOST = 500
 DatedRecord = tuple[Record, Optional[float]]
 
 
+class TaskLives(NamedTuple):
+    """The lives of one task's jobs as predict.remembered_lives packs them, and when that was, as seconds since 1970."""
+
+    recipe: str
+    task: str
+    written_s: float
+    packed: bytes
+
+    def joined_to(self, old: TaskLives, join: Callable[[bytes, bytes], bytes]) -> TaskLives:
+        """What is remembered of both tables, as of the newer one; `join` takes its packed lives, and the other's."""
+        newer, older = (self, old) if self.written_s > old.written_s else (old, self)
+        return newer._replace(packed=join(newer.packed, older.packed))
+
+
 class BadSample(ValueError):
     """A sample that is none; the one sentence says what is wrong and shows what is right."""
 
@@ -42,6 +56,7 @@ EXAMPLE: dict[str, Any] = {
     "machine": "qemux86-64",
     "per_job_bytes": 41943040,
     "serial_bytes": 104857600,
+    "kind": "an autotools build",
     "recorded_s": 1712928495.59,
 }
 OUTCOMES = tuple(outcome.value for outcome in Outcome)
@@ -107,6 +122,7 @@ _FIELDS = (
     _Field("machine", "machine", _TEXT, ""),
     _Field("per_job_bytes", "per_job_bytes", _BYTES_OR_NULL, None),
     _Field("serial_bytes", "serial_bytes", _BYTES_OR_NULL, None),
+    _Field("kind", "kind", _TEXT, ""),
 )
 _values_of = attrgetter(*(field.name for field in _FIELDS))
 
@@ -114,8 +130,8 @@ _values_of = attrgetter(*(field.name for field in _FIELDS))
 def parse_sample(sample: Any) -> DatedRecord:
     """The record in a JSON object of the form of EXAMPLE, and when its build began where the object says so.
 
-    `machine`, `per_job_bytes`, `serial_bytes` and `recorded_s` may be missing, `jobs` and `peak_bytes` be null; other
-    names are passed over. Raises BadSample for anything else.
+    `machine`, `per_job_bytes`, `serial_bytes`, `kind` and `recorded_s` may be missing, `jobs` and `peak_bytes`
+    be null; other names are passed over. Raises BadSample for anything else.
     """
     if not isinstance(sample, dict):
         raise BadSample(f"a sample is an object, not {reprlib.repr(sample)}; a good one is {json.dumps(EXAMPLE)}")
@@ -153,6 +169,8 @@ def format_sample(record: Record, recorded_s: float | None = None) -> dict[str, 
         "per_job_bytes": record.per_job_bytes,
         "serial_bytes": record.serial_bytes,
     }
+    if record.kind:
+        sample["kind"] = record.kind
     if recorded_s is not None:
         sample["recorded_s"] = recorded_s
     return sample

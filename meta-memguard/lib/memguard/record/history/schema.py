@@ -9,7 +9,10 @@ Does not cover: what stands in the rows (rows); opening, locking and replacing t
 from __future__ import annotations
 
 import sqlite3
+import sys
 from pathlib import Path
+
+from memguard.units import MIB
 
 APPLICATION_ID = 0x6D656D67  # "memg", in the file's header
 # Step n takes a file from version n to n + 1; an empty file has version 0. A step that was released stays as it is.
@@ -27,8 +30,11 @@ _STEPS = (
         ) WITHOUT ROWID""",
     ),
     ("CREATE TABLE lives (recipe TEXT, task TEXT, written_s REAL, units BLOB, UNIQUE (recipe, task))",),
+    ("ALTER TABLE tasks ADD COLUMN kind TEXT NOT NULL DEFAULT ''",),
 )
 VERSION = len(_STEPS)
+# The longest value that a sound row has are the lives of 50,000 units, 1.4 MiB.
+LONGEST_VALUE_BYTES = 2 * MIB
 # Begins a query that asks for the ages of builds: 0 is the newest.
 WITH_AGES = "WITH ages AS (SELECT id, row_number() OVER (ORDER BY first_s DESC, id DESC) - 1 AS age FROM builds)"
 
@@ -37,17 +43,30 @@ class UnusableHistory(ValueError):
     """A file that cannot serve as a history, in one sentence."""
 
 
+def bound_values(connection: sqlite3.Connection) -> None:
+    """Let SQLite refuse longer values than memguard writes: to put rows in order it would hold each several times.
+
+    Before Python 3.11 a row is refused only once it is read (rows).
+    """
+    if sys.version_info >= (3, 11):
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_VALUE_BYTES)
+
+
 def check_version(connection: sqlite3.Connection, path: Path) -> int:
     """The version of the file, 0 where it is empty. Raises UnusableHistory where it is not one of ours to use."""
     connection.execute("BEGIN")  # another process may be creating this very file
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    # A view may have rows without end, and a trigger does what its writer wants.
+    (others,) = connection.execute("SELECT count(*) FROM sqlite_master WHERE type IN ('view', 'trigger')").fetchone()
     connection.execute("COMMIT")
     if version > VERSION:
         raise UnusableHistory(f"{path} has version {version} and was written by a newer memguard (this one: {VERSION})")
     if (tables or version) and application != APPLICATION_ID:
         raise UnusableHistory(f"{path} is a database of another program")
+    if others:
+        raise UnusableHistory(f"{path} has views or triggers, which no history has; somebody made it look like one")
     return int(version)
 
 
@@ -60,6 +79,12 @@ def migrate(connection: sqlite3.Connection) -> None:
             connection.execute(statement)
     connection.execute(f"PRAGMA user_version = {max(version, VERSION)}")
     connection.execute("COMMIT")
+
+
+def has_kinds(connection: sqlite3.Connection) -> bool:
+    """Whether tasks have kinds: not in a file of the first two versions that nobody has written to since."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return int(version) >= 3
 
 
 def has_lives(connection: sqlite3.Connection) -> bool:

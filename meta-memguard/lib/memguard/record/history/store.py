@@ -14,7 +14,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import marshal
 import os
+import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +28,10 @@ from memguard.record.history.connection import Complaints, HistoryFile
 from memguard.record.history.prune import keep_within, leave_room, shrink
 from memguard.record.history.rows import (
     insert_samples,
+    join_lives,
     read_all,
-    read_last_runs,
+    read_all_lives,
+    read_fastest_runs,
     read_lives,
     read_newest,
     read_samples,
@@ -35,6 +40,7 @@ from memguard.record.history.rows import (
 from memguard.record.history.samples import (
     BadSample,
     DatedRecord,
+    TaskLives,
     check_record,
     format_sample,
     is_printable_text,
@@ -53,6 +59,7 @@ DEFAULT_LIMIT_PER_TASK = 20
 _MOST_PENDING = 50_000
 # Samples of an import that are written at once: the lock is then held for milliseconds.
 _CHUNK = 1000
+_CHUNK_OF_LIVES = 50  # the same, of tasks with some hundred units each
 
 
 @dataclass(frozen=True)
@@ -99,7 +106,7 @@ class History:
         self._pid = os.getpid()
         self._file_here = HistoryFile(self.path, self._max_bytes, self._complaints, is_read_only=self._is_read_only)
         self._pending: list[DatedRecord] = []
-        self._pending_lives: dict[tuple[str, str], bytes] = {}
+        self._pending_lives: dict[tuple[str, str], TaskLives] = {}
 
     @property
     def _file(self) -> HistoryFile:
@@ -137,13 +144,11 @@ class History:
 
     def records(self, recipe: str, task: str | None = None) -> list[Sample]:
         """All samples of a recipe, or of one task of it, newest build first."""
-        if not is_printable_text(recipe) or not (task is None or is_printable_text(task)):
-            return []
-        return self._file.read(lambda connection: read_samples(connection, recipe, task), [])
+        return self._records(recipe, task, None)
 
     def newest(self, recipe: str, task: str) -> list[Sample]:
         """As many samples of a task as a prediction asks for, newest build first."""
-        return self.records(recipe, task)[:DEFAULT_LIMIT_PER_TASK]
+        return self._records(recipe, task, DEFAULT_LIMIT_PER_TASK)
 
     def latest(
         self, recipes: Iterable[str], limit_per_task: int = DEFAULT_LIMIT_PER_TASK
@@ -152,9 +157,9 @@ class History:
         wanted = sorted(set(filter(is_printable_text, recipes)))
         return self._file.read(lambda connection: read_newest(connection, wanted, limit_per_task), {})
 
-    def last_runs(self) -> dict[tuple[str, str], PastRun]:
-        """The run that ended well and was added last, of every task by (recipe, task)."""
-        return self._file.read(read_last_runs, {})
+    def fastest_runs(self) -> dict[tuple[str, str], PastRun]:
+        """Of every task by (recipe, task) the fastest run of those that ended well and did as much as the last."""
+        return self._file.read(read_fastest_runs, {})
 
     def lives(self, recipe: str, task: str) -> bytes:
         """The lives of a task's jobs as remember_lives() was given them last; no bytes where there are none."""
@@ -164,8 +169,18 @@ class History:
 
     def export(self) -> Iterator[dict[str, Any]]:
         """All samples as JSON objects, oldest build first; import_samples() takes them."""
-        none: list[dict[str, Any]] = []
-        yield from self._file.read(lambda connection: [format_sample(*row) for row in read_all(connection)], none)
+        none: list[bytes] = []
+        for packed in self._file.read(lambda connection: list(_packed(read_all(connection))), none):
+            yield from marshal.loads(zlib.decompress(packed))
+
+    def _records(self, recipe: str, task: str | None, most: int | None) -> list[Sample]:
+        if not is_printable_text(recipe) or not (task is None or is_printable_text(task)):
+            return []
+        return self._file.read(lambda connection: read_samples(connection, recipe, task, most), [])
+
+    def all_lives(self) -> list[TaskLives]:
+        """The lives of all tasks; take_lives() takes them."""
+        return self._file.read(read_all_lives, [])
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
@@ -195,8 +210,22 @@ class History:
         Where another process holds the file, they wait as records do.
         """
         if self._file.takes_records and is_printable_text(recipe) and is_printable_text(task):
-            self._pending_lives[recipe, task] = packed
+            self._pending_lives[recipe, task] = TaskLives(recipe, task, time.time(), packed)
             self._write_lives()
+
+    def take_lives(self, lives: Sequence[TaskLives], join: Callable[[bytes, bytes], bytes]) -> int:
+        """Remember lives that were learned elsewhere; of how many tasks that said anything new.
+
+        join: takes the packed lives of a task that were written last, and others, and says what is remembered of both.
+        """
+        file, now_s, changed = self._file, time.time(), 0
+        for start in range(0, len(lives), _CHUNK_OF_LIVES):
+            # One whose clock was ahead would count as the newest for as long.
+            some = [one._replace(written_s=min(one.written_s, now_s)) for one in lives[start : start + _CHUNK_OF_LIVES]]
+            changed += file.write(lambda connection, some=some: join_lives(connection, some, join), 0)  # type: ignore[misc]
+        if changed:
+            keep_within(file, self._max_bytes)
+        return changed
 
     def import_samples(self, samples: Iterable[Any], on_bad: Callable[[BadSample], None] | None = None) -> Counts:
         """Remember samples that are JSON objects; one that is there already changes nothing.
@@ -227,8 +256,8 @@ class History:
             raise fault
         return counts
 
-    def merge(self, other: Path) -> Counts:
-        """Take over all samples of another history, which stays as it is.
+    def merge(self, other: Path, on_bad: Callable[[BadSample], None] | None = None) -> Counts:
+        """Take over all samples of another history, which stays as it is. on_bad: as of import_samples().
 
         Raises UnusableHistory where `other` is none.
         """
@@ -236,7 +265,7 @@ class History:
             raise UnusableHistory(f"{other} does not exist")
         source = History(other, warn=lambda text: None, is_read_only=True)
         with contextlib.closing(source):
-            counts = self.import_samples(source.export())
+            counts = self.import_samples(source.export(), on_bad)
             if source.failure is not None:  # nothing was read of it then
                 raise UnusableHistory(source.failure)
             return counts
@@ -259,8 +288,18 @@ class History:
         file, waiting = self._file, self._pending_lives
         if not waiting:
             return
-        has_written = file.write(lambda connection: write_lives(connection, waiting), False)
+        has_written = file.write(lambda connection: write_lives(connection, waiting.values()), False)
         if has_written or not file.takes_records:
             self._pending_lives = {}
         if has_written:
             keep_within(file, self._max_bytes)
+
+
+def _packed(rows: Iterable[DatedRecord]) -> Iterator[bytes]:
+    """Records as JSON objects, packed by the thousand.
+
+    So no lock lasts as long as whoever takes them, and those of a full history are a fiftieth of what they would be.
+    """
+    left = iter(rows)
+    while chunk := [format_sample(*row) for row in itertools.islice(left, _CHUNK)]:
+        yield zlib.compress(marshal.dumps(chunk), 1)
