@@ -97,6 +97,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--recipes", type=_recipes, default=list(RECIPES), help=f"fewer of {','.join(RECIPES)}")
     parser.add_argument("--gmock", action="store_true", help="with gmock's tests, whose largest compiler takes 1.4 GB")
     parser.add_argument("--ninja", metavar="VERSION", default=NINJA, help=f"another one than {NINJA}, as 1.11.1.4")
+    parser.add_argument("--conf", metavar="LINE", action="append", default=[], help="one more line of local.conf")
     parser.add_argument(
         "--swap", type=_size, default=0, help="on zram, for each container with a limit (default: none)"
     )
@@ -114,7 +115,8 @@ def main(arguments: list[str]) -> int:
     rows: list[Row] = []
     try:
         with contextlib.ExitStack() as closing:
-            made = closing.enter_context(bed(options.bed, Kind(options.series, recipes, options.ninja, options.gmock)))
+            kind = Kind(options.series, recipes, options.ninja, options.gmock, options.conf)
+            made = closing.enter_context(bed(options.bed, kind))
             if options.swap:
                 closing.enter_context(zram(options.swap))
             _measure(made, options, rows)

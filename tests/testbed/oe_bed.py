@@ -68,12 +68,14 @@ class Kind:
     recipes:   what is built.
     ninja:     its version; those before 1.13 take no tokens.
     has_gmock: googletest comes with the tests of gmock, one compiler of which takes 1.4 GB.
+    lines:     more lines of local.conf.
     """
 
     series: str
     recipes: Sequence[str]
     ninja: str = oe_host.NINJA
     has_gmock: bool = False
+    lines: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -235,7 +237,8 @@ class Bed:
         )
         gmock = 'OE_BED_GMOCK = "ON"\n' if self.kind.has_gmock else ""
         base = f'OE_BED = "{self._place.path}"\nrequire conf/oe-bed.inc\n{_SERIES_LINES.get(self.kind.series, "")}'
-        (conf / "local.conf").write_text(f"{base}{gmock}{mask}{switch}", encoding="utf-8")
+        lines = "".join(f"{line}\n" for line in self.kind.lines)
+        (conf / "local.conf").write_text(f"{base}{gmock}{mask}{switch}{lines}", encoding="utf-8")
         self._place.hand_over(conf.parent, conf, *conf.iterdir())
 
     def parse(self, setting: Setting) -> None:
