@@ -165,7 +165,7 @@ def test_the_youngest_job_is_stopped_first_whosever_it_is() -> None:
 
 def test_what_was_begun_first_goes_on_before_what_an_older_task_begins() -> None:
     """Nothing stands still with memory while an older task has one compiler after the other."""
-    newborn, frozen = job(9, 5, 0.1, peak_mib=400), job(5, 300, 0.5, peak_mib=700, is_stopped=True)
+    newborn, frozen = job(9, 60, 0.1, peak_mib=400), job(5, 300, 0.5, peak_mib=700, is_stopped=True)
     old, new = task(newborn), task(frozen, tid="b", place=2)
     found = regulate(moment(128 + 300, old, new))
     assert acts(found, Act.STOP) == [9]
@@ -252,6 +252,24 @@ def test_small_jobs_are_stopped_after_all_others() -> None:
     assert acts(regulate(moment(100, small, large)), Act.STOP) == [2, 5]
 
 
+def test_what_has_just_begun_is_stopped_once_it_has_grown() -> None:
+    """However large it may become: it holds nothing yet, and a CPU would idle for it."""
+    large = task(job(1, 300, 0.5, peak_mib=700), place=1)
+    for mib, stopped in ((6, []), (60, [5])):
+        newborn = task(job(5, mib, 0.1, peak_mib=400), tid="b", place=2)
+        assert acts(regulate(moment(128 + 300, newborn, large)), Act.STOP) == stopped
+        frozen = task(job(5, mib, 0.1, peak_mib=400, is_stopped=True), tid="b", place=2)
+        assert acts(regulate(moment(128 + 300, frozen, large)), Act.WAKE) == ([] if stopped else [5])
+
+
+def test_small_jobs_do_not_keep_the_first_one_waiting() -> None:
+    """Where all others that go on are small it goes on as if none did."""
+    first = task(job(1, 200, 0.5, peak_mib=900, is_stopped=True), place=1)
+    for mib, woken in ((10, [1]), (100, [])):
+        other = task(job(5, mib, 1.0, peak_mib=mib + 60), tid="b", place=2, may_stop=False)
+        assert acts(regulate(moment(128 + 100, other, first)), Act.WAKE) == woken
+
+
 def test_many_small_jobs_are_small_no_more() -> None:
     """Jobs are small together or not at all: of forty that take 20 MiB more each, those are stopped that do not fit."""
     crowd = task(*[job(pid, 5, 0.3, peak_mib=25, growth_mib_s=10) for pid in range(40, 0, -1)])
@@ -273,7 +291,7 @@ def test_an_older_one_that_does_not_fit_is_passed_by_small_ones_only() -> None:
     """A large stopped job waits for no crowd; what takes next to nothing does not wait for it."""
     large = job(2, 200, 0.3, peak_mib=900, is_stopped=True)
     small = job(3, 5, 0.2, peak_mib=10, is_stopped=True)
-    middle = job(4, 5, 0.2, peak_mib=100, is_stopped=True)
+    middle = job(4, 60, 0.2, peak_mib=200, is_stopped=True)
     assert acts(regulate(moment(256 + 300, task(middle, small, large, job(1, 100, 1.2)))), Act.WAKE) == [3]
 
 
@@ -303,7 +321,7 @@ def test_the_first_job_is_woken_where_no_other_goes_on() -> None:
 
 def test_the_room_of_a_stopped_first_job_is_kept() -> None:
     """A young job does not take what the oldest needs to go on."""
-    found = regulate(moment(128 + 100, task(job(2, 5, 0.1), job(1, 20, 0.2, is_stopped=True))))
+    found = regulate(moment(128 + 50, task(job(2, 60, 0.1), job(1, 70, 0.2, is_stopped=True))))
     assert acts(found, Act.STOP) == [2]
 
 

@@ -66,9 +66,9 @@ STALLED_S = 6.0
 # A job that is expected to grow by less than this is as large as it gets.
 # evidence: chosen, not measured
 GROWN_BYTES = 4 * MIB
-# Those that are expected to grow least, by no more than this together, are small: to stop them would keep next to
-# nothing free, and they have soon ended. They are stopped after all others, and only if memory runs out before the next
-# look. Counted one by one they would be no bound: of sixty-four, each may be small.
+# Those that are expected to grow least, or hold least, by no more than this together, are small: to stop them would
+# keep next to nothing free. They are stopped after all others, and only if memory runs out before the next look.
+# Counted one by one they would be no bound: of sixty-four, each may be small.
 # evidence: C compilers of real recipes take 14 to 60 MiB, two or three at once; what makes memory short, over 200
 SMALL_BYTES = 48 * MIB
 # To kill what holds less than this, and less than this share of the largest job, helps nobody.
@@ -248,9 +248,16 @@ def _grows(job: Job) -> bool:
 
 
 def _small(tasks: Sequence[Running], reaction_s: float) -> set[tuple[str, int]]:
-    """The jobs, stopped or not, that will take next to nothing more together, by what is expected and as they grow."""
+    """The jobs, stopped or not, that will take next to nothing more together until they can be stopped again.
+
+    That is what they are expected to take and how they grow; or what they hold at the next look, however large they may
+    become: one that has just begun frees nothing by being stopped, and can be stopped once it has grown.
+    """
     least_first = sorted(
-        (max(job.need_bytes, job.soon_bytes(reaction_s)), _key(task, job)) for task in tasks for job in task.jobs
+        (min(max(job.need_bytes, soon_bytes), job.bytes + soon_bytes), _key(task, job))
+        for task in tasks
+        for job in task.jobs
+        for soon_bytes in (job.soon_bytes(reaction_s),)
     )
     together = accumulate(more_bytes for more_bytes, _ in least_first)
     return {key for (_, key), sum_bytes in zip(least_first, together) if sum_bytes <= SMALL_BYTES}
@@ -308,11 +315,12 @@ def _wakes(
     """The jobs to wake, the oldest first, while what they are expected to take beside the others fits.
 
     What they held is in use all the time. The protected job may have what is kept free for it, and is woken in any case
-    where no other goes on. They grow on at once as they did when they were stopped: until the next look that must fit
-    above the stop mark, whatever the forecast says of others that will end. Whole tasks wake one at a time, with a
-    longer pause, where as much fits again as they hold: nobody knows what they will take.
+    where none but small ones go on. They grow on at once as they did when they were stopped: until the next look that
+    must fit above the stop mark, whatever the forecast says of others that will end. Whole tasks wake one at a time,
+    with a longer pause, where as much fits again as they hold: nobody knows what they will take.
     """
-    if by_age and not going and by_age[0][1].is_stopped:
+    small = _small(oldest_first, moment.reaction_s)
+    if by_age and by_age[0][1].is_stopped and all(_key(*pair) in small for pair in going):
         task, job = by_age[0]
         return [Action(Act.WAKE, task.tid, "nothing else goes on", job)]
     if moment.stalled_s >= STALLED_S:
@@ -324,7 +332,6 @@ def _wakes(
     for task, job in going:
         budget.add(forecast.of(task, job).own)
     soon_bytes = _soon_bytes([job for _, job in going], moment.reaction_s)
-    small = _small(oldest_first, moment.reaction_s)
     most = int(min(WAKES_MOST, moment.since_wake_s / WAKE_PAUSE_S))
     found: list[Action] = []
     is_any_left = False
@@ -339,8 +346,7 @@ def _wakes(
         left_bytes = moment.left_bytes + moment.parked_bytes(stopped_bytes - job.bytes)
         fits_soon = soon_bytes + more_bytes <= left_bytes - moment.stop_bytes
         is_small = _key(task, job) in small
-        room = left_bytes - free
-        fits = budget.fits(room) or (is_small and room >= SMALL_BYTES)
+        fits = budget.fits(left_bytes - free) or (is_small and left_bytes - moment.stop_bytes >= SMALL_BYTES)
         if not fits_soon or not fits or (is_any_left and not is_small):
             budget.take(own)
             is_any_left = True  # those that are small pass it
