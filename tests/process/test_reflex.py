@@ -144,8 +144,11 @@ def test_the_youngest_are_stopped_and_the_oldest_goes_on(start: Start) -> None:
     assert task.states()[0] != "T"
     assert task.reflex.use_of("task").stopped == 2
     task.look(RESERVE / MIB / 2)
-    assert task.reflex.use_of("task").stopped_s > 0
-    assert task.reflex.use_of("task").kills == 0
+    use = task.reflex.use_of("task")
+    assert use.stopped_s > 0
+    # One of the three went on.
+    assert use.lost_s == pytest.approx(use.stopped_s * 2 / 3)
+    assert use.kills == 0
 
 
 def test_what_was_stopped_is_woken_the_oldest_first(start: Start) -> None:

@@ -293,6 +293,19 @@ def test_a_task_whose_process_is_gone_has_ended(
     assert world.sentinel.counts.lost == (outcome is Outcome.MEMORY_KILL)
 
 
+def test_what_was_made_before_a_kill_and_beside_a_stopped_job_is_remembered_as_time() -> None:
+    """A task runs 10 s, waits, runs 20 s more, and 4 s of all this were lost to stops: it takes 26 s by itself."""
+    world = World()
+    world.look()
+    world.hear(GRANT, NOTE, WAIT)
+    world.look(after_s=7.0)
+    world.now_s += 20.0
+    world.hear(replace(END, cpu_s=40.0))
+    told = world.look(after_s=0.0, uses={TID: WardUse(stopped_s=25.0, lost_s=4.0)})
+    (remembered,) = [found for found in told if isinstance(found, Remember)]
+    assert [(record.wall_s, record.cpu_s) for record in remembered.records] == [(26.0, 40.0)]
+
+
 def test_the_jobs_of_the_peak_are_remembered() -> None:
     """Those that its pool let it run at its largest, the implicit one included."""
     world = World()

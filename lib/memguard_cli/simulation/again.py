@@ -168,10 +168,11 @@ def _fit(again: _Again, limit_bytes: int, cpus: int, wall_s: float) -> float | N
 
 
 def _measure(run: TaskRun, last_s: float, cpus: int) -> _Measured:
-    """What is known of a run. What it was stopped for is no part of what it takes."""
-    wall_s = max(0.01, run.length_s(last_s) - run.stopped_s)
-    cpu_s = min(run.cpu_s or 0.0, wall_s * cpus)
+    """What is known of a run. What it was stopped for is no part of what it takes, but some of its jobs went on."""
     jobs = max(1, min(run.jobs or 1, cpus))
+    length_s = run.length_s(last_s)
+    wall_s = max(0.01, length_s - run.stopped_s, min(length_s, (run.cpu_s or 0.0) / jobs))
+    cpu_s = min(run.cpu_s or 0.0, wall_s * cpus)
     learned = learn_duration(PastRun(jobs, wall_s, cpu_s))
     if not learned.parallel_s:
         return _Measured(run, cpu_s, 0.0, max(0.0, wall_s - cpu_s))

@@ -49,6 +49,7 @@ class _Charge:
     looks: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=LOST_LOOKS))
     stopped: tuple[ProcessId, ...] = ()
     stopped_s: float = 0.0
+    lost_s: float = 0.0
     is_woken_for_good: bool = False
     kills: int = 0
 
@@ -56,6 +57,13 @@ class _Charge:
         """The task has ended, and with it the jobs that ran at the last look: they teach what they took."""
         self.usage = Usage()
         self.jobs.learn((), now_s, ())
+
+    def note_stopped(self, passed_s: float, stopped: set[ProcessId]) -> None:
+        """These of its processes were stopped for so long; what other jobs of it did meanwhile is not lost."""
+        if stopped:
+            is_whole = not stopped.isdisjoint(self.stopped)
+            self.stopped_s += passed_s
+            self.lost_s += passed_s * (1.0 if is_whole else len(stopped) / len(self.jobs.living))
 
     def look_for_lost(self) -> None:
         """Give anew the tokens of clients that were killed."""
@@ -77,6 +85,7 @@ class _Charge:
             job_bytes=self.jobs.expect_new().peak_bytes,
             stopped=stopped,
             stopped_s=self.stopped_s,
+            lost_s=self.lost_s,
             kills=self.kills,
             heaviest=self.jobs.heaviest,
         )
@@ -261,7 +270,7 @@ class Reflex:
         passed_s, self._looked_s = now_s - self._looked_s, now_s
         living: set[ProcessId] = set()
         for tid, charge in self._charges.items():
-            charge.stopped_s += passed_s if self._stopped_of(charge) else 0.0
+            charge.note_stopped(passed_s, self._stopped_of(charge))
             charge.usage = usages.get(tid, Usage())
             charge.jobs.learn(charge.usage.compilers, now_s, self._signals.stopped)
             living.update(charge.jobs.living, charge.stopped)

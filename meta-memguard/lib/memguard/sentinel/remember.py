@@ -33,7 +33,8 @@ def record_of(run: Watched, build: str, outcome: Outcome, counts: KernelCounts, 
     counts: the kernel's as they are now; use: what the reflex has done to it.
     """
     tally, note = run.tally, run.note
-    wall_s = run.wall_s(now_s)
+    # What it has made before a kill is not made again, and its CPU time is that of all attempts.
+    wall_s = run.earlier_s + run.wall_s(now_s)
     # By the kernel, at memory.high. What was stopped took what it takes in a build that is short of memory.
     was_slowed = counts.throttles > run.before.throttles
     cpu_s = max(run.end.cpu_s if run.end else 0.0, tally.cpu_s)
@@ -54,7 +55,7 @@ def record_of(run: Watched, build: str, outcome: Outcome, counts: KernelCounts, 
         peak_bytes=peak_bytes,
         largest_process_bytes=largest_bytes,
         # How long it takes by itself: the next one may not be stopped.
-        wall_s=round(max(wall_s - use.stopped_s, min(wall_s, cpu_s / note.most_jobs)), 3),
+        wall_s=round(max(wall_s - use.lost_s, min(wall_s, cpu_s / run.most_jobs)), 3),
         cpu_s=round(cpu_s, 3),
         outcome=outcome,
         per_job_bytes=tally.per_job_bytes,

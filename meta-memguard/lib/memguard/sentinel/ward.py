@@ -50,6 +50,7 @@ class WardUse:
     job_bytes:    what one more job of it is expected to take.
     stopped:      how many of its processes are stopped now.
     stopped_s:    how long any of its processes was stopped so far.
+    lost_s:       the same, of which counts the share of its jobs that was stopped: by so much it ends later.
     kills:        how often jobs of it were killed.
     heaviest:     gives the jobs of it that took most so far; asked once, at its end.
     """
@@ -58,6 +59,7 @@ class WardUse:
     job_bytes: int = 0
     stopped: int = 0
     stopped_s: float = 0.0
+    lost_s: float = 0.0
     kills: int = 0
     heaviest: Callable[[], tuple[JobRow, ...]] = tuple
 

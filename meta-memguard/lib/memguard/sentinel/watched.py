@@ -53,6 +53,7 @@ class Watched:
     """A task that runs: what it said, what it took so far, and the kernel's counts when it began.
 
     need_bytes: what it takes at least, as the server sees it; 0 where that has not said so.
+    earlier_s: how long its attempts before this one have run, together.
     """
 
     note: TaskNote
@@ -70,6 +71,7 @@ class Watched:
     wait: TaskWait | None = None
     waits_since_s: float = 0.0
     has_turn: bool = False
+    earlier_s: float = 0.0
     wants_alone: bool = False
     rate: float = 1.0
     rated: tuple[float, float] | None = None
@@ -111,13 +113,18 @@ class Watched:
         """How long it has run; of one that has run again, from its turn on."""
         return self.end.wall_s if self.end and not self.has_turn else now_s - self.since_s
 
+    @property
+    def most_jobs(self) -> int:
+        """What it may run at once."""
+        return self.note.most_jobs if self.note.pool else self.note.jobs
+
     def ward(self, grant: TaskGrant | None) -> Ward:
         """What the reflex needs to know of it."""
         note = self.note
         return Ward(
             leader=self.leader,
             place=self.place,
-            most_jobs=note.most_jobs if note.pool else note.jobs,
+            most_jobs=self.most_jobs,
             job_bytes=grant.job_bytes if grant and grant.job_bytes else None,
             largest_bytes=grant.largest_bytes if grant else 0,
             pool=note.pool,
@@ -168,6 +175,7 @@ class Watched:
 
     def wait_for_turn(self, wait: TaskWait, now_s: float, counts: KernelCounts, most_bytes: float) -> None:
         """It lost a job, and begins anew once it has its turn: alone if it needs more than `most_bytes`, too."""
+        self.earlier_s += self.wall_s(now_s)
         self.tally, self.since_s, self.before, self.end = Tally(), now_s, counts, None
         self.wait, self.waits_since_s, self.has_turn = wait, now_s, False
         self.wants_alone = wait.alone or wait.need_bytes > most_bytes
