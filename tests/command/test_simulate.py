@@ -454,6 +454,7 @@ GOOD = "graph: {generate: 30}\n"
         (GOOD + "policies: [~]\n", ":2: a word should be here"),
         ("graph: &x [*x]\n", ":1: a word should be here"),
         ("graph: " + "[" * 2000 + "\n", ": "),
+        (GOOD + "# a line\n" * 60_000, ": is larger than 512 KiB"),
     ],
 )
 def test_a_wrong_scenario_is_told_by_line(tmp_path: Path, text: str, complaint: str) -> None:

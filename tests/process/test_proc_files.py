@@ -14,7 +14,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memguard.sense.proc_files import ProcessId, find_process, has_ended, parse_stat, read_file, read_size, read_stat
+from memguard.sense.proc_files import (
+    ProcessId,
+    find_process,
+    has_ended,
+    parse_mark,
+    parse_stat,
+    read_file,
+    read_size,
+    read_stat,
+)
 
 NOBODY = 2**22 + 1  # beyond the highest pid there can be
 
@@ -82,6 +91,16 @@ def test_a_line_that_is_cut_or_spoiled_raises_nothing(end: int, tail: bytes) -> 
     seen = parse_stat(LINE[:end] + tail)
     assert seen is None or isinstance(seen.start_ticks, int)
     assert parse_stat(LINE[: min(end, 100)]) is None
+
+
+def test_no_number_is_larger_than_the_kernels() -> None:
+    """One of thousands of digits would be too large for the sums that are made of it."""
+    digits = b"9" * 400
+    for number in (b"1 5", b"900"):
+        assert parse_stat(LINE.replace(b" " + number + b" ", b" " + digits + b" ", 1)) is None
+    assert read_size(b"\nVmSwap: " + digits + b" kB\n", b"VmSwap:") is None
+    assert parse_mark(f"1-{digits.decode()}") is None
+    assert parse_mark("12-34") == (12, 34)
 
 
 def test_an_end_is_seen() -> None:

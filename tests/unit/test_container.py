@@ -298,6 +298,16 @@ def test_a_search_for_the_process_ends(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tree", ["cgroup-v2-bare"], indirect=True)
+@pytest.mark.parametrize("group", ["/g" + "/a" * 100_000, "/g" + "/a" * 1000])
+def test_a_group_of_any_depth_is_looked_for_no_deeper_than_there_is_one(tree: Path, group: str) -> None:
+    """The kernel names no path of more than 4096 bytes; of others each part is asked for once."""
+    (tree / "proc/self/cgroup").write_text(f"0::{group}\n")
+    sensor = Sensor(tree)
+    assert len(sensor.memory.levels if sensor.memory else ()) <= 2
+    assert sensor.read().room_bytes > 0
+
+
+@pytest.mark.parametrize("tree", ["cgroup-v2-bare"], indirect=True)
 @pytest.mark.parametrize("below", ["memguard.rest", "memguard.tasks.17-4/23-9"])
 def test_what_memguard_made_is_no_level_of_the_container(tree: Path, below: str) -> None:
     """The build's own cgroup is the one above those that memguard has made: all of them are charged to it."""

@@ -23,6 +23,8 @@ from memguard.sense.level import Level
 OURS = "memguard."
 # How many cgroups are looked through for a process whose own path says nothing. A node of 250 pods has some 2,000.
 _SEARCHED_MOST = 5000
+# The kernel names no longer path (PATH_MAX).
+_PATH_MOST = 4096
 
 
 @dataclass(frozen=True)
@@ -114,10 +116,13 @@ class Hierarchies:
         if not is_found:
             searched = self._search(top)
             is_found, below = searched is not None, searched if searched is not None else below
-        parts = _without_ours(PurePosixPath(below or "").parts)
-        paths = ["/".join((top, *parts[:depth])) for depth in range(len(parts), -1, -1)]
-        levels = tuple(Level(path, mount.is_v2, self._files) for path in paths if os.path.isdir(path))
-        return Place(levels, group, mount, is_found)
+        paths = [top]
+        for part in _without_ours(PurePosixPath(below or "").parts):
+            deeper = f"{paths[-1]}/{part}"
+            if not os.path.isdir(deeper):
+                break
+            paths.append(deeper)
+        return Place(tuple(Level(path, mount.is_v2, self._files) for path in reversed(paths)), group, mount, is_found)
 
     def _search(self, top: str) -> str | None:
         """The cgroup below `top` that lists the process, relative to it; None where none of the first thousands does.
@@ -177,7 +182,7 @@ def _own_groups(cgroup: str) -> dict[str, str]:
     for line in cgroup.splitlines():
         number, _, rest = line.partition(":")
         controllers, colon, path = rest.partition(":")
-        if colon and path.startswith("/"):
+        if colon and path.startswith("/") and len(path) < _PATH_MOST:
             for controller in controllers.split(",") if number != "0" else [""]:
                 groups[controller] = path
     return groups

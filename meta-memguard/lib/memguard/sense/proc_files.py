@@ -18,6 +18,8 @@ MARK = "MEMGUARD_TASK"
 MARK_IS = f"{MARK}=".encode()
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+# Those of 64 bits.
+_DIGITS_MOST = 20
 FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
@@ -63,15 +65,22 @@ def parse_stat(raw: bytes) -> Stat | None:
         return Stat(
             raw[raw.find(b"(") + 1 : end],
             fields[0],
-            int(fields[1]),
-            int(fields[3]),
-            int(fields[7]),
-            sum(map(int, fields[11:15])),
-            int(fields[19]),
+            _number(fields[1]),
+            _number(fields[3]),
+            _number(fields[7]),
+            sum(map(_number, fields[11:15])),
+            _number(fields[19]),
             (fields[23], fields[25], fields[44]) if fields[25] != b"0" else (),
         )
     except (ValueError, IndexError):
         return None
+
+
+def _number(text: bytes) -> int:
+    """A number of the kernel's, of 64 bits at most. Raises ValueError for any other text."""
+    if len(text) > _DIGITS_MOST:
+        raise ValueError(text[:_DIGITS_MOST])
+    return int(text)
 
 
 def read_stat(pid: int, root: Path = Path("/proc")) -> Stat | None:
@@ -100,7 +109,8 @@ def descends_from(ancestor: ProcessId, pid: int) -> bool:
 def parse_mark(mark: str) -> ProcessId | None:
     """The process that has this mark; None where it is none."""
     pid, _, start_ticks = mark.partition("-")
-    return ProcessId(int(pid), int(start_ticks)) if pid.isdecimal() and start_ticks.isdecimal() else None
+    is_mark = all(one.isdecimal() and len(one) <= _DIGITS_MOST for one in (pid, start_ticks))
+    return ProcessId(int(pid), int(start_ticks)) if is_mark else None
 
 
 def has_ended(process: ProcessId, is_thorough: bool = True) -> bool:
@@ -149,7 +159,7 @@ def read_size(text: bytes, name: bytes) -> int | None:
     """Bytes of the line "Name:  123 kB" of a kernel file; None where it is missing."""
     words = text.partition(b"\n" + name)[2].split(maxsplit=1)
     try:
-        return int(words[0]) * 1024
+        return _number(words[0]) * 1024
     except (ValueError, IndexError):
         return None
 
