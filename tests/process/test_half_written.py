@@ -144,6 +144,21 @@ def test_only_fresh_regular_files_below_the_roots_are_removed(tmp_path: Path) ->
     assert (temp / "log.do_compile").exists()
 
 
+def test_a_clock_that_is_set_back_hides_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written before and after it was set back is removed; one that was set on makes nothing older."""
+    now_s, now_epoch_s = time.monotonic(), time.time()
+    before, after, old = (tmp_path / name for name in ("before.o", "after.o", "old.o"))
+    for path, written_s in ((before, now_epoch_s), (after, now_epoch_s - 3599), (old, now_epoch_s - 7200)):
+        path.write_text("x")
+        os.utime(path, (written_s, written_s))
+    asked = [str(before), str(after), str(old)]
+    monkeypatch.setattr(time, "time", lambda: now_epoch_s + 3600)
+    assert half_written.oldest_mtime(now_s, now_epoch_s) == now_epoch_s - 1
+    monkeypatch.setattr(time, "time", lambda: now_epoch_s - 3600 + (time.monotonic() - now_s))
+    oldest_s = half_written.oldest_mtime(now_s, now_epoch_s)
+    assert half_written.remove_partial(asked, [str(tmp_path)], [], oldest_s) == asked[:2]
+
+
 def test_a_work_directory_behind_a_link_is_the_same(tmp_path: Path) -> None:
     """Where TMPDIR is a link, an output that the kernel names by its real path is found, and the other way round."""
     (tmp_path / "real").mkdir()

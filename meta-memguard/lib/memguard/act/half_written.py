@@ -28,6 +28,7 @@ from memguard.sense.proc_files import TICKS_PER_S, read_stat
 _PATIENCE_S = 2.0
 _KILL_S = 10.0
 _LOOK_EVERY_S = 0.05
+_BEHIND_S = 1.0
 
 _ACCESS_WRITES = (os.O_WRONLY, os.O_RDWR)
 
@@ -122,6 +123,14 @@ def failed_targets(lines: Iterable[str], start_directory: str) -> list[str]:
             for directory in entered.get(level) or [start_directory]:
                 found[os.path.normpath(f"{directory}/{target}" if target[0] != "/" else target)] = None
     return list(found)
+
+
+def oldest_mtime(since_s: float, since_epoch_s: float) -> float:
+    """The least that the time of a file may be that was written to since then (monotonic, and since 1970).
+
+    The clock of files is a little behind; one that was set back meanwhile makes what was written later seem older.
+    """
+    return min(since_epoch_s, time.time() - (time.monotonic() - since_s)) - _BEHIND_S
 
 
 def remove_partial(

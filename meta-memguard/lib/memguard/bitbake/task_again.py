@@ -210,10 +210,8 @@ class TaskScene:
         spared = [d.getVar("T") or ""]
         written = half_written.end_session(self._leader.pid, self._since_ticks)
         targets = half_written.failed_targets(self._log_lines(), build)
-        # The clock of files is a little behind.
-        removed = half_written.remove_partial(
-            [*cause.outputs, *written, *targets], roots, spared, self._since_epoch_s - 1
-        )
+        oldest_s = half_written.oldest_mtime(self._since_s, self._since_epoch_s)
+        removed = half_written.remove_partial([*cause.outputs, *written, *targets], roots, spared, oldest_s)
         for path in removed:
             print(f"memguard: removed {path}, which was not finished", flush=True)
 
