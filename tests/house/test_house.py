@@ -327,6 +327,48 @@ def test_every_module_says_where_it_runs(module: str) -> None:
     assert "Runs in:" in (ast.get_docstring(ast.parse(path_of(module).read_text(encoding="utf-8"))) or "")
 
 
+# Who opens files by themselves, and what they open. What lies below MEMGUARD_DIR others could have planted: it goes
+# through channels.plain_file, or through a descriptor that was opened there.
+OPENERS = {
+    "act.give_way": "/proc",
+    "act.half_written": "/proc",
+    "act.signals": "/proc",
+    "act.task_cgroup": "the kernel's cgroups",
+    "act.token_pool": "FIFOs, which it checks",
+    "bitbake.task_again": "the task's own log",
+    "bitbake.task_pool": "a FIFO that it has just made",
+    "channels.fifo": "a FIFO, which it checks",
+    "channels.neighbours": "files below a directory that it checks",
+    "channels.plain_file": "plain files, which it checks",
+    "predict.footprints": "the table beside it",
+    "record.event_log": "new files only",
+    "record.history.connection": "/proc, and new files only",
+    "sense": "the kernel's files",
+}
+
+
+def test_no_file_that_others_can_plant_is_opened_blindly() -> None:
+    """A FIFO in place of a file would be waited for, and a link leads to a foreign one."""
+    found = set()
+    for module in MODULES:
+        for node in ast.walk(ast.parse(path_of(module).read_text(encoding="utf-8"))):
+            called = node.func if isinstance(node, ast.Call) else None
+            name = (
+                called.id if isinstance(called, ast.Name) else called.attr if isinstance(called, ast.Attribute) else ""
+            )
+            is_wrapped = isinstance(node, ast.Call) and bool(node.args) and _opens_by_descriptor(node.args[0])
+            if name in ("open", "read_text", "write_text", "read_bytes", "write_bytes", "mkfifo") and not is_wrapped:
+                found.add("sense" if module.startswith("sense.") else module)
+    assert found == set(OPENERS)
+
+
+def _opens_by_descriptor(argument: ast.expr) -> bool:
+    """Whether what is opened is what open_plain() gives."""
+    return (isinstance(argument, ast.Name) and argument.id == "file") or (
+        isinstance(argument, ast.Call) and isinstance(argument.func, ast.Name) and argument.func.id == "open_plain"
+    )
+
+
 def test_every_function_of_a_test_file_has_one_sentence() -> None:
     """Each test says in a sentence what holds."""
     silent = [

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from dataclasses import replace
@@ -14,9 +15,13 @@ import pytest
 from memguard.channels.fifo import Notes
 from memguard.channels.grants import Handed, Handover
 from memguard.channels.kills import Kills
+from memguard.channels.notes import TaskHold
 from memguard.channels.plain_file import append_plain, make_private, read_plain, replace_plain
 from memguard.channels.state import Marks, State, StateFile
 from memguard.model import Kill
+from memguard.record.events import Stopped
+from memguard.record.metrics import write as write_metrics
+from memguard.record.readings_log import Readings
 
 STATE = State(1.0, 2.0, "b", 3, 4, "test", 5, 6, 7.0, "enforce", Marks(1, 2, 3))
 SECRET = "somebody else's"
@@ -92,6 +97,44 @@ def test_a_note_of_a_kill_is_not_written_elsewhere(tmp_path: Path, foreign: Path
     Kills(tmp_path / "build").note("m", Kill(1.0, "cc1plus", 2, 3, 4, ("a.o",)))
     assert foreign.read_text() == SECRET
     assert not foreign.with_name("nowhere").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_no_note_for_the_sentinel_is_written_elsewhere(tmp_path: Path, foreign: Path, kind: str) -> None:
+    """Only a FIFO is heard; who begins to listen makes it anew."""
+    put(kind, tmp_path / "build" / "tasks", foreign)
+    notes = Notes(tmp_path / "build")
+    assert not notes.is_heard()
+    with contextlib.suppress(OSError):
+        assert not notes.send(TaskHold("t", "r", "do_compile", "why"))
+    assert foreign.read_text() == SECRET
+    if kind != "directory":
+        file = notes.listen()
+        assert notes.is_heard()
+        os.close(file)
+    assert foreign.read_text() == SECRET
+
+
+@pytest.mark.parametrize("kind", ["fifo", "symlink", "dangling link", "directory"])
+def test_no_reading_is_written_elsewhere(tmp_path: Path, foreign: Path, kind: str) -> None:
+    """Then none are kept, and nobody waits."""
+    path = tmp_path / "build" / "readings" / "1.jsonl"
+    put(kind, path, foreign)
+    readings = Readings(str(path))
+    readings.write(Stopped(1.0, "r", "do_compile", 5))
+    readings.close()
+    assert foreign.read_text() == SECRET
+    assert not foreign.with_name("nowhere").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS[:-1])
+def test_metrics_are_drafted_in_a_file_of_their_own(tmp_path: Path, foreign: Path, kind: str) -> None:
+    """The directory of node_exporter belongs to several: what lies in place of the draft is replaced."""
+    put(kind, tmp_path / "metrics" / f"memguard.prom.{os.getpid()}.draft", foreign)
+    write_metrics(str(tmp_path / "metrics" / "memguard.prom"), "a 1\n")
+    assert foreign.read_text() == SECRET
+    (path,) = (tmp_path / "metrics").iterdir()
+    assert (path.read_text(), stat.S_IMODE(path.stat().st_mode)) == ("a 1\n", 0o644)
 
 
 @pytest.mark.parametrize(

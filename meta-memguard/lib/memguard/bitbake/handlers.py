@@ -19,11 +19,14 @@ from memguard import settings
 from memguard.act.task_cgroup import enter, is_of_own_build
 from memguard.bitbake import session
 from memguard.channels.build_directory import BuildDirectory
+from memguard.channels.plain_file import read_plain
 from memguard.model import Mode
 from memguard.sense.container import Sensor
 
 if TYPE_CHECKING:
     from bb.data_smart import DataSmart
+
+_PATH_MOST_BYTES = 4096
 
 
 def handle(event: Any, d: DataSmart) -> None:
@@ -72,7 +75,8 @@ def _enter_cgroup(d: DataSmart) -> None:
     directory = d.getVar("MEMGUARD_DIR")
     if directory and not settings.is_off(d.getVar):
         with contextlib.suppress(OSError, ValueError):  # then its tasks are with the rest
-            made = Path(BuildDirectory(Path(directory)).cgroup.read_text(encoding="utf-8"))
+            path = str(BuildDirectory(Path(directory)).cgroup)
+            made = Path(read_plain(path, _PATH_MOST_BYTES).decode("utf-8"))
             if is_of_own_build(made):
                 enter(made)
 

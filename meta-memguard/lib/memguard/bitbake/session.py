@@ -30,7 +30,7 @@ from memguard.channels.claim import Claim
 from memguard.channels.fifo import Notes
 from memguard.channels.grants import Handover
 from memguard.channels.notes import Orders
-from memguard.channels.plain_file import make_private
+from memguard.channels.plain_file import make_private, replace_plain
 from memguard.channels.state import StateFile
 from memguard.decide.moment import slots_of
 from memguard.model import Mode, PastRun, Policy, Sample, Task
@@ -225,7 +225,8 @@ class Session:
         try:
             self._cgroup = TaskCgroup.make(sensor.memory, own)
             self._cgroup.follow(sensor.read)  # from then on the sentinel does that
-            BuildDirectory(directory).cgroup.write_text(str(self._cgroup.directory), encoding="utf-8")
+            path = str(BuildDirectory(directory).cgroup)
+            replace_plain(path, f"{path}.draft", str(self._cgroup.directory).encode("utf-8"))
             _note("tasks have a cgroup of their own, so that an OOM kill takes one process")
         except OSError as error:
             self._remove_cgroup()
@@ -388,7 +389,7 @@ def _write_fault(d: DataSmart, text: str) -> str:
         if directory:
             path = BuildDirectory(Path(directory)).fault(time.strftime("%Y%m%d%H%M%S"))
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8", errors="backslashreplace")
+            replace_plain(str(path), f"{path}.draft", text.encode("utf-8", "backslashreplace"))
             return f"the traceback is in {path}"
     except Exception:
         _note("the traceback cannot be written to MEMGUARD_DIR")

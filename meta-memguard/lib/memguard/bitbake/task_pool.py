@@ -197,11 +197,11 @@ def _depends_on(tool: str, d: DataSmart) -> bool:
 def _publish(joined: _Joined, choice: Choice, jobs: int, d: DataSmart) -> bool:
     """Set what the task's tools look at; False where that cannot be done."""
     # Kept open for as long as the task runs: a FIFO that nobody has open has no tokens.
-    keeper = os.open(joined.path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    keeper = os.open(joined.path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     joined.descriptors.append(keeper)
     pair = None
     if choice.form is Form.PIPE:
-        pair = _open_pair(joined)
+        pair = _open_pair(joined, keeper)
         joined.pass_fds = bb.process.Popen.defaults.get("pass_fds", ())
         bb.process.Popen.defaults["pass_fds"] = (*joined.pass_fds, *pair)
     value = flags(choice, jobs, joined.path, pair)
@@ -221,13 +221,17 @@ def _publish(joined: _Joined, choice: Choice, jobs: int, d: DataSmart) -> bool:
     return True
 
 
-def _open_pair(joined: _Joined) -> tuple[int, int]:
-    """The two ends of the pool, for the task's processes to inherit; blocking, as make's own are."""
+def _open_pair(joined: _Joined, keeper: int) -> tuple[int, int]:
+    """The two ends of the pool, for the task's processes to inherit; blocking, as make's own are.
+
+    keeper: the pool, open.
+    """
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     least = _LEAST_DESCRIPTOR if most == resource.RLIM_INFINITY else min(_LEAST_DESCRIPTOR, most // 2)
     ends = []
     for mode in (os.O_RDONLY, os.O_WRONLY):
-        opened = os.open(joined.path, mode | os.O_CLOEXEC)
+        # By the file that is open: its name may stand for something else by now.
+        opened = os.open(f"/proc/self/fd/{keeper}", mode | os.O_CLOEXEC)
         try:
             ends.append(fcntl.fcntl(opened, fcntl.F_DUPFD_CLOEXEC, least))
         finally:

@@ -17,6 +17,7 @@ import contextlib
 import errno
 import os
 import select
+import stat
 from pathlib import Path
 
 from memguard.channels.build_directory import BuildDirectory
@@ -34,7 +35,7 @@ class Notes:
     def is_heard(self) -> bool:
         """Whether somebody listens."""
         try:
-            os.close(os.open(self._fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+            os.close(_open_fifo(self._fifo, os.O_WRONLY))
         except OSError:
             return False
         return True
@@ -55,7 +56,7 @@ class Notes:
                     return True
                 except BrokenPipeError:
                     self.close()  # whoever listened is gone; another one may have come, with a FIFO of its own
-            self._open = os.open(self._fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            self._open = _open_fifo(self._fifo, os.O_WRONLY)
             os.write(self._open, line)
         except BlockingIOError:
             return False
@@ -80,12 +81,21 @@ class Notes:
         make_private(Path(self._fifo).parent)
         os.mkfifo(self._fifo, 0o644)
         # For writing, too: a FIFO that nobody writes to at the moment has not ended.
-        return os.open(self._fifo, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        return _open_fifo(self._fifo, os.O_RDWR)
 
     def clear(self) -> None:
         """Remove the FIFO."""
         with contextlib.suppress(OSError):
             os.unlink(self._fifo)
+
+
+def _open_fifo(path: str, flags: int) -> int:
+    """Open a FIFO. Raises OSError, also for anything else: a link may lead to a foreign file."""
+    file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISFIFO(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError(errno.EINVAL, "not a FIFO", path)
+    return file
 
 
 class Listener:

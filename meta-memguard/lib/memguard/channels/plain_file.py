@@ -23,8 +23,11 @@ def read_plain(path: str, most_bytes: int) -> bytes:
         return file.read(most_bytes)
 
 
-def replace_plain(path: str, draft: str, content: bytes) -> None:
-    """Write a file whole, as `draft` until it is. Raises OSError; whatever lay at either place is gone then."""
+def replace_plain(path: str, draft: str, content: bytes, mode: int | None = None) -> None:
+    """Write a file whole, as `draft` until it is. Raises OSError; whatever lay at either place is gone then.
+
+    mode: its permissions, None for what the umask says.
+    """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     try:
         file = open_plain(draft, flags)
@@ -32,6 +35,8 @@ def replace_plain(path: str, draft: str, content: bytes) -> None:
         Path(draft).unlink()
         file = open_plain(draft, flags)
     with open(file, "wb") as output:
+        if mode is not None:
+            os.fchmod(file, mode)
         output.write(content)
     os.replace(draft, path)
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
+from memguard.channels.plain_file import replace_plain
 from memguard.channels.state import Counts, State
 
 # Prometheus scrapes every 15 to 60 s; a file costs some 100 us.
@@ -188,10 +189,7 @@ def write(path: str, text: str) -> None:
     """
     draft = f"{path}.{os.getpid()}.draft"
     try:
-        with open(draft, "w", encoding="utf-8", errors="replace") as file:
-            os.fchmod(file.fileno(), 0o644)
-            file.write(text)
-        os.replace(draft, path)
+        replace_plain(path, draft, text.encode("utf-8", "replace"), mode=0o644)
     except BaseException:
         with contextlib.suppress(OSError):
             Path(draft).unlink()

@@ -9,9 +9,11 @@ Does not cover: what the lines say (events).
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import TextIO
 
+from memguard.channels.plain_file import open_plain
 from memguard.record.event_log import forget_oldest
 from memguard.record.events import ReadingsEvent, as_line
 
@@ -49,7 +51,8 @@ class Readings:
             return
         with contextlib.suppress(OSError):
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            self._file = Path(path).open("a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+            file = open_plain(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            self._file = open(file, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
             forget_oldest(Path(path).parent, Path(path))
 
     def write(self, event: ReadingsEvent) -> None:
