@@ -18,12 +18,13 @@ import pytest
 from memguard.act.signals import BEAT_S
 from memguard.act.token_pool import make_pool
 from memguard.decide.moment import Act, Job
-from memguard.decide.regulate import KILL_PAUSE_S
+from memguard.decide.regulate import KILL_PAUSE_S, TASK_PAUSE_S
 from memguard.model import Reading
 from memguard.predict.remembered_lives import Lives
 from memguard.sense.proc_files import ProcessId, find_process
 from memguard.sense.process_table import ProcessTable
 from memguard.sense.process_tree import Compiler, Usage
+from memguard.sentinel.job_memory import ESCAPED_BYTES, ESCAPES_MOST
 from memguard.sentinel.pace import LOOK_LEAST_S, LOOK_MOST_S, LOOK_NEAR_S
 from memguard.sentinel.reflex import Reflex
 from memguard.sentinel.ward import Acted, Ward
@@ -378,6 +379,56 @@ for _ in range(int(sys.argv[2]) // 16):
     held.append(b"x" * (16 << 20))
     time.sleep(0.3)
 """
+
+
+def test_a_job_that_somebody_wakes_is_stopped_again_and_then_let_be(start: Start) -> None:
+    """Its memory grows although it was stopped; what lets no stop last is counted as what goes on."""
+    task = start("0.1:8,600:9", "0.1:8,1:8,61:1208,600:1209", may_kill=False)
+    task.settle()
+    _, young = task.pids
+    for _ in range(ESCAPES_MOST):
+        wait_until(lambda: done(task.look(28), Act.STOP) == [young])
+        task.look(28)
+        os.kill(young, signal.SIGCONT)
+        held = max(job.bytes for job in task.jobs())
+        wait_until(lambda held=held: max(job.bytes for job in task.jobs()) > held + 2 * ESCAPED_BYTES)  # type: ignore[misc]
+    for _ in range(3):
+        assert done(task.look(28), Act.STOP) == []
+    assert task.states()[1] in "RS"
+    assert not task.reflex.uses()["task"].stopped
+
+
+def test_what_a_stopped_task_starts_is_stopped_with_it() -> None:
+    """A process that was forked while the others were stopped stands still a look later, and is woken with them."""
+    sleepers = [subprocess.Popen(["sleep", "600"], start_new_session=True) for _ in range(3)]
+    found = [find_process(process.pid) for process in sleepers]
+    old, new, late = (target for target in found if target is not None)
+    members = {old: [old], new: [new]}
+    reflex = Reflex(4, lambda leader: members[leader])
+    usages = {"old": Usage(100 * MIB), "new": Usage(100 * MIB)}
+
+    def look(left_mib: int) -> None:
+        room = left_mib * MIB
+        reading = Reading(200 * MIB + room, "test", 200 * MIB, 0, room, None, 64 * GIB, 2.0)
+        reflex.look(time.monotonic(), reading, RESERVE, usages)
+
+    try:
+        reflex.begin("old", Ward(old, 1, 1))
+        reflex.begin("new", Ward(new, 2, 1))
+        look(10)
+        wait_until(lambda: state_of(new.pid) == "T")
+        members[new].append(late)
+        look(10)
+        wait_until(lambda: state_of(late.pid) == "T")
+        assert state_of(old.pid) == "S"
+        time.sleep(TASK_PAUSE_S)
+        look(1000)
+        wait_until(lambda: [state_of(target.pid) for target in (old, new, late)] == ["S"] * 3)
+    finally:
+        reflex.close()
+        for process in sleepers:
+            process.kill()
+            process.wait()
 
 
 def test_a_task_that_waits_for_a_stopped_one_does_not_wait_for_ever(

@@ -65,6 +65,21 @@ def test_stopped_and_woken(sleeper: subprocess.Popen[bytes]) -> None:
     signals.close()
 
 
+def test_what_somebody_else_has_stopped_is_left_to_them(sleeper: subprocess.Popen[bytes]) -> None:
+    """A debugger, or a shell's job control: it is neither stopped a second time nor woken."""
+    signals, target = Signals(), target_of(sleeper)
+    sleeper.send_signal(signal.SIGSTOP)
+    eventually(lambda: is_stopped(sleeper))
+    assert not signals.stop(target)
+    assert signals.stopped == set()
+    signals.close()
+    assert is_stopped(sleeper)
+    sleeper.send_signal(signal.SIGCONT)
+    eventually(lambda: not is_stopped(sleeper))
+    assert signals.stop(target)
+    signals.close()
+
+
 def test_another_process_with_the_same_number_is_left_alone(sleeper: subprocess.Popen[bytes]) -> None:
     """A pid that was given anew has another start time."""
     wrong = target_of(sleeper)._replace(start_ticks=1)

@@ -11,7 +11,7 @@ from memguard.predict.remembered_lives import Lives
 from memguard.record.events import JobRow
 from memguard.sense.proc_files import ProcessId
 from memguard.sense.process_tree import Compiler
-from memguard.sentinel.job_memory import JobMemory
+from memguard.sentinel.job_memory import ESCAPES_MOST, JobMemory
 from memguard.sentinel.pace import LOOK_LEAST_S
 from memguard.units import MIB
 
@@ -50,6 +50,20 @@ def test_a_job_that_was_killed_teaches_nothing() -> None:
     jobs.learn([], 101.0, ())
     assert jobs.expect_new().ended == 0
     assert not lives.has_news
+
+
+def test_a_job_that_goes_on_although_it_was_stopped_is_not_stopped_for_ever() -> None:
+    """Somebody else wakes it, or lets no stop through. What it took until the stop came to it says nothing."""
+    jobs, size_mib = JobMemory(None, Lives()), 50
+    for number in range(1, ESCAPES_MOST + 1):
+        jobs.learn([compiler(size_mib, number)], 100.0 + number, ())
+        assert jobs.take_escaped() == []
+        for late, found in ((0.1, []), (0.2, []), (0.3, [JOB])):
+            size_mib += 0 if late == 0.2 else 30
+            jobs.learn([compiler(size_mib, number + late)], 100.0 + number + late, {JOB})
+            assert jobs.take_escaped() == found
+        assert jobs.take_escaped() == []
+        assert jobs.job(compiler(size_mib, number + 0.3), ()).may_stop is (number < ESCAPES_MOST)
 
 
 def test_time_that_a_job_is_stopped_is_no_age() -> None:

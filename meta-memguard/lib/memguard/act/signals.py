@@ -78,8 +78,11 @@ class Signals:
         self._is_due = False
 
     def stop(self, target: ProcessId) -> bool:
-        """Stop a process until wake(); False where it is gone, or there is no watchman to be had."""
-        if not self._say(f"stop {target.pid}"):
+        """Stop a process until wake(); False where it is gone, or there is no watchman to be had.
+
+        False, too, where somebody else has stopped it already: who has done so wakes it.
+        """
+        if _is_stopped(target) or not self._say(f"stop {target.pid}"):
             return False
         # Noted first: should this process die in between, the watchman wakes one that was never stopped.
         self.stopped.add(target)
@@ -191,9 +194,13 @@ def offer_to_kernel(pid: int, share: float) -> None:
 def wake_all(targets: Iterable[ProcessId]) -> None:
     """Let go on what somebody has stopped who is gone; who is not stopped gets no signal."""
     for target in targets:
-        stat = read_stat(target.pid)
-        if stat is not None and stat.state == b"T":
+        if _is_stopped(target):
             send(target, signal.SIGCONT)
+
+
+def _is_stopped(target: ProcessId) -> bool:
+    stat = read_stat(target.pid)
+    return stat is not None and stat.state == b"T"
 
 
 def send(target: ProcessId, number: signal.Signals) -> bool:

@@ -30,6 +30,13 @@ RISEN_SHARE = 0.9
 NAMED_MOST = 5
 
 
+# A stopped job that takes more than this goes on: somebody else has woken it, or a debugger lets no stop through. After
+# so many stops that did not hold it is not stopped any more.
+# evidence: chosen; what is stopped takes nothing, and is seen once more as it was stopped
+ESCAPED_BYTES = 4 << 20
+ESCAPES_MOST = 3
+
+
 @dataclass
 class _Known:
     """A job as it was at the last look. bytes: what it holds, in memory and in swap."""
@@ -47,6 +54,9 @@ class _Known:
     source: str = ""
     was_killed: bool = False
     may_stop: bool = True
+    # What it held at the first look that found it stopped, None while it is not.
+    bytes_stopped: int | None = None
+    escapes: int = 0
 
     @property
     def still_s(self) -> float:
@@ -56,6 +66,10 @@ class _Known:
     def take(self, compiler: Compiler, now_s: float, is_stopped: bool) -> None:
         """Bring it up to date."""
         passed_s, held_bytes = now_s - self.at_s, compiler.bytes + compiler.swapped_bytes
+        if not is_stopped:
+            self.bytes_stopped = None
+        elif self.bytes_stopped is None:
+            self.bytes_stopped = held_bytes
         if is_stopped:
             self.stopped_s += passed_s
         elif passed_s > 0:
@@ -65,6 +79,11 @@ class _Known:
         self.peak_bytes = max(self.peak_bytes, held_bytes)
         if held_bytes * RISEN_SHARE > self.steps[-1][1]:
             self.steps.append((self.age_s, held_bytes))
+
+    @property
+    def has_escaped(self) -> bool:
+        """Whether it takes more although it was stopped."""
+        return self.bytes_stopped is not None and self.bytes - self.bytes_stopped > ESCAPED_BYTES
 
     def life(self, now_s: float) -> Life:
         """Its life, once it has ended somewhere between the last look and now."""
@@ -114,6 +133,15 @@ class JobMemory:
                 # What a program maps as it starts is no pace at which it goes on.
                 known = self._known[target] = _Known(compiler.name, 0, now_s - max(compiler.age_s, LOOK_LEAST_S))
             known.take(compiler, now_s, target in stopped)
+
+    def take_escaped(self) -> list[ProcessId]:
+        """The jobs that go on although they were stopped; those that do so again and again may not be stopped."""
+        found = [target for target, known in self._known.items() if known.has_escaped]
+        for target in found:
+            known = self._known[target]
+            known.bytes_stopped, known.escapes = None, known.escapes + 1
+            known.may_stop = known.may_stop and known.escapes < ESCAPES_MOST
+        return found
 
     def note_kill(self, target: ProcessId) -> None:
         """A job was killed: what it took says nothing of what jobs take."""

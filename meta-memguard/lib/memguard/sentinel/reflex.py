@@ -78,6 +78,34 @@ class _Charge:
             self.pool.reissue(lost)
             self.looks.clear()
 
+    def set_tokens(self, action: Action, acts: bool) -> Acted | None:
+        """Give its pool so many tokens, or all of them where nobody acts; what that changed."""
+        if self.pool is None:
+            return None
+        tokens = action.tokens if acts else self.ward.most_jobs - 1
+        before = self.pool.target
+        self.pool.set_tokens(tokens)
+        return Acted(replace(action, tokens=tokens), before) if tokens != before else None
+
+    def stop(self, members: Callable[[ProcessId], Iterable[ProcessId]], signals: Signals) -> bool:
+        """Stop all its processes; where that was done before, those that have begun since."""
+        # The youngest first, so that none is left that could start others.
+        found = sorted((ProcessId(*member) for member in members(self.ward.leader)), reverse=True)
+        new = [target for target in found if target not in signals.stopped and signals.stop(target)]
+        self.stopped = (*self.stopped, *new)
+        return bool(new)
+
+    def wake(self, action: Action, signals: Signals) -> bool:
+        """Wake a job of it, or all its processes."""
+        if action.job is not None:
+            target = _target(action.job)
+            if action.is_final:
+                self.jobs.note_final_wake(target)
+            return signals.wake(target)
+        targets, self.stopped = self.stopped, ()
+        self.is_woken_for_good = self.is_woken_for_good or action.is_final
+        return any([signals.wake(target) for target in targets])
+
     def use(self, stopped: int) -> WardUse:
         """What is known of the task, of which so many processes are stopped."""
         return WardUse(
@@ -273,6 +301,10 @@ class Reflex:
             charge.note_stopped(passed_s, self._stopped_of(charge))
             charge.usage = usages.get(tid, Usage())
             charge.jobs.learn(charge.usage.compilers, now_s, self._signals.stopped)
+            for target in charge.jobs.take_escaped():
+                self._signals.wake(target)  # it goes on, whatever we think
+            if charge.stopped:
+                charge.stop(self._members, self._signals)
             living.update(charge.jobs.living, charge.stopped)
         self._signals.keep_only(living)
         if now_s - self._counted_s >= LOOK_LEAST_S / 2:  # sooner, a token may be on its way to a job still
@@ -315,39 +347,19 @@ class Reflex:
         """Do one thing; None where there was nothing to do, or it could not be done."""
         charge = self._charges[action.tid]
         if action.act is Act.TOKENS:
-            return self._set_tokens(charge, action)
+            return charge.set_tokens(action, self._acts)
         if not self._acts:
             return Acted(action)
         if action.act is Act.KILL:
             return self._kill(charge, action, now_s)
         if action.act is Act.WAKE:
             self._woke_s = now_s
-            return Acted(action) if self._wake(charge, action) else None
+            return Acted(action) if charge.wake(action, self._signals) else None
         if action.job is not None:
             is_done = self._signals.stop(_target(action.job))
         else:
-            charge.stopped = tuple(ProcessId(*member) for member in self._members(charge.ward.leader))
-            # The youngest first, so that none is left that could start others.
-            is_done = any([self._signals.stop(target) for target in sorted(charge.stopped, reverse=True)])
+            is_done = charge.stop(self._members, self._signals)
         return Acted(action) if is_done else None
-
-    def _wake(self, charge: _Charge, action: Action) -> bool:
-        if action.job is not None:
-            target = _target(action.job)
-            if action.is_final:
-                charge.jobs.note_final_wake(target)
-            return self._signals.wake(target)
-        targets, charge.stopped = charge.stopped, ()
-        charge.is_woken_for_good = charge.is_woken_for_good or action.is_final
-        return any([self._signals.wake(target) for target in targets])
-
-    def _set_tokens(self, charge: _Charge, action: Action) -> Acted | None:
-        if charge.pool is None:
-            return None
-        tokens = action.tokens if self._acts else charge.ward.most_jobs - 1
-        before = charge.pool.target
-        charge.pool.set_tokens(tokens)
-        return Acted(replace(action, tokens=tokens), before) if tokens != before else None
 
     def _kill(self, charge: _Charge, action: Action, now_s: float) -> Acted | None:
         if action.job is None:
