@@ -59,6 +59,23 @@ def test_what_is_charged_to_a_part_of_the_machine_bounds_nothing() -> None:
     assert fill.used_bytes == 12 * GIB
 
 
+def test_what_is_charged_to_another_container_is_not_used_here() -> None:
+    """A task may move its processes elsewhere; that the kernel's sums are late is no reason to think so."""
+    fill = Fill()
+    for tenth in range(90):
+        fill.take(tenth / 10, reading(1 + tenth / 100, charged_gib=16), 4 * GIB)
+    assert fill.used_bytes == 4 * GIB
+    for tenth in range(90, 200):
+        fill.take(tenth / 10, reading(2, charged_gib=16), 4 * GIB)
+    assert fill.used_bytes == 2 * GIB
+    fill.take(20.0, reading(2, charged_gib=16), 5 * GIB)
+    assert fill.used_bytes == 3 * GIB
+    for tenth in range(201, 240):
+        fill.take(tenth / 10, reading(6, charged_gib=16), 4 * GIB)
+    fill.take(24.0, reading(3, charged_gib=16), 4 * GIB)
+    assert fill.used_bytes == 6 * GIB
+
+
 def test_the_latest_look_of_late_counts() -> None:
     """For a while, and up to what no machine that is awake is late by; a look before its time is not late."""
     lateness = Lateness()

@@ -29,6 +29,9 @@ FILL_HALF_LIFE_S = 60.0
 # What is used outside of all tasks is the median over this time: the kernel may bring a cgroup's sums two seconds late.
 # evidence: the kernel flushes statistics of cgroups every two seconds (FLUSH_TIME in mm/memcontrol.c)
 OUTSIDE_S = 3.0
+# What tasks hold beyond all that is used, for this long, is charged to another container: they were moved there.
+# evidence: chosen; five times what the kernel is late by
+ELSEWHERE_S = 10.0
 # How long a late look is remembered, and how late it counts at the most: a machine that slept says nothing.
 # evidence: chosen; a machine is busy for seconds, not for moments
 LATE_S = 5.0
@@ -54,6 +57,9 @@ class Fill:
         self.bytes_s = 0.0
         self.fastest_bytes_s = FILL_LEAST_BYTES_S
         self._outside: deque[tuple[float, int]] = deque()
+        # While less is used than tasks hold: since when, and by how much, below zero.
+        self._lacking: deque[tuple[float, int]] = deque()
+        self._lacks_since_s = 0.0
         self._before: tuple[float, int] | None = None
 
     def take(self, now_s: float, reading: Reading, tasks_bytes: int) -> None:
@@ -76,11 +82,24 @@ class Fill:
         self._outside.append((now_s, reading.used_bytes - tasks_bytes))
         while self._outside[0][0] < now_s - OUTSIDE_S:
             self._outside.popleft()
-        outside = max(0, sorted([size for _, size in self._outside])[len(self._outside) // 2])
+        outside = sorted([size for _, size in self._outside])[len(self._outside) // 2]
+        outside = max(-self._elsewhere(*self._outside[-1]), outside)
         used = max(reading.used_bytes, outside + tasks_bytes)
         if reading.charged_bytes is None:
             return used
         return min(used, max(reading.charged_bytes, reading.used_bytes, tasks_bytes))
+
+    def _elsewhere(self, now_s: float, outside: int) -> int:
+        """What tasks hold that is charged elsewhere, for all that is known: no less was lacking for a long time."""
+        if outside >= 0:
+            self._lacking.clear()
+            return 0
+        if not self._lacking:
+            self._lacks_since_s = now_s
+        self._lacking.append((now_s, outside))
+        while self._lacking[0][0] < now_s - ELSEWHERE_S:
+            self._lacking.popleft()
+        return -max(size for _, size in self._lacking) if now_s - self._lacks_since_s >= ELSEWHERE_S else 0
 
 
 class Lateness:
