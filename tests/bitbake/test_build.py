@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
+from memguard.channels.state import StateFile
 from memguard.model import Outcome, Record
 from memguard.predict.remembered_lives import Lives
 from memguard.record.history.store import History
@@ -34,10 +35,18 @@ META_MEMGUARD = REPOSITORY / "meta-memguard"
 GIB = 1024**3
 
 ON = 'INHERIT += "memguard"\n'
-# A compile that notices when another one runs at the same time, and says with how many jobs it was asked to run.
-WATCHFUL = """\
-TINY_COMMAND = "mkdir ${TOPDIR}/alone || touch ${TOPDIR}/met; sleep 1; rmdir ${TOPDIR}/alone; \\
-    echo '${PN} ${PARALLEL_MAKE}' >> ${TOPDIR}/jobs"
+
+
+def watchful(configured: int = 1, held: int = 0) -> str:
+    """A compile that notices when another one runs at the same time, and says with how many jobs it was asked to run.
+
+    It lasts until so many recipes are configured and so many compiles held, and a second more, in which another one
+    would begin if it might.
+    """
+    return f"""\
+TINY_COMMAND = "mkdir ${{TOPDIR}}/alone || touch ${{TOPDIR}}/met; tiny_await {configured} configure ${{TINY_LOG}}; \\
+    tiny_await {held} 'hold.*do_compile' ${{TOPDIR}}/memguard/events/*.jsonl; sleep 1; rmdir ${{TOPDIR}}/alone; \\
+    echo '${{PN}} ${{PARALLEL_MAKE}}' >> ${{TOPDIR}}/jobs"
 """
 
 
@@ -97,7 +106,7 @@ def test_tasks_that_become_ready_together_do_not_start_together(
     """Of three tasks that fit one by one and become ready in one tick, no two run at the same time."""
     conf = "".join(f'MEMGUARD_FOOTPRINT:pn-tiny-{pn} = "do_compile:base=1G"\n' for pn in ("01", "02", "07"))
     conf += 'BB_NUMBER_THREADS = "8"\n'
-    built = build(bitbake, tmp_path, ON + WATCHFUL + conf, "tiny-01", "tiny-02", "tiny-07", prefix=inside)
+    built = build(bitbake, tmp_path, ON + watchful(3, held=2) + conf, "tiny-01", "tiny-02", "tiny-07", prefix=inside)
     assert built.result.returncode == 0, built.result.output
     assert len(built.lines("jobs")) == 3
     assert not (tmp_path / "met").exists()
@@ -128,9 +137,8 @@ def test_a_failed_task_no_longer_counts(bitbake: BitBake, tmp_path: Path, inside
 MEMGUARD_FOOTPRINT:pn-tiny-01 = "do_compile:base=1G"
 MEMGUARD_FOOTPRINT:pn-tiny-02 = "do_compile:base=1G"
 MEMGUARD_FOOTPRINT:pn-tiny-07 = "do_compile:base=16M"
-TINY_COMMAND:pn-tiny-01 = "sleep 1; false"
-TINY_COMMAND:pn-tiny-02 = "sleep 1; false"
-TINY_SECONDS:pn-tiny-07 = "15"
+TINY_COMMAND = "tiny_await 3 configure ${TINY_LOG}; sleep 1; false"
+TINY_COMMAND:pn-tiny-07 = "tiny_await 3 compile ${TINY_LOG}"
 """
     built = build(bitbake, tmp_path, ON + conf, "-k", "tiny-01", "tiny-02", "tiny-07", prefix=inside)
     assert built.result.returncode == 1
@@ -148,7 +156,10 @@ TINY_SECONDS:pn-tiny-07 = "15"
 
 @pytest.mark.memcg
 def test_every_knob_is_lowered_to_the_grant(bitbake: BitBake, tmp_path: Path, inside: tuple[str, ...]) -> None:
-    """A task that gets fewer jobs sees it in each variable it may use, in shell and environment; none is raised."""
+    """A task that gets fewer jobs sees it in each variable it may use, in shell and environment; none is raised.
+
+    The compiles run one after the other.
+    """
     conf = """\
 PARALLEL_MAKE = "-j 8 -l 20"
 MEMGUARD_FOOTPRINT:pn-tiny-01 = "do_compile:base=64M,per_job=450M"
@@ -156,6 +167,8 @@ MEMGUARD_FOOTPRINT:pn-tiny-02 = "do_compile:base=64M,per_job=450M"
 PARALLEL_MAKE:pn-tiny-02 = "-j 1"
 PARALLEL_MAKE:task-compile:pn-tiny-07 = "-j 2"
 MEMGUARD_FOOTPRINT:pn-tiny-07 = "do_compile:base=64M,per_job=450M"
+DEPENDS:pn-tiny-02 = "tiny-01"
+DEPENDS:pn-tiny-07 = "tiny-02"
 PARALLEL_MAKEINST = "-j8"
 BB_NUMBER_THREADS = "4"
 XZ_THREADS = "8"
@@ -171,16 +184,21 @@ TINY_COMMAND = "echo '${PN}|${PARALLEL_MAKE}|${PARALLEL_MAKEINST}|${BB_NUMBER_TH
 ${BAZEL_JOBS}|${CARGO_BUILD_JOBS}|${GOMAXPROCS}|${GO_PARALLEL}|${NINJAFLAGS}|${CMAKE_BUILD_PARALLEL_LEVEL}|${MAX_JOBS}|'\\
 $CARGO_BUILD_JOBS >> ${TOPDIR}/knobs"
 """
-    for recipe in ("tiny-01", "tiny-02", "tiny-07"):
-        built = build(bitbake, tmp_path, ON + conf, "-c", "compile", recipe, prefix=inside)
-        assert built.result.returncode == 0, built.result.output
-        (grant,) = built.of("grant", recipe, "do_compile")
-        assert (grant["jobs"], grant["wanted_jobs"]) in ((3, 8), (1, 1))
-    assert built.of("build_end")[0]["shrunk"] >= 1
+    built = build(bitbake, tmp_path, ON + conf, "-c", "compile", "tiny-07", prefix=inside)
+    assert built.result.returncode == 0, built.result.output
+    first, single, last = (built.of("grant", recipe, "do_compile")[0] for recipe in ("tiny-01", "tiny-02", "tiny-07"))
+    assert (single["jobs"], single["wanted_jobs"]) == (1, 1)
+    # How many depends on the CPUs of this machine.
+    assert all(1 < grant["jobs"] < grant["wanted_jobs"] == 8 for grant in (first, last))
+    assert built.of("build_end")[0]["shrunk"] >= 2
+
+    def lowered(jobs: int) -> str:
+        return f"-j{jobs}|{min(4, jobs)}|{jobs}|2|--jobs={jobs}|{jobs}|1|-p {jobs}|-v -j{jobs}|{jobs}|{jobs}|{jobs}"
+
     assert built.lines("knobs") == [
-        "tiny-01|-j 3 -l 20|-j3|3|3|2|--jobs=3|3|1|-p 3|-v -j3|3|3|3",
+        f"tiny-01|-j {first['jobs']} -l 20|{lowered(first['jobs'])}",
         "tiny-02|-j 1|-j8|4|8|2|--jobs=8|8|1|-p 8|-v -j8|8|0|8",
-        "tiny-07|-j 2|-j3|3|3|2|--jobs=3|3|1|-p 3|-v -j3|3|3|3",
+        f"tiny-07|-j 2|{lowered(last['jobs'])}",
     ]
 
 
@@ -188,17 +206,18 @@ $CARGO_BUILD_JOBS >> ${TOPDIR}/knobs"
 def test_multiconfigs_share_one_memory(bitbake: BitBake, tmp_path: Path, inside: tuple[str, ...]) -> None:
     """The same heavy recipe of two multiconfigs is held and shrunk like any two tasks.
 
-    Of the 1.7 GiB that are free, four jobs never fit, and beside one of the tasks even one job of the other does not,
-    whatever light tasks that have just started are charged with meanwhile.
+    Of the 1.7 GiB that are free, sixteen jobs never fit, and beside one of the tasks even one job of the other does
+    not, whatever light tasks that have just started are charged with meanwhile.
     """
     conf = 'MEMGUARD_FOOTPRINT:pn-tiny-01 = "do_compile:base=900M,per_job=225M"\nTINY_LOG = "${TOPDIR}/tiny.log"\n'
+    conf += 'PARALLEL_MAKE = "-j 16"\n'
     configs = {name: f'TMPDIR = "${{TOPDIR}}/tmp-{name}"' for name in ("one", "two")}
     targets = ("mc:one:tiny-01", "mc:two:tiny-01")
-    built = build(bitbake, tmp_path, ON + WATCHFUL + conf, *targets, prefix=inside, multiconfigs=configs)
+    built = build(bitbake, tmp_path, ON + watchful(2, held=1) + conf, *targets, prefix=inside, multiconfigs=configs)
     assert built.result.returncode == 0, built.result.output
     assert not (tmp_path / "met").exists()
     assert len(built.lines("jobs")) == 2
-    assert set(built.lines("jobs")) <= {f"tiny-01 -j {jobs}" for jobs in (1, 2, 3)}
+    assert set(built.lines("jobs")) <= {f"tiny-01 -j {jobs}" for jobs in range(1, 16)}
     assert {event["mc"] for event in built.of("grant", "tiny-01", "do_compile")} == {"one", "two"}
     assert {event["mc"] for event in built.of("hold", "tiny-01")} <= {"one", "two"}
     assert built.of("hold", "tiny-01")
@@ -218,7 +237,7 @@ MEMGUARD_FOOTPRINT:pn-tiny-01 = "do_compile:base=64G do_install:base=64G"
 MEMGUARD_FOOTPRINT:pn-tiny-03 = "do_compile:base=1G"
 MEMGUARD_FOOTPRINT:pn-tiny-07 = "do_compile:base=1G"
 """
-    built = build(bitbake, tmp_path, ON + WATCHFUL + conf, "tiny-03", "tiny-07", prefix=inside)
+    built = build(bitbake, tmp_path, ON + watchful(2) + conf, "tiny-03", "tiny-07", prefix=inside)
     assert built.result.returncode == 0, built.result.output
     ran = built.lines("tmp/tiny.log")
     assert "tiny-01 setscene" in ran
@@ -226,7 +245,7 @@ MEMGUARD_FOOTPRINT:pn-tiny-07 = "do_compile:base=1G"
     assert {"tiny-03 compile", "tiny-07 compile"} <= set(ran)
     assert not built.of("hold", "tiny-01")
     assert not built.of("grant", "tiny-01")
-    again = build(bitbake, tmp_path, ON + WATCHFUL + conf, "tiny-03", "tiny-07", prefix=inside)
+    again = build(bitbake, tmp_path, ON + watchful(2) + conf, "tiny-03", "tiny-07", prefix=inside)
     assert again.result.returncode == 0, again.result.output
     assert [event["event"] for event in again.events] == ["build_start", "build_end"]
 
@@ -276,7 +295,7 @@ def test_what_never_fits_runs_alone(bitbake: BitBake, tmp_path: Path) -> None:
         f'MEMGUARD_FOOTPRINT:pn-tiny-{pn} = "do_compile:base=100T,per_job=1T do_install:base=100T"\n'
         for pn in ("01", "02", "07")
     )
-    built = build(bitbake, tmp_path, ON + WATCHFUL + conf, "tiny-01", "tiny-02", "tiny-07")
+    built = build(bitbake, tmp_path, ON + watchful(3) + conf, "tiny-01", "tiny-02", "tiny-07")
     assert built.result.returncode == 0, built.result.output
     assert sorted(built.lines("jobs")) == ["tiny-01 -j 1", "tiny-02 -j 1", "tiny-07 -j 1"]
     assert not (tmp_path / "met").exists()
@@ -286,20 +305,24 @@ def test_what_never_fits_runs_alone(bitbake: BitBake, tmp_path: Path) -> None:
 
 
 ALL_TINY = [f"tiny-{number:02}" for number in range(1, 11)]
+# Some that depend on each other, and some that nobody needs.
+SIX_TINY = [*ALL_TINY[:5], "tiny-07"]
 SAY_JOBS = "TINY_COMMAND = \"echo '${PN} ${PARALLEL_MAKE} ${BB_NUMBER_THREADS}' >> ${TOPDIR}/jobs\"\n"
+# Nobody ends before the other one has begun.
+TOGETHER = 'TINY_COMMAND:prepend = "tiny_await 2 compile ${TINY_LOG}; "\n'
 
 
 def test_without_pressure_everything_is_as_in_stock(bitbake: BitBake, tmp_path: Path) -> None:
     """Far below the limit, BitBake starts the same tasks in the same order with the same jobs as without memguard."""
     one_by_one = SAY_JOBS + 'BB_NUMBER_THREADS = "1"\nPARALLEL_MAKE:pn-tiny-04 = "-j1"\nPARALLEL_MAKE:pn-tiny-05 = ""\n'
-    stock = build(bitbake, tmp_path / "stock", one_by_one, *ALL_TINY)
-    guarded = build(bitbake, tmp_path / "guarded", ON + one_by_one, *ALL_TINY)
+    stock = build(bitbake, tmp_path / "stock", one_by_one, *SIX_TINY)
+    guarded = build(bitbake, tmp_path / "guarded", ON + one_by_one, *SIX_TINY)
     assert stock.result.returncode == guarded.result.returncode == 0
-    assert len(stock.order()) == 60
+    assert len(stock.order()) == 36
     assert guarded.order() == stock.order()
     assert guarded.lines("jobs") == stock.lines("jobs")
     assert not guarded.of("hold")
-    assert len(guarded.of("grant")) == 50
+    assert len(guarded.of("grant")) == 30
     assert stock.events == []
     assert not (stock.directory / "memguard").exists()
 
@@ -307,21 +330,21 @@ def test_without_pressure_everything_is_as_in_stock(bitbake: BitBake, tmp_path: 
 def test_rm_work_keeps_its_order(bitbake: BitBake, tmp_path: Path) -> None:
     """With rm_work inherited, recipes are completed in the same order as without memguard, which is not speed's."""
     rm_work = 'INHERIT += "rm_work"\nBB_NUMBER_THREADS = "1"\n'
-    stock = build(bitbake, tmp_path / "stock", rm_work, *ALL_TINY)
-    guarded = build(bitbake, tmp_path / "guarded", ON + rm_work, *ALL_TINY)
-    speed = build(bitbake, tmp_path / "speed", rm_work + 'BB_SCHEDULER = "memguard"\n' + ON, *ALL_TINY)
+    stock = build(bitbake, tmp_path / "stock", rm_work, *SIX_TINY)
+    guarded = build(bitbake, tmp_path / "guarded", ON + rm_work, *SIX_TINY)
+    speed = build(bitbake, tmp_path / "speed", rm_work + 'BB_SCHEDULER = "memguard"\n' + ON, *SIX_TINY)
     assert stock.result.returncode == guarded.result.returncode == speed.result.returncode == 0
     assert guarded.order() == stock.order()
     assert speed.order() != stock.order()
     assert "observes" not in guarded.result.output
-    assert len(guarded.of("grant")) == 60
+    assert len(guarded.of("grant")) == 36
 
 
 def test_bitbakes_own_brakes_are_kept(bitbake: BitBake, tmp_path: Path) -> None:
     """BB_LOADFACTOR_MAX still holds tasks back, and BB_TASK_NICE_LEVEL still lowers them."""
     lower = os.nice(0) + 3
     brakes = f'BB_LOADFACTOR_MAX = "0.000001"\nBB_TASK_NICE_LEVEL = "{lower}"\nBB_NUMBER_THREADS = "4"\n'
-    say_nice = WATCHFUL.replace("'${PN} ${PARALLEL_MAKE}'", "$(nice)")
+    say_nice = watchful().replace("'${PN} ${PARALLEL_MAKE}'", "$(nice)")
     built = build(bitbake, tmp_path, ON + brakes + say_nice, *ALL_TINY[:3])
     assert built.result.returncode == 0, built.result.output
     assert built.lines("jobs") == [str(lower)] * 3
@@ -338,12 +361,12 @@ def test_signatures_are_the_same_with_and_without(bitbake: BitBake, tmp_path: Pa
         ("on", [META_TEST, META_MEMGUARD], ON + heavy),
     ):
         directory = builddir.make(tmp_path / name, layers, conf)
-        dump = builddir.run(bitbake, directory, "-S", "none", *ALL_TINY)
+        dump = builddir.run(bitbake, directory, "-S", "none", *SIX_TINY)
         assert dump.returncode == 0, dump.output
         found[name] = _stamps(directory)
-        assert len(found[name]) >= 50
+        assert len(found[name]) >= 30
         if name != "layer":
-            assert builddir.run(bitbake, directory, *ALL_TINY).returncode == 0
+            assert builddir.run(bitbake, directory, *SIX_TINY).returncode == 0
             found[f"{name}, built"] = _stamps(directory)
     assert found["layer"] == found["without"]
     assert found["on"] == found["without"]
@@ -359,7 +382,7 @@ def _stamps(directory: Path) -> set[str]:
 
 def test_observe_says_what_it_would_do_and_does_nothing(bitbake: BitBake, tmp_path: Path) -> None:
     """In observe mode two tasks that do not fit start together with all their jobs, and both verdicts are recorded."""
-    conf = 'MEMGUARD_MODE = "observe"\nBB_NUMBER_THREADS = "4"\nTINY_SECONDS = "2"\n' + SAY_JOBS
+    conf = 'MEMGUARD_MODE = "observe"\nBB_NUMBER_THREADS = "4"\n' + SAY_JOBS + TOGETHER
     conf += "".join(f'MEMGUARD_FOOTPRINT:pn-tiny-{pn} = "do_compile:base=1G,per_job=100T"\n' for pn in ("01", "02"))
     built = build(bitbake, tmp_path, ON + conf, "tiny-01", "tiny-02")
     assert built.result.returncode == 0, built.result.output
@@ -419,7 +442,7 @@ def test_wrong_configuration_is_one_error_at_parse(
 def test_a_fault_inside_memguard_costs_one_warning(bitbake: BitBake, tmp_path: Path) -> None:
     """A bug in memguard's decisions: one warning, the traceback in a file, and the build ends as stock would."""
     conf = 'INHERIT += "break_memguard"\nMEMGUARD_FOOTPRINT:pn-tiny-01 = "do_compile:base=64M,per_job=100T"\n'
-    built = build(bitbake, tmp_path, ON + SAY_JOBS + conf, *ALL_TINY)
+    built = build(bitbake, tmp_path, ON + SAY_JOBS + conf, *SIX_TINY)
     assert built.result.returncode == 0, built.result.output
     warnings = [line for line in built.result.output.splitlines() if line.startswith("WARNING:")]
     assert len(warnings) == 1
@@ -464,8 +487,9 @@ def test_two_builds_of_one_server_are_told_apart(bitbake: BitBake, tmp_path: Pat
     assert built.of("build_end")[0]["forced"] == 0
 
 
+# Long enough to be looked at, also where looks are late.
 HOLDS = """\
-TINY_COMMAND = "python3 -c 'import time; held = bytes(1) * (300 << 20); time.sleep(1.5)'"
+TINY_COMMAND = "python3 -c 'import time; held = bytes(1) * (300 << 20); time.sleep(2.5)'"
 PARALLEL_MAKE:pn-tiny-02 = "-j 3"
 """
 
@@ -510,7 +534,7 @@ def test_a_build_learns_what_single_jobs_took(bitbake: BitBake, tmp_path: Path) 
     """Of a task with a pool each compiler is remembered by what it builds, the same one in the next build, too."""
     programs = compilers.build(tmp_path)
     units = {f"unit{number}.o": 20 + 20 * number for number in range(4)}
-    rules = [f"{name}:\n\t{programs}/cc1plus -o $@ -p 0.3:{mib},1.0:{mib}" for name, mib in units.items()]
+    rules = [f"{name}:\n\t{programs}/cc1plus -o $@ -p 0.3:{mib},2.0:{mib}" for name, mib in units.items()]
     (tmp_path / "units.mk").write_text("\n".join([f"all: {' '.join(units)}", *rules, ""]), encoding="ascii")
     conf = ON + 'TINY_COMMAND = "make -f ${TOPDIR}/units.mk ${PARALLEL_MAKE}"\nPARALLEL_MAKE = "-j 4"\n'
     for _ in range(2):
@@ -524,11 +548,12 @@ def test_a_build_learns_what_single_jobs_took(bitbake: BitBake, tmp_path: Path) 
         shutil.rmtree(tmp_path / "tmp")
         assert len(lives) == 4
         for name, mib in units.items():
-            words = ["cc1plus", "-o", name, "-p", f"0.3:{mib},1.0:{mib}", ""]
+            words = ["cc1plus", "-o", name, "-p", f"0.3:{mib},2.0:{mib}", ""]
             life = lives.of(unit_of("\0".join(words).encode()))
             assert life is not None
             assert mib << 20 <= life.peak_bytes < (mib + 8) << 20
-            assert 0.8 < life.wall_s < 3
+            # It is never shorter; on a busy machine it, or the look that misses it, comes late.
+            assert 1.5 < life.wall_s < 60
 
 
 @pytest.mark.parametrize("victim", ["sentinel", "server", "sentinel-stopped"])
@@ -538,23 +563,33 @@ def test_a_kill_of_sentinel_or_server_leaves_nothing(bitbake: BitBake, tmp_path:
     Without its server the sentinel ends.
     Both can go on; after a server that was killed the next build says so, once.
     """
-    conf = ON + f'TINY_SECONDS:pn-tiny-01 = "{40 if victim == "sentinel-stopped" else 5}"\n'
+    conf = ON + 'INHERIT += "sentinel_patience"\nSENTINEL_HUNG_S = "6"\n'
+    conf += 'TINY_COMMAND:pn-tiny-01 = "tiny_await 1 go ${TOPDIR}/go"\n'
     killed = threading.Event()
 
     def kill() -> None:
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            if read_lines(tmp_path / "tmp" / "tiny.log", "tiny-01 compile"):
-                for process in sentinels(tmp_path):
-                    if victim == "sentinel-stopped":
-                        process.suspend()
-                    else:
-                        (process if victim == "sentinel" else process.parent() or process).kill()
-                    killed.set()
-                return
-            time.sleep(0.1)
+        until(lambda: watched(tmp_path, "tiny-01 do_compile"))
+        (sentinel,) = sentinels(tmp_path)
+        if victim == "server":
+            server = sentinel.parent()
+            assert server is not None
+            server.kill()
+            until(lambda: not sentinels(tmp_path))
+            # BitBake's command asks its server only after half a minute.
+            (client,) = (child for child in psutil.Process().children() if "bitbake" in " ".join(child.cmdline()))
+            client.kill()
+        else:
+            sentinel.suspend() if victim == "sentinel-stopped" else sentinel.kill()
+            until(lambda: any(other.pid != sentinel.pid for other in sentinels(tmp_path)))
+        killed.set()
 
-    killer = threading.Thread(target=kill)
+    def kill_and_go_on() -> None:
+        try:
+            kill()
+        finally:
+            (tmp_path / "go").write_text("go\n", encoding="ascii")
+
+    killer = threading.Thread(target=kill_and_go_on)
     killer.start()
     builddir.make(tmp_path, [META_TEST, META_MEMGUARD], conf)
     ended = builddir.run(bitbake, tmp_path, "tiny-01")
@@ -577,9 +612,18 @@ def test_a_kill_of_sentinel_or_server_leaves_nothing(bitbake: BitBake, tmp_path:
     assert "tiny-02" in remembered(tmp_path)
 
 
-def read_lines(path: Path, line: str) -> bool:
-    """Whether a file is there and has a line."""
-    return path.exists() and line in path.read_text().splitlines()
+def until(holds: Callable[[], object]) -> None:
+    """Wait until something holds, for as long as a busy machine may take."""
+    deadline = time.monotonic() + 120
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def watched(directory: Path, name: str) -> bool:
+    """Whether the sentinel of a build says that it watches a task."""
+    state = StateFile(directory / "memguard").left()
+    return state is not None and any(task.name == name for task in state.tasks.values())
 
 
 def test_a_history_that_is_none_costs_a_warning(bitbake: BitBake, tmp_path: Path) -> None:
