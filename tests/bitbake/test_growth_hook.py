@@ -20,15 +20,17 @@ from testbed.events import read_events
 pytest.importorskip("kubernetes", reason="the client of Kubernetes is not here; scripts/setup brings it")
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-# Whoever is first lasts, and the other, which does not fit beside it, would wait as long.
+# Whoever is first lasts until something has come about; the other, which does not fit beside it, would wait as long.
 CONF = """\
 INHERIT += "memguard"
 MEMGUARD_FOOTPRINT:pn-tiny-01 = "do_compile:base=1200M"
 MEMGUARD_FOOTPRINT:pn-tiny-02 = "do_compile:base=1200M"
-TINY_COMMAND = "! mkdir ${{TOPDIR}}/first || sleep 20"
+TINY_COMMAND = "! mkdir ${{TOPDIR}}/first || {{ tiny_await {until}; sleep 1; }}"
 BB_NUMBER_THREADS = "8"
 MEMGUARD_PRESSURE_CMD = "{command}"
 """
+# Given the memory, the other one begins; refused, it waits on.
+UNTIL = {"slow": "2 compile ${TINY_LOG}", "infeasible": "1 'taken back' ${TOPDIR}/said"}
 
 
 def of(events: list[dict[str, Any]], event: str, recipe: str) -> dict[str, Any]:
@@ -59,16 +61,16 @@ def test_a_build_that_would_wait_asks_for_memory(bitbake: BitBake, tmp_path: Pat
                 words = [f"{name}={value}" for name, value in variables.items()]
                 words += [sys.executable, "-m", "memguard_cli.main", "grow", "--pod", api_server.POD]
                 words += ["--account", str(tmp_path / "account")]
-                command = f"env {shlex.join(words)} >>{tmp_path}/said 2>&1"
                 build = tmp_path / "build"
-                builddir.make(build, [META_TEST, REPOSITORY / "meta-memguard"], CONF.format(command=command))
+                conf = CONF.format(command=f"env {shlex.join(words)} >>{build}/said 2>&1", until=UNTIL[play])
+                builddir.make(build, [META_TEST, REPOSITORY / "meta-memguard"], conf)
                 result = builddir.run(bitbake, build, "tiny-01", "tiny-02", prefix=box.prefix)
     except NoContainer as missing:
         pytest.skip(str(missing))
     assert result.returncode == 0, result.output
     assert result.leftover == ()
     assert server.refused == []
-    events, said = read_events(build), (tmp_path / "said").read_text(encoding="utf-8")
+    events, said = read_events(build), (build / "said").read_text(encoding="utf-8")
     freed, held = sorted(("tiny-01", "tiny-02"), key=lambda recipe: of(events, "start", recipe)["time"])
     print(f"held for {of(events, 'release', held)['held_s']} s; {said}")
     release, end = of(events, "release", held), of(events, "end", freed)
