@@ -244,6 +244,8 @@ def test_a_task_survives_kills_by_the_kernel(bitbake: BitBake, tmp_path: Path) -
     that was finished is made again.
     """
     conf = NUMBERS + 'MEMGUARD_FOOTPRINT:pn-again-kernel = "do_compile:base=16M,per_job=16M"\n'
+    # Nor is it replaced, however long that takes.
+    conf += 'INHERIT += "sentinel_patience"\nSENTINEL_HUNG_S = "600"\n'
     has_ended = threading.Event()
 
     def stop_sentinel() -> None:
@@ -254,6 +256,7 @@ def test_a_task_survives_kills_by_the_kernel(bitbake: BitBake, tmp_path: Path) -
                 stopped = sentinels(tmp_path)
                 for process in stopped:
                     process.suspend()
+                    (tmp_path / "go").touch()
             if "install" in log:
                 break
         for process in stopped:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-# Three sources of which the compiler takes some 420 MB each: one long list.
+# Three sources of which the compiler takes some 420 MB each: one long list. Nothing is compiled before there is a file
+# `go` in the build directory.
 require again.inc
 
 do_configure() {
@@ -8,6 +9,7 @@ do_configure() {
 
 do_compile() {
     echo "${PN} compile ${PARALLEL_MAKE}" >> ${AGAIN_LOG}
+    timeout 120 sh -c 'until test -e ${TOPDIR}/go; do sleep 0.1; done'
     ${AGAIN_MAKE} large
 }
 
