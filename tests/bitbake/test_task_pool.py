@@ -129,14 +129,16 @@ def test_make_takes_a_tasks_jobs_from_its_pool(bitbake: BitBake, place: Place) -
     MAKEFLAGS, one that is opted out, one whose pool nobody serves, one that may run no more than one, and one whose
     make is called by CMake.
     """
-    write_makefile(place.directory / "src", place.jobs.command(300), 36)
-    for name in ("one", "flags", "off", "refused", "single", "cmake"):
-        (place.directory / name).mkdir()
-        command = f"{place.jobs.program} {place.directory}/{name}/jobs.log 100"
+    write_makefile(place.directory / "src", place.jobs.command(200, at_once=6), 24)
+    most = {"one": 1, "flags": 2, "off": 2, "refused": 2, "single": 2, "cmake": 6}
+    for name, at_once in most.items():
+        folder = place.directory / name
+        folder.mkdir()
+        command = place.jobs.command(100, at_once, folder / "jobs.log")
         if name == "cmake":
-            make_cmake(place.directory / name, "Unix Makefiles", command.replace("log 100", "log 300"), 36)
+            make_cmake(folder, "Unix Makefiles", command, 24)
         else:
-            write_makefile(place.directory / name, command, 8)
+            write_makefile(folder, command, 8)
     conf = """
 TINY_COMMAND:pn-tiny-01 = "make -C ${TOPDIR}/src ${PARALLEL_MAKE}; env > ${TOPDIR}/env"
 PARALLEL_MAKE:pn-tiny-01 = "-j 1"
@@ -163,16 +165,9 @@ BB_NUMBER_THREADS = "1"
     environment = (place.directory / "env").read_text()
     assert "MAKEFLAGS= -j8 --jobserver-auth=" in environment
     assert "CMAKE_BUILD_PARALLEL_LEVEL" not in environment
-    for name, recipe, most in (
-        ("one", 2, 1),
-        ("flags", 3, 2),
-        ("off", 4, 2),
-        ("refused", 5, 2),
-        ("single", 6, 2),
-        ("cmake", 7, 6),
-    ):
+    for recipe, (name, at_once) in enumerate(most.items(), 2):
         place.jobs.log = place.directory / name / "jobs.log"
-        assert place.jobs.most() == most, name
+        assert place.jobs.most() == at_once, name
         assert ("jobs come from a pool" in place.said(f"tiny-0{recipe}")) == (name in ("refused", "cmake"))
     assert "unset CMAKE_BUILD_PARALLEL_LEVEL" not in place.script("tiny-05")
 
@@ -190,7 +185,7 @@ def test_fifos_serve_all_that_know_them(bitbake: BitBake, place: Place) -> None:
         folder = place.directory / name
         folder.mkdir()
         logs[name] = folder / "jobs.log"
-        job = f"{place.jobs.program} {logs[name]} 300"
+        job = place.jobs.command(200, 5, logs[name])
         if name == "make":
             write_makefile(folder, job, 24)
         elif name == "ninja":

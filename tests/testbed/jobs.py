@@ -25,19 +25,34 @@ MAKE_VERSION = "4.4.1"
 MAKE_SOURCE = f"pool/main/m/make-dfsg/make-dfsg_{MAKE_VERSION}.orig.tar.xz"
 MAKE_SHA256 = "3b16b00ea1079af9f8096bbc71ff7cc00c249fc6a862003da3c42308a0adb0fe"
 
-# job LOG MILLISECONDS: one line of four bytes and more when it begins, one when it ends, appended whole.
+# job LOG MILLISECONDS [AT_ONCE]: one line of four bytes and more when it begins, one when it ends, appended whole.
+# It waits, 20 s at most, until so many have run at once, and lasts for that many milliseconds more.
 _JOB = r"""
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
+static int most_at_once(const char *path)
+{
+    char line[32];
+    int now = 0, most = 0;
+    FILE *log = fopen(path, "r");
+    while (log && fgets(line, sizeof line, log)) {
+        now += *line == '+' ? 1 : -1;
+        if (now > most) most = now;
+    }
+    if (log) fclose(log);
+    return most;
+}
 int main(int argc, char **argv)
 {
     char line[32];
     int log = open(argv[1], O_WRONLY | O_APPEND | O_CREAT, 0644), left = atoi(argv[2]);
-    struct timespec pause = {left / 1000, left % 1000 * 1000000L};
+    struct timespec pause = {left / 1000, left % 1000 * 1000000L}, tick = {0, 10000000L};
     if (write(log, line, sprintf(line, "+%d\n", getpid())) < 0) return 1;
+    if (argc > 3)
+        for (int i = 0; i < 2000 && most_at_once(argv[1]) < atoi(argv[3]); i++) nanosleep(&tick, 0);
     nanosleep(&pause, 0);
     return write(log, line, sprintf(line, "-%d\n", getpid())) < 0;
 }
@@ -61,9 +76,9 @@ class Jobs:
         subprocess.run(["cc", "-O1", "-o", str(self.program), str(source)], check=True)
         self.log.touch()
 
-    def command(self, milliseconds: int) -> str:
-        """A command that is one job."""
-        return f"{self.program} {self.log} {milliseconds}"
+    def command(self, milliseconds: int, at_once: int = 1, log: Path | None = None) -> str:
+        """A command that is one job, which lasts so long after so many have run at once; in another log, if told."""
+        return f"{self.program} {log or self.log} {milliseconds} {at_once}"
 
     @property
     def began(self) -> int:
