@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,11 +72,12 @@ def run(
     extra_env: Mapping[str, str] | None = None,
     prefix: Sequence[str] = (),
     log: Path | None = None,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> Result:
     """Run `bitbake ARGS` in a build directory and wait until its server is gone as well.
 
-    After `timeout` seconds everything that belongs to the command is killed. `prefix` are words to put before the
-    command, as a container gives them; `log` is a file that gets the output while the command runs.
+    After `timeout` seconds, or once `is_over` says so, everything that belongs to the command is killed. `prefix` are
+    words to put before the command, as a container gives them; `log` is a file that gets the output while it runs.
     """
     builddir = builddir.resolve()
     lock = builddir / "bitbake.lock"
@@ -91,7 +92,7 @@ def run(
         )
         family: set[tuple[int, str]] = set()
         try:
-            while client.poll() is None and time.monotonic() - started < timeout:
+            while client.poll() is None and time.monotonic() - started < timeout and not is_over():
                 family |= _family(client.pid, lock)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     client.wait(_SAMPLE_S)
@@ -106,7 +107,7 @@ def run(
         out.seek(0)
         output = out.read().decode("utf-8", "replace")
     if timed_out:
-        output += f"\nkilled after {timeout:g} s\n"
+        output += f"\nkilled after {time.monotonic() - started:.0f} s\n"
     return Result(args, client.returncode, output, time.monotonic() - started, leftover)
 
 
