@@ -8,7 +8,6 @@ import os
 import pwd
 import re
 import shutil
-import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from memguard.units import MIB
 from testbed import addresses
 from testbed.bitbake import BitBake
 from testbed.command import memguard
-from testbed.postgresql import QUOTED_PASSWORD, Postgres, silent_server
+from testbed.postgresql import QUOTED_PASSWORD, Postgres, closed_port, silent_server
 from testbed.records import RUN
 
 SECRET = "letmein2026"
@@ -105,10 +104,9 @@ def _push(history: Path, url: str) -> None:
 
 def test_a_dead_database_costs_one_warning(bitbake: BitBake, tmp_path: Path) -> None:
     """The build succeeds, remembers in its own file, and never tells the password."""
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    url = f"postgresql://u:{SECRET}@127.0.0.1:{port}/db"
-    built = build(bitbake, tmp_path, f'{ON}{UNTIL_PULLED}MEMGUARD_HISTORY = "{url}"\n', "tiny-01")
+    with closed_port() as port:
+        url = f"postgresql://u:{SECRET}@127.0.0.1:{port}/db"
+        built = build(bitbake, tmp_path, f'{ON}{UNTIL_PULLED}MEMGUARD_HISTORY = "{url}"\n', "tiny-01")
     assert built.result.returncode == 0, built.result.output
     (warning,) = warnings_of(built.result.output)
     assert f"postgresql://127.0.0.1:{port}/db cannot be used" in warning

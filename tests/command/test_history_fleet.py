@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +24,7 @@ from memguard.units import MIB
 from memguard_cli.builds import lives_lines
 from memguard_cli.fleet.database import FleetDatabase
 from testbed.command import COMMAND, environment, memguard, refused
-from testbed.postgresql import PASSWORD, QUOTED_PASSWORD, Postgres, silent_server
+from testbed.postgresql import PASSWORD, QUOTED_PASSWORD, Postgres, closed_port, silent_server
 from testbed.records import RUN
 
 
@@ -336,10 +335,9 @@ def test_a_role_that_may_not_write_is_one_sentence(url: str, server: Postgres, t
 
 def test_a_dead_server_is_one_sentence(tmp_path: Path) -> None:
     """Nobody listens at the port."""
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    url = f"postgresql://u:secret@127.0.0.1:{port}/db"
-    sentence = refused(memguard("history", "pull", url, cwd=tmp_path))
+    with closed_port() as port:
+        url = f"postgresql://u:secret@127.0.0.1:{port}/db"
+        sentence = refused(memguard("history", "pull", url, cwd=tmp_path))
     assert f"postgresql://127.0.0.1:{port}/db cannot be used" in sentence
     assert "secret" not in sentence
     assert not (tmp_path / "memguard").exists()

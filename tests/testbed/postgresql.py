@@ -116,6 +116,14 @@ def running() -> Iterator[Postgres]:
 
 
 @contextlib.contextmanager
+def closed_port() -> Iterator[int]:
+    """A port that refuses whoever connects: nobody listens there, and nobody else can begin to."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
+
+
+@contextlib.contextmanager
 def silent_server() -> Iterator[int]:
     """A port that accepts and says nothing, as a server that hangs."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
