@@ -19,10 +19,10 @@ import pytest
 
 from memguard.channels import neighbours as channel
 from memguard.channels.fifo import Listener, Notes
-from memguard.channels.neighbours import BUILDS_MOST, Board, Entry, JobEntry, TaskEntry, as_bytes, parse
+from memguard.channels.neighbours import BUILDS_MOST, Board, Entry, JobEntry, LifeEntry, TaskEntry, as_bytes, parse
 from memguard.channels.notes import Orders, TaskGrant, TaskNote
 from memguard.channels.state import State, StateFile
-from memguard.decide.moment import Moment
+from memguard.decide.moment import Caution, Moment
 from memguard.decide.regulate import regulate
 from memguard.model import Policy, Reading
 from memguard.sense.container import Sensor
@@ -118,21 +118,32 @@ def test_another_build_is_counted_until_it_ends(
     assert warnings == []
 
 
-def test_a_build_that_says_nothing_any_more_is_not_counted(
+def test_of_a_build_that_says_nothing_any_more_the_memory_counts(
     ours: Neighbours, place: Path, key: str, sleeper: Callable[[], ProcessId]
 ) -> None:
-    """By our own clock, whatever its own says; it is counted again once it goes on."""
-    other = sleeper()
-    say(place, key, other)
+    """What lives of it takes memory that nobody regulates. By our own clock, whatever its own says; once it goes on it
+    is counted on again."""
+    other, leader, job, ended = (sleeper() for _ in range(4))
+    jobs = tuple(replace(JOB, pid=one.pid, start_ticks=one.start_ticks) for one in (job, ended))
+    task = replace(TASK, pid=leader.pid, start_ticks=leader.start_ticks, jobs=jobs, is_alone=True)
+    entry = replace(ENTRY, alone="it", late_s=0.4, tasks=(task, replace(TASK, waits_s=2.0)))
+    say(place, key, other, entry)
     (name,) = place.iterdir()
     for at_s in (1e9, 0.0):
         os.utime(name, (at_s, at_s))
-        assert ours.look(10.0, READING).builds == 1
-    assert ours.look(10.0 + BEAT_AGE_S, READING).builds == 1
-    assert ours.look(10.1 + BEAT_AGE_S, READING).builds == 0
-    assert name.exists()
-    say(place, key, other)
-    assert ours.look(10.2 + BEAT_AGE_S, READING).builds == 1
+        assert ours.look(10.0, READING).tasks[1].may_stop
+    heard = ours.look(10.0 + BEAT_AGE_S, READING)
+    assert (len(heard.tasks), len(heard.tasks[1].jobs), heard.alone) == (2, 2, "it of another build")
+    os.kill(ended.pid, 9)
+    os.waitpid(ended.pid, 0)
+    silent = ours.look(10.1 + BEAT_AGE_S, READING)
+    (seen,) = silent.tasks
+    assert [one.pid for one in seen.jobs] == [job.pid]
+    assert (seen.may_stop, seen.may_kill, seen.held_tokens) == (False, False, None)
+    assert (silent.builds, silent.alone, silent.caution) == (1, "", Caution())
+    assert (silent.elsewhere.waiting, silent.elsewhere.beside.is_alone) == ((), False)
+    say(place, key, other, entry)
+    assert ours.look(10.2 + BEAT_AGE_S, READING) == heard
 
 
 def test_builds_under_other_limits_are_nobodys_neighbours(
@@ -225,14 +236,19 @@ def test_numbers_that_nobody_has_measured_do_no_harm(
 def test_the_largest_build_fits_into_its_file(
     ours: Neighbours, place: Path, key: str, sleeper: Callable[[], ProcessId]
 ) -> None:
-    """Of tasks and jobs beyond the most, the last are left out; of too much on a board, too."""
-    job = JobEntry(1 << 22, 1 << 40, 1 << 40, 1e6 / 3, 1e12 / 3, 1 << 40, 1e6 / 3, 1e6 / 3, 1 << 20, 1 << 40)
-    task = replace(TASK, jobs=(job,) * 100)
+    """Of tasks beyond the most the last are left out, of jobs the youngest; of too much on a board, too."""
+    many = 1e12 / 3
+    lives = (LifeEntry(1 << 40, many, many, many),) * 20
+    job = JobEntry(1 << 22, 1 << 40, 1 << 40, many, many, 1 << 40, many, many, many, 1 << 20, 1 << 40, lives=lives)
+    jobs = tuple(replace(job, pid=job.pid + number) for number in range(600, 0, -1))
     for _ in range(8):
-        say(place, key, sleeper(), Entry(tasks=(task,) * 100))
+        say(place, key, sleeper(), Entry(tasks=(replace(TASK, jobs=jobs, next_lives=lives),) * 100))
+    assert all(name.stat().st_size < 1 << 20 for name in place.iterdir())
     others = ours.look(0.0, READING)
     assert 4 <= others.builds < 8
     assert len(others.tasks) == 256
+    assert [one.pid - job.pid for one in others.tasks[0].jobs] == list(range(512, 0, -1))
+    assert others.tasks[1].jobs == ()
 
 
 def test_no_planted_file_is_opened_or_followed(

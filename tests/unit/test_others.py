@@ -6,15 +6,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import pytest
+
 from memguard.channels.neighbours import Entry, as_bytes, parse
+from memguard.channels.notes import TaskNote, TaskWait
 from memguard.decide.admit import admit
 from memguard.decide.ledger import Ledger
-from memguard.decide.moment import Act, Action, Job, Moment, Running
+from memguard.decide.moment import Act, Action, Caution, Job, Moment, Running
 from memguard.decide.regulate import regulate
+from memguard.decide.turn import PATIENCE_S
 from memguard.model import BuildUse, Footprint, Policy, Reading, Task, TaskUse
-from memguard.predict.job_lives import Expected
+from memguard.predict.job_lives import Expected, Life
 from memguard.sense.proc_files import ProcessId
-from memguard.sentinel.others import DISTRUST_S, NOBODY, UNANSWERED_S, Others, Trust, entry_of, others_of, place_of
+from memguard.sentinel.others import DISTRUST_S, UNANSWERED_S, Others, Rise, Told, Trust, entry_of, others_of, place_of
+from memguard.sentinel.pace import LATE_MOST_S
+from memguard.sentinel.reflex import Reflex
+from memguard.sentinel.turn_queue import TurnQueue
+from memguard.sentinel.ward import Sight
+from memguard.sentinel.watched import KernelCounts, Outside, Watched
 from memguard.units import GIB, MIB
 
 RESERVE = 256 * MIB
@@ -37,8 +46,8 @@ def task(leader: ProcessId, *jobs: Job, **more: object) -> Running:
 def seen_by(ours: Sequence[Running], theirs: Sequence[Running], left: int, sentinel: ProcessId = TWO) -> Moment:
     """The moment as one build sees it, once the other one's entry was written and read."""
     mine = Moment(left * MIB, RESERVE, 0.0, 3, tuple(theirs))
-    leaders = {one.tid: ProcessId(one.place & 0xFFFFFFFF, one.place >> 32) for one in theirs}
-    entry = parse(as_bytes(entry_of(mine, leaders, {}, True, Entry())))
+    leaders = {one.tid: Told(ProcessId(one.place & 0xFFFFFFFF, one.place >> 32)) for one in theirs}
+    entry = parse(as_bytes(entry_of(mine, leaders, True, Entry())))
     return replace(mine, tasks=(*ours, *others_of({sentinel: entry}).tasks))
 
 
@@ -79,10 +88,88 @@ def test_tokens_are_given_within_what_all_builds_take() -> None:
         assert given[ours.tid] == (1 if ours is old else 0)
 
 
+def test_a_job_is_expected_to_live_as_its_own_build_says() -> None:
+    """It takes next to nothing more, or as much again: both builds know that in the middle of the two it would fit."""
+    lives = (Life(620 * MIB, 10.0, 8.0, 1.5), Life(1400 * MIB, 10.0, 8.0, 1.5))
+    doubtful = Expected(1010 * MIB, 10.0, 8.0, 1.5, ended=2, lives=lives)
+    old = task(ProcessId(10, 100), job(11, 110, peak=300))
+    young = task(ProcessId(20, 105), job(21, 120, mib=600, expected=doubtful), next_job=doubtful)
+    for ours, theirs in ((old, young), (young, old)):
+        moment = seen_by([ours], [theirs], left=800)
+        assert acts(moment) == [(Act.STOP, 21)]
+        seen = next(one for one in moment.tasks if one.place == young.place)
+        assert (seen.jobs[0].expected, seen.next_job) == (doubtful, doubtful)
+    calm = replace(young, jobs=(replace(young.jobs[0], expected=replace(doubtful, lives=lives[:1])),))
+    assert acts(seen_by([old], [calm], left=800)) == []
+
+
+def test_all_go_by_the_most_careful() -> None:
+    """Else one would leave it to another to stop what that one, which keeps less free or looks in time, lets go on."""
+    entries = {
+        ONE: Entry(reserve_bytes=GIB, late_s=9.0),
+        TWO: Entry(reserve_bytes=MIB, late_s=-1.0, is_pressed=True),
+    }
+    others = others_of({sentinel: parse(as_bytes(entry)) for sentinel, entry in entries.items()})
+    assert others.caution == Caution(GIB, LATE_MOST_S, True)
+    reflex = Reflex(3, lambda leader: [])
+    reading = Reading(3 * GIB, "m", GIB, 0, 2 * GIB, None, None, 4.0)
+    reflex.look(0.0, reading, RESERVE, {}, others=others)
+    assert reflex.moment is not None
+    assert (reflex.moment.reserve_bytes, reflex.moment.late_s, reflex.moment.is_pressed) == (GIB, LATE_MOST_S, True)
+    assert reflex.caution == Caution(RESERVE)  # what it says itself does not grow by what it hears
+    reflex.look(0.1, replace(reading, limit_bytes=GIB), RESERVE, {}, others=others)
+    assert reflex.moment.reserve_bytes == GIB // 2
+
+
+@pytest.mark.parametrize("is_old_first", [True, False])
+def test_of_two_that_must_be_alone_one_is(is_old_first: bool) -> None:
+    """Both lost a job for memory and want to run with no other beside: the builds come to the same one, and the other
+    waits until it has ended."""
+    now_s, moment = 100.0, Moment(900 * MIB, RESERVE, 0.0, 3, ())
+    runs = {place: waiting_run(place, 600 * MIB) for place in (10, 20)}
+    queues = {place: TurnQueue() for place in runs}
+    outside = Outside()
+
+    def look(place: int) -> None:
+        theirs = others_of({ONE: parse(as_bytes(said_of(runs[30 - place], queues[30 - place], now_s)))})
+        queues[place].give([runs[place]], Sight(now_s, moment=moment, others=theirs), outside, now_s)
+
+    order = (10, 20) if is_old_first else (20, 10)
+    for _ in range(3):
+        for place in order:
+            look(place)
+    assert [run.is_alone for run in runs.values()] == [False, False]  # each must have seen the other wait
+    for _ in range(30):
+        now_s += 0.1
+        for place in order:
+            look(place)
+    assert [run.is_alone for run in runs.values()] == [True, False]
+    runs[10].wait, runs[10].has_turn = None, False
+    now_s += PATIENCE_S + 1
+    look(20)
+    assert runs[20].is_alone  # the other build goes on: that one could wait for ever
+
+
+def waiting_run(pid: int, need_bytes: int) -> Watched:
+    """A task that lost a job, and must be alone when it runs again."""
+    note = TaskNote(pid, pid, f"/t{pid}.bb:do_compile", f"t{pid}", "1.0", "do_compile", "m", 4, 4)
+    run = Watched(note, 0.0, 0.0, 1, KernelCounts())
+    wait = TaskWait(pid, pid, 1, True, 1, "cc1plus", "was killed", need_bytes, 1.0, 1.0, need_bytes)
+    run.wait_for_turn(wait, 99.5, KernelCounts(), GIB)
+    return run
+
+
+def said_of(run: Watched, queue: TurnQueue, now_s: float) -> Entry:
+    """What a build says that has this task alone."""
+    seen = task(run.leader, tid=run.note.tid)
+    told = Told(run.leader, is_alone=run.is_alone, works=run.works, waiting=run.waiting(now_s))
+    return entry_of(Moment(GIB, RESERVE, 0.0, 3, (seen,)), {seen.tid: told}, True, Entry(turns=queue.given))
+
+
 def test_who_only_observes_is_not_counted_on() -> None:
     """What it runs is neither stopped nor killed by anybody, so it is ours that are."""
     theirs = task(ProcessId(20, 105), job(21, 120), held_tokens=2)
-    entry = entry_of(Moment(0, RESERVE, 0.0, 3, (theirs,)), {theirs.tid: ProcessId(20, 105)}, {}, False, Entry())
+    entry = entry_of(Moment(0, RESERVE, 0.0, 3, (theirs,)), {theirs.tid: Told(ProcessId(20, 105))}, False, Entry())
     (seen,) = others_of({TWO: entry}).tasks
     assert (seen.may_stop, seen.may_kill, seen.held_tokens) == (False, False, None)
     ours = task(ProcessId(10, 100), job(12, 115), job(11, 110))
@@ -109,11 +196,8 @@ def test_nobody_waits_for_long_for_what_others_do_not_do() -> None:
 
 def test_a_kill_of_another_build_is_waited_for() -> None:
     """What it held must come free before anything else is killed."""
-    trust = Trust()
-    assert not trust.has_killed(NOBODY)
-    assert trust.has_killed(Others(1, kills=2))
-    assert not trust.has_killed(Others(1, kills=2))
-    assert not trust.has_killed(NOBODY)
+    kills = Rise()
+    assert [kills.take(count) for count in (0, 2, 2, 0, 1)] == [False, True, False, False, True]
 
 
 def test_what_others_will_take_is_not_free() -> None:

@@ -18,8 +18,8 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,12 +30,14 @@ from memguard.typed_json import as_json, from_json, values_of
 SHARED_PLACE = "/run/memguard"
 OWN_PLACE = "/dev/shm/memguard-{uid}"
 
-# A board with more builds, tasks or jobs than this is read in part. A build's file has 2 KiB as a rule, with as many of
-# all as are read it has 800; and what is read of all of them at one look costs no more than a tenth of a second.
+# A board with more builds, tasks or jobs than this is read in part. A build's file has 5 KiB as a rule, with as many of
+# all as are read it has 700; and what is read of all of them at one look costs no more than a tenth of a second.
 _NAMES_MOST = 2000
 BUILDS_MOST = 64
 _TASKS_MOST = 64
-_JOBS_MOST = 48
+# Of all tasks together, and for each job those lives that it is expected to have one of (SAMPLE of predict/job_lives).
+_JOBS_MOST = 512
+_LIVES_MOST = 12
 _FILE_MOST_BYTES = 1 << 20
 _ALL_MOST_BYTES = 4 << 20
 _NAME = re.compile(r"\.?([0-9a-f]{16})\.([1-9][0-9]{0,9})\.([0-9]{1,18})", re.ASCII)
@@ -44,8 +46,21 @@ _FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
+class LifeEntry:
+    """One life that a job may have (bytes, seconds): its peak, its length, and when it rises."""
+
+    peak_bytes: int
+    wall_s: float
+    rise_s: float
+    begun_s: float
+
+
+@dataclass(frozen=True)
 class JobEntry:
-    """One job: which process, what it holds (bytes), and the life it is expected to have (bytes, seconds)."""
+    """One job: which process, what it holds (bytes), and the life it is expected to have (bytes, seconds).
+
+    lives: it will have one of these.
+    """
 
     pid: int
     start_ticks: int
@@ -55,17 +70,24 @@ class JobEntry:
     peak_bytes: int
     wall_s: float
     rise_s: float
+    begun_s: float = 0.0
     ended: int = 0
     swapped_bytes: int = 0
     is_stopped: bool = False
     may_stop: bool = True
+    lives: tuple[LifeEntry, ...] = ()
 
 
 @dataclass(frozen=True)
 class TaskEntry:
     """One task: its leader, what it holds, its tokens, and the life that its next job is expected to have.
 
+    next_lives:    the next job will have one of these.
     pending_bytes: what it will take that the lives of its jobs do not show, since it has run none yet.
+    works:         it compiles, or holds memory that counts.
+    is_alone:      it runs again, and wants no other beside it.
+    waits_s:       how long it has waited to run again, None where it does not.
+    alone_next, again_bytes: whether it then wants no other beside it, and what it is expected to take.
     """
 
     pid: int
@@ -75,6 +97,7 @@ class TaskEntry:
     next_peak_bytes: int
     next_wall_s: float
     next_rise_s: float
+    next_begun_s: float = 0.0
     next_ended: int = 0
     pending_bytes: int = 0
     swapped_bytes: int = 0
@@ -83,6 +106,12 @@ class TaskEntry:
     is_stopped: bool = False
     may_stop: bool = True
     may_kill: bool = True
+    works: bool = False
+    is_alone: bool = False
+    waits_s: float | None = None
+    alone_next: bool = False
+    again_bytes: int = 0
+    next_lives: tuple[LifeEntry, ...] = ()
     jobs: tuple[JobEntry, ...] = ()
 
 
@@ -90,15 +119,21 @@ class TaskEntry:
 class Entry:
     """One build: its running tasks, the CPUs that they keep busy, their CPU seconds, and jobs that it killed so far.
 
+    turns:         how often a task of it was let run again so far.
     pending_bytes: what tasks will take that have been let start, and not begun yet.
     alone: in words, the task that wants to run, or runs, with no other beside it; "" for none.
+    reserve_bytes, late_s, is_pressed: how carefully it judges memory (Caution of decide/moment).
     """
 
     cpus: float = 0.0
     cpu_s: float = 0.0
     kills: int = 0
+    turns: int = 0
     pending_bytes: int = 0
     alone: str = ""
+    reserve_bytes: int = 0
+    late_s: float = 0.0
+    is_pressed: bool = False
     tasks: tuple[TaskEntry, ...] = ()
 
 
@@ -119,27 +154,43 @@ class Found(NamedTuple):
 
 
 def as_bytes(entry: Entry) -> bytes:
-    """An entry as its file holds it."""
-    tasks = [
-        {**as_json(task), "jobs": [as_json(job) for job in task.jobs[:_JOBS_MOST]]}
-        for task in entry.tasks[:_TASKS_MOST]
-    ]
-    return json.dumps({**as_json(entry), "tasks": tasks}).encode("ascii")
+    """An entry as its file holds it. Of too many jobs the oldest are in it: one of these goes on whatever happens."""
+    tasks, left = [], _JOBS_MOST
+    for task in entry.tasks[:_TASKS_MOST]:
+        jobs = task.jobs[max(0, len(task.jobs) - left) :]
+        left -= len(jobs)
+        told = {**as_json(task), "jobs": [{**as_json(job), "lives": _numbers(job.lives)} for job in jobs]}
+        tasks.append({**told, "next_lives": _numbers(task.next_lives)})
+    return json.dumps({**as_json(entry), "tasks": tasks}, separators=(",", ":")).encode("ascii")
 
 
 def parse(content: bytes) -> Entry:
     """The entry in a file, of this version or one that has the same fields. Raises ValueError for anything else."""
     try:
         told = json.loads(content)
-        tasks = _listed(told, "tasks")[:_TASKS_MOST]
-        return Entry(**values_of(Entry, told), tasks=tuple(_task(task) for task in tasks))
+        tasks, left = [], _JOBS_MOST
+        for one in _listed(told, "tasks")[:_TASKS_MOST]:
+            tasks.append(_task(one, left))
+            left -= len(tasks[-1].jobs)
+        return Entry(**values_of(Entry, told), tasks=tuple(tasks))
     except (TypeError, AttributeError, RecursionError):
         raise ValueError("form") from None
 
 
-def _task(told: Any) -> TaskEntry:
-    jobs = tuple(from_json(JobEntry, job) for job in _listed(told, "jobs")[:_JOBS_MOST])
-    return TaskEntry(**values_of(TaskEntry, told), jobs=jobs)
+def _task(told: Any, jobs_most: int) -> TaskEntry:
+    jobs = tuple(
+        JobEntry(**values_of(JobEntry, job), lives=_lives(job, "lives")) for job in _listed(told, "jobs")[:jobs_most]
+    )
+    return TaskEntry(**values_of(TaskEntry, told), jobs=jobs, next_lives=_lives(told, "next_lives"))
+
+
+def _numbers(lives: Sequence[LifeEntry]) -> list[tuple[float, ...]]:
+    return [astuple(life) for life in lives[:_LIVES_MOST]]
+
+
+def _lives(told: Any, name: str) -> tuple[LifeEntry, ...]:
+    names = [field.name for field in fields(LifeEntry)]
+    return tuple(from_json(LifeEntry, dict(zip(names, life))) for life in _listed(told, name)[:_LIVES_MOST])
 
 
 def _listed(told: Any, name: str) -> list[Any]:

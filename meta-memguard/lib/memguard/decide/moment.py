@@ -142,6 +142,27 @@ class Running:
 
 
 @dataclass(frozen=True)
+class Caution:
+    """How carefully memory is judged. Builds under one limit go by the most careful of them: else one would count on
+    another to stop what that one lets go on.
+
+    reserve_bytes, late_s, is_pressed: as of a moment.
+    """
+
+    reserve_bytes: int = 0
+    late_s: float = 0.0
+    is_pressed: bool = False
+
+    def joined(self, other: Caution) -> Caution:
+        """The more careful of both in every respect."""
+        return Caution(
+            max(self.reserve_bytes, other.reserve_bytes),
+            max(self.late_s, other.late_s),
+            self.is_pressed or other.is_pressed,
+        )
+
+
+@dataclass(frozen=True)
 class Moment:
     """All that regulation depends on.
 

@@ -91,7 +91,9 @@ class Lookout:
             others=others,
         )
         seen = self._reflex
-        return Sight(self.now_s, reading, usages, seen.used_bytes, seen.moment, acted, seen.rise_bytes, others)
+        return Sight(
+            self.now_s, reading, usages, seen.used_bytes, seen.moment, acted, seen.rise_bytes, others, seen.caution
+        )
 
     def wait(self) -> bool:
         """Wait until the next look is due, or memory is short; True where `end` says that there is none."""

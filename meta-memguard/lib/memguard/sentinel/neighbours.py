@@ -17,10 +17,10 @@ from memguard.model import Reading
 from memguard.sense.container import Sensor
 from memguard.sense.limit_id import limit_id
 from memguard.sense.proc_files import ProcessId, find_process, read_stat
-from memguard.sentinel.others import NOBODY, Others, others_of
+from memguard.sentinel.others import NOBODY, Others, others_of, unheard
 
-# Who has written nothing for this long hangs, or is stopped: nobody may count on what it would do. By our own clock,
-# since whatever else says when a file was written may be wrong.
+# Who has written nothing for this long hangs, or is stopped: nobody may count on what it would do, and its tasks only
+# count as memory. By our own clock, since whatever else says when a file was written may be wrong.
 # evidence: as STATE_AGE_S of channels/state; a sentinel writes at every look, three times a second
 BEAT_AGE_S = 3.0
 # Where no other build was seen, it is said this often only that we are here.
@@ -111,7 +111,7 @@ class Neighbours:
         return others_of({sentinel: entry for sentinel, entry in entries.items() if entry is not None})
 
     def _entries(self, board: Board, now_s: float) -> Iterator[tuple[ProcessId, Entry | None]]:
-        """All on the board but ourselves, by their sentinels; None of who is not counted."""
+        """All on the board but ourselves, by their sentinels; None of who has said nothing that can be read."""
         for found in board.read(self._key):
             sentinel = ProcessId(found.name.pid, found.name.start_ticks)
             if sentinel == self._self:
@@ -122,17 +122,19 @@ class Neighbours:
             known = self._known.get(sentinel)
             if known is None or known.signature != found.signature:
                 known = self._known[sentinel] = _Known(found.signature, now_s, _entry(found))
-            is_fresh = now_s - known.changed_s <= BEAT_AGE_S
-            yield sentinel, known.entry if is_fresh else None
+            entry = known.entry
+            if entry is not None and now_s - known.changed_s > BEAT_AGE_S:
+                entry = unheard(entry, lives)
+            yield sentinel, entry
 
 
-def lives(sentinel: ProcessId) -> bool:
+def lives(process: ProcessId) -> bool:
     """Whether a process lives; of one that is hidden (hidepid), whether any has its pid."""
-    stat = read_stat(sentinel.pid)
+    stat = read_stat(process.pid)
     if stat is not None:
-        return stat.start_ticks == sentinel.start_ticks and stat.state not in (b"Z", b"X")
+        return stat.start_ticks == process.start_ticks and stat.state not in (b"Z", b"X")
     try:
-        os.kill(sentinel.pid, 0)
+        os.kill(process.pid, 0)
     except PermissionError:
         return True
     except (OSError, OverflowError):

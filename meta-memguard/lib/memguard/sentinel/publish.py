@@ -19,7 +19,7 @@ from memguard.decide.admit import LIGHT_BYTES
 from memguard.model import Policy
 from memguard.record.events import JobNow, ReadingTaken, TaskRow
 from memguard.record.readings_log import Rhythm
-from memguard.sentinel.others import entry_of
+from memguard.sentinel.others import Told, entry_of
 from memguard.sentinel.ward import Sight, WardUse
 from memguard.sentinel.watched import Instant, Watched
 
@@ -100,19 +100,28 @@ class Publisher:
             left_s=whole.progress.left_s,
         )
 
-    def entry(self, whole: Whole, pending_bytes: int) -> Entry:
-        """What other builds under the same limit are to know; pending_bytes: of tasks that have not begun yet."""
-        runs = whole.runs
+    def entry(self, whole: Whole, pending_bytes: int, turns: int) -> Entry:
+        """What other builds under the same limit are to know.
+
+        pending_bytes: of tasks that have not begun yet; turns: how many tasks were let run again.
+        """
+        runs, caution, acts = whole.runs, whole.sight.caution, self._mode == "enforce"
         entry = Entry(
             cpus=round(sum(run.cpus(_use_of(run, whole.uses).stopped) for run in runs), 2),
             cpu_s=round(sum(run.usage.cpu_s for run in runs), 2),
             kills=whole.counts.killed or 0,
+            turns=turns,
             pending_bytes=pending_bytes,
             alone=_alone(whole),
+            reserve_bytes=caution.reserve_bytes if acts else 0,
+            late_s=round(caution.late_s, 3) if acts else 0.0,
+            is_pressed=caution.is_pressed and acts,
         )
-        leaders = {run.note.tid: run.leader for run in runs}
-        pending = {run.note.tid: run.pending_bytes for run in runs}
-        return entry_of(whole.sight.moment, leaders, pending, self._mode == "enforce", entry)
+        told = {
+            run.note.tid: Told(run.leader, run.pending_bytes, run.works, run.is_alone, run.waiting(whole.at.now_s))
+            for run in runs
+        }
+        return entry_of(whole.sight.moment, told, acts, entry)
 
     def is_due(self, state: State) -> bool:
         """Whether to publish a state: it says something new, or the last one that was published has grown old."""

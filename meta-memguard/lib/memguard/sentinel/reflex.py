@@ -17,14 +17,14 @@ from typing import Callable
 from memguard.act.signals import BEAT_S, Signals
 from memguard.act.token_pool import Pool, certainly_lost
 from memguard.decide.forecast import Forecast
-from memguard.decide.moment import Act, Action, Job, Moment, Running
+from memguard.decide.moment import Act, Action, Caution, Job, Moment, Running
 from memguard.decide.regulate import regulate
 from memguard.model import Reading
 from memguard.predict.remembered_lives import Lives
 from memguard.sense.proc_files import ProcessId
 from memguard.sense.process_tree import Usage
 from memguard.sentinel.job_memory import JobMemory
-from memguard.sentinel.others import NOBODY, Others, Trust, place_of
+from memguard.sentinel.others import NOBODY, Others, Rise, Trust, place_of
 from memguard.sentinel.pace import CRAWL_CPUS, LOOK_LEAST_S, LOOK_MOST_S, LOOK_NEAR_S, Fill, Lateness, Standstill
 from memguard.sentinel.ward import Acted, Ward, WardUse
 
@@ -143,7 +143,7 @@ class Reflex:
 
     Where `acts` is False it only says what it would do, and gives every pool all its tokens. Whoever simulates tasks
     has `signals` and pools of its own. `moment` is what it judged last, `used_bytes` what was used then, `rise_bytes`
-    what all tasks are expected to take together beyond that.
+    what all tasks are expected to take together beyond that, `caution` how carefully it judges by itself.
     """
 
     def __init__(
@@ -158,6 +158,7 @@ class Reflex:
         self.slots = slots
         self.moment: Moment | None = None
         self.rise_bytes = 0
+        self.caution = Caution()
         self._members = members
         self._acts = acts
         self._before_kill = before_kill
@@ -169,7 +170,7 @@ class Reflex:
         # Jobs are stopped, or more begin or fewer than may be: what comes of it is seen soon.
         self._is_changing = False
         self._looked_s = self._counted_s = self._woke_s = self._killed_s = float("-inf")
-        self._trust = Trust()
+        self._trust, self._their_kills = Trust(), Rise()
 
     # -- tasks come and go ------------------------------------------------------------------------------------------
 
@@ -292,8 +293,8 @@ class Reflex:
         others: the builds beside this one, which act on their tasks themselves.
         """
         used = {**usages, **others.usages}
-        if self._trust.has_killed(others):
-            self._killed_s = now_s
+        if self._their_kills.take(others.kills):
+            self._killed_s = now_s  # what it held must be seen to come free first
         self._fill.take(now_s, reading, sum(usage.current_bytes for usage in used.values()))
         passed_s, self._looked_s = now_s - self._looked_s, now_s
         living: set[ProcessId] = set()
@@ -311,21 +312,23 @@ class Reflex:
             self._counted_s = now_s
             for charge in self._charges.values():
                 charge.look_for_lost()
+        self.caution = Caution(reserve_bytes, self._lateness.take(now_s), is_pressed)
+        caution = self.caution.joined(others.caution_within(reading.bound_bytes))
         stopped, is_alone = self._signals.stopped, not others.builds
         ours = [charge.running(tid, stopped, is_alone) for tid, charge in self._charges.items()]
         left_bytes = reading.left_bytes - (self._fill.used_bytes - reading.used_bytes)
         self.moment = Moment(
             left_bytes=left_bytes,
-            reserve_bytes=reserve_bytes,
+            reserve_bytes=caution.reserve_bytes,
             fill_bytes_s=self._fill.bytes_s,
             slots=self.slots,
             tasks=(*ours, *self._trust.tasks(now_s, others)),
-            is_pressed=is_pressed,
-            late_s=self._lateness.take(now_s),
+            is_pressed=caution.is_pressed,
+            late_s=caution.late_s,
             since_wake_s=now_s - self._woke_s,
             since_kill_s=now_s - self._killed_s,
             stalled_s=self._standstill.take(now_s, used, reading.cpus) if self._signals.stopped else 0.0,
-            crawl_s=self._crawl.take(now_s, used, reading.cpus) if left_bytes < reserve_bytes else 0.0,
+            crawl_s=self._crawl.take(now_s, used, reading.cpus) if left_bytes < caution.reserve_bytes else 0.0,
             swap_left_bytes=reading.swap_left_bytes,
         )
         forecast = Forecast(self.moment)

@@ -26,7 +26,6 @@ from memguard.channels.notes import (
 )
 from memguard.channels.state import KILLED_SHARE, Counts, HeldTask, TaskState
 from memguard.decide.moment import Act
-from memguard.decide.turn import Beside, next_turn
 from memguard.model import Kill, Mode, Outcome, Policy, Reading, Record
 from memguard.record.events import (
     Deed,
@@ -64,6 +63,7 @@ from memguard.sentinel.instructions import (
 )
 from memguard.sentinel.publish import Publisher, Whole, task_state
 from memguard.sentinel.remember import lost_record, record_of
+from memguard.sentinel.turn_queue import TurnQueue
 from memguard.sentinel.ward import Acted, Sight, WardUse
 from memguard.sentinel.watched import Grants, Instant, KernelCounts, Outside, Report, Watched
 
@@ -98,7 +98,7 @@ class Sentinel:
         self._heaviest: list[tuple[str, int]] = []
         self._events: deque[dict[str, Any]] = deque(maxlen=EVENTS_MOST)
         self._gone: deque[tuple[float, str, TaskState]] = deque(maxlen=GONE_MOST)
-        self._places, self._turn_s, self._progress = 0, float("-inf"), NO_PROGRESS
+        self._places, self._turns, self._progress = 0, TurnQueue(), NO_PROGRESS
         self._outside = Outside()
 
     def handle(self, stimulus: Stimulus) -> list[Instruction]:
@@ -221,9 +221,10 @@ class Sentinel:
         yield from self._end(ended)
         if self._reading is not None:
             self._outside.take(self._sight.used_bytes, self._watched.values(), self._sight.others.current_bytes)
-        self._give_turn()
+        self._turns.give(self._watched.values(), looked.sight, self._outside, self._at.now_s)
         yield from self._publish()
-        yield Announce(self._publisher.entry(self._whole(), self._grants.pending_bytes(self._at.now_s, self._leaders)))
+        pending_bytes = self._grants.pending_bytes(self._at.now_s, self._leaders)
+        yield Announce(self._publisher.entry(self._whole(), pending_bytes, self._turns.given))
         reading = self._publisher.reading(self._whole())
         if reading is not None:
             yield WriteLine(reading)
@@ -240,20 +241,6 @@ class Sentinel:
         run = self._run(killing.tid)
         yield GiveKillNote(run.leader.mark, _kill(killing))
         yield RunCommand(killing.reading.limit_bytes, killing.used_bytes, run.note.recipe, run.note.task)
-
-    def _give_turn(self) -> None:
-        """Let the next task that waits run again, if it is time."""
-        reading, moment, now_s = self._reading, self._sight.moment, self._at.now_s
-        waiting = [found for run in self._watched.values() if (found := run.waiting(now_s)) is not None]
-        if not waiting or reading is None or moment is None:
-            return
-        free = moment.left_bytes - self._policy.reserve_of(reading.bound_bytes)
-        others = [run for run in self._watched.values() if not run.waits]
-        beside = Beside(bool(others), any(run.works for run in others), any(run.is_alone for run in others))
-        tid = next_turn(waiting, free, beside, now_s - self._turn_s, self._outside.is_least)
-        if tid is not None:
-            self._turn_s = now_s
-            self._run(tid).begin_turn(now_s)
 
     # -- ends --------------------------------------------------------------------------------------------------------
 

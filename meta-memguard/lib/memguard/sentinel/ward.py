@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Callable
 
-from memguard.decide.moment import Action, Moment
+from memguard.decide.moment import Action, Caution, Moment
 from memguard.model import Reading
 from memguard.record.events import JobRow
 from memguard.sense.proc_files import ProcessId
@@ -83,6 +83,7 @@ class Sight:
     moment:     what the reflex has judged, None where it could not.
     rise_bytes: what all tasks are expected to take together beyond what they take now, when that is most.
     others:     the builds beside this one.
+    caution:    how carefully this one judges memory by itself.
     """
 
     now_s: float
@@ -93,3 +94,4 @@ class Sight:
     acted: Sequence[Acted] = ()
     rise_bytes: int = 0
     others: Others = NOBODY
+    caution: Caution = field(default_factory=Caution)

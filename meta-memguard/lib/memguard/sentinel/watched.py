@@ -19,6 +19,7 @@ from memguard.model import Outcome, Policy, Reading
 from memguard.sense.proc_files import ProcessId
 from memguard.sense.process_tree import Usage
 from memguard.sense.tally import Tally
+from memguard.sentinel.others import place_of
 from memguard.sentinel.ward import Ward
 
 # A fetch has a server that waits, so it is not stopped.
@@ -162,12 +163,12 @@ class Watched:
         if self.tally.peak_bytes > before:
             self.jobs_at_peak = jobs_now
 
-    def waiting(self, now_s: float) -> Waiting | None:
-        """What it waits for, None where it does not."""
+    def waiting(self, now_s: float, is_only_build: bool = True) -> Waiting | None:
+        """What it waits for, None where it does not. is_only_build: none shares the limit, so that its place counts."""
         if self.wait is None or self.has_turn:
             return None
-        waits_s = now_s - self.waits_since_s
-        return Waiting(self.note.tid, self.place, self.wait.need_bytes, self.wants_alone, waits_s)
+        waits_s, place = now_s - self.waits_since_s, self.place if is_only_build else place_of(self.leader)
+        return Waiting(self.note.tid, place, self.wait.need_bytes, self.wants_alone, waits_s)
 
     def begin_turn(self, now_s: float) -> None:
         """It runs again from now on."""
