@@ -61,7 +61,10 @@ MOST_SHARE = 1.15
 
 @dataclass(frozen=True)
 class Outcome:
-    """What some builds came to. walls_s: of each; wall_s: of all; killed, stopped: by memguard."""
+    """What some builds came to. walls_s: of each; wall_s: of all; killed, stopped: by memguard.
+
+    peak_bytes, peak_process_bytes: with all of the kernel's own memory, also what it gives back, and without.
+    """
 
     round: int
     name: str
@@ -73,6 +76,7 @@ class Outcome:
     killed: int
     stopped: int
     peak_bytes: int
+    peak_process_bytes: int
 
 
 def main(arguments: list[str]) -> int:
@@ -165,7 +169,7 @@ def _run(bitbake: BitBake, builds: list[Path], options: argparse.Namespace, numb
         with ThreadPoolExecutor(1 if name == "in turn" else len(builds)) as pool:
             results = list(pool.map(one, builds))
         wall_s = time.monotonic() - began_s
-        kills, peak_bytes = box.oom_kills, box.peak_bytes
+        kills, peaks = box.oom_kills, (box.peak_bytes, box.peak_process_bytes)
     for build, result in zip(builds, results):
         if result.returncode:
             print(f"{build.name} failed:\n{result.output[-3000:]}")
@@ -179,7 +183,8 @@ def _run(bitbake: BitBake, builds: list[Path], options: argparse.Namespace, numb
         kernel_kills=kills,
         killed=_count(builds, Killed),
         stopped=_count(builds, Stopped),
-        peak_bytes=peak_bytes,
+        peak_bytes=peaks[0],
+        peak_process_bytes=peaks[1],
     )
 
 
@@ -195,7 +200,8 @@ def _line(outcome: Outcome) -> str:
     return (
         f"round {outcome.round}, {outcome.name}: {outcome.built} of {outcome.builds} built, {outcome.wall_s:.1f} s "
         f"wall ({walls}), {outcome.kernel_kills} killed by the kernel, {outcome.killed} by memguard, "
-        f"{outcome.stopped} stops, peak {outcome.peak_bytes / MIB:.0f} MiB"
+        f"{outcome.stopped} stops, peak {outcome.peak_process_bytes / MIB:.0f} MiB, with the kernel's own memory "
+        f"{outcome.peak_bytes / MIB:.0f}"
     )
 
 
