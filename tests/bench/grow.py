@@ -14,21 +14,22 @@ import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path
 from unittest import mock
 
 from memguard.decide import growth
 from memguard.decide.growth import Growth
+from memguard.decide.ledger import Ledger
 from memguard.model import Policy
 from memguard.units import GIB, format_bytes, parse_bytes
+from memguard_cli.simulation.engine import Engine
 
 from .oe import BUILDS
 from .recording import read_recording
 from .replay import RECORDED
-from .replayed import Replay, Replayed
-from .replayed_guard import ReplayedGuard
+from .replayed import Past, Replay, Replayed, ReplayedGuard
 
 NAMES = ("first", "second")
 # From the wish to a reading of the new limit: the command starts, the kubelet resizes, the server looks.
@@ -57,20 +58,21 @@ class Pod:
     _coming: tuple[float, int] | None = None
     looked_s: float = 0.0
 
-    def look(self, build: Replay, guard: ReplayedGuard) -> None:
+    def look(self, engine: Engine, ledger: Ledger) -> None:
         """Time has passed: take what was granted, and ask where it is time."""
-        now_s, platform = build.now_s, self.platform
-        self.byte_seconds += build.limit_bytes * (now_s - self.looked_s)
+        now_s, limit_bytes, platform = engine.now_s, engine.container.limit_bytes, self.platform
+        self.byte_seconds += limit_bytes * (now_s - self.looked_s)
         self.looked_s = now_s
         if self._coming is not None and now_s >= self._coming[0]:
-            build.limit_bytes, self._coming = self._coming[1], None
-        wish = self.growth.look(guard.ledger, now_s)
-        if wish is None or build.limit_bytes >= platform.most_bytes:
+            limit_bytes, self._coming = self._coming[1], None
+            engine.container = replace(engine.container, limit_bytes=limit_bytes)
+        wish = self.growth.look(ledger, now_s)
+        if wish is None or limit_bytes >= platform.most_bytes:
             return
         self.asked += 1
         if platform.answer_s is not None:
             steps = ceil(wish.wanted_bytes / platform.step_bytes)
-            target = min(platform.most_bytes, build.limit_bytes + steps * platform.step_bytes)
+            target = min(platform.most_bytes, limit_bytes + steps * platform.step_bytes)
             self._coming = (now_s + platform.answer_s, target)
 
 
@@ -83,7 +85,7 @@ class GrowingGuard(ReplayedGuard):
         """As in other builds; the server looks at what it wants, too."""
         chosen = super().choose()
         if chosen is None and self.pod is not None:
-            self.pod.look(self._build, self)
+            self.pod.look(self.engine, self.ledger)
         return chosen
 
 
@@ -164,7 +166,7 @@ def _build_all(task: tuple[Path, Case, int]) -> list[Row]:
 def build_all(file: Path, case: Case, seed: int) -> Iterator[Row]:
     """A first and a second build in pods of that case."""
     recording = read_recording(file)
-    before: GrowingGuard | None = None
+    past = Past()
     patience_s = growth.PATIENCE_S if case.patience_s is None else case.patience_s
     with mock.patch.object(growth, "PATIENCE_S", patience_s):
         for number, name in enumerate(NAMES):
@@ -172,14 +174,14 @@ def build_all(file: Path, case: Case, seed: int) -> Iterator[Row]:
             build = Replay(
                 recording, case.platform.least_bytes, setting.threads, setting.jobs, seed=1000 * seed + number
             )
-            build.guard = before = GrowingGuard(build, Policy(), before)
-            pod = None if case.patience_s is None else Pod(case.platform)
-            before.pod = pod
-            replayed = build.run()
+            guard = GrowingGuard(build.engine, recording, Policy(), past)
+            pod = guard.pod = None if case.patience_s is None else Pod(case.platform)
+            replayed = build.run(guard)
             # The pod is there before the first task and after the last, too.
             around_s = replayed.wall_s - (pod.looked_s if pod else 0.0)
-            held = (pod.byte_seconds if pod else 0.0) + build.limit_bytes * around_s
-            yield Row(replayed, build.limit_bytes, pod.asked if pod else 0, held / GIB / 60)
+            last_bytes = build.engine.container.limit_bytes
+            held = (pod.byte_seconds if pod else 0.0) + last_bytes * around_s
+            yield Row(replayed, last_bytes, pod.asked if pod else 0, held / GIB / 60)
 
 
 def _line(rows: Sequence[Row], fixed: Sequence[Row]) -> str:

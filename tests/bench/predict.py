@@ -22,10 +22,10 @@ from typing import Any
 from memguard.model import Outcome, Record, Sample
 from memguard.predict.footprints import Predictor, read_table
 from memguard.predict.kinds import KINDS, Kinds
+from memguard_cli.simulation.beliefs import classes_of
 
 from .candidates import BASELINES, METHODS
 from .recipes import CLASSES, HELD_OUT, Run, Series, generate
-from .recording import classes_of
 
 BUILDS = (0, 1, 3, 10)
 ORACLE = "oracle"

@@ -17,7 +17,6 @@ from typing import Any
 from memguard.channels.build_directory import BuildDirectory
 from memguard.decide.pool_form import TASKS
 from memguard.predict.job_lives import Life
-from memguard.predict.kinds import KINDS
 from memguard.predict.remembered_lives import MOST_UNITS, Lives
 from memguard.record.history.store import History
 from memguard_cli.simulation.graph import Graph
@@ -149,11 +148,6 @@ def record_build(written: BuildDirectory, graph: Graph, wall_s: float, origin: s
 def granted_kinds(events: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], str]:
     """Of which kind each task of a first build was taken to be, or where else its footprint was from."""
     return {_name(event): event["origin"] for event in events if event["event"] == "grant"}
-
-
-def classes_of(kind: str) -> frozenset[str]:
-    """Classes that make a recipe one of this kind; none for one that needs none, and for a word that is no kind."""
-    return next((known.classes for known in KINDS if known.name == kind), frozenset())
 
 
 def _name(event: Mapping[str, Any]) -> tuple[str, str]:

@@ -11,11 +11,10 @@ What only reality has is left out: CPUs that are short, counters that lag, token
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Callable, Generic, Protocol, TypeVar
+from typing import Callable
 
-from memguard.act.signals import Signals
 from memguard.act.token_pool import Pool
 from memguard.channels.neighbours import Entry, as_bytes, parse
 from memguard.decide.moment import Act
@@ -30,6 +29,8 @@ from memguard.sentinel.others import NOBODY, Others, Told, entry_of, others_of, 
 from memguard.sentinel.reflex import Reflex
 from memguard.sentinel.ward import Ward
 from memguard.units import MIB
+from memguard_cli.simulation.running import PROCESS_BYTES, TICKS_PER_S
+from memguard_cli.simulation.stand_ins import SimulatedSignals
 from testbed.liveness import Liveness
 
 from .schedules import Make, Unit, Workload
@@ -37,9 +38,8 @@ from .schedules import Make, Unit, Workload
 STEP_S = 0.01
 # What a look takes beside 64 compilers, and what `memguard run` takes until its command runs.
 LOOK_S, START_S = 0.01, 0.15
-# Make and memguard, and what a compiler has before it takes anything.
-BASE_BYTES, PROCESS_BYTES = 40 * MIB, MIB // 2
-TICKS_PER_S = 100
+# Make and memguard.
+BASE_BYTES = 40 * MIB
 # A build that takes so long has stalled.
 MOST_S = 300.0
 
@@ -58,23 +58,11 @@ class Rehearsed:
     stalled_s: float = 0.0
 
 
-class Course(Protocol):
-    """What a compiler holds over its life."""
-
-    @property
-    def wall_s(self) -> float: ...
-
-    def bytes_at(self, ran_s: float, /) -> float: ...
-
-
-C = TypeVar("C", bound=Course)
-
-
 @dataclass
-class Job(Generic[C]):
+class Job:
     """A compiler that runs. name: its unit (compilers.unit_of), 0 where that is not known."""
 
-    unit: C
+    unit: Unit
     name: int
     pid: int
     began_s: float
@@ -106,7 +94,7 @@ class _RunningMake:
     pool: TokenPool
     units: deque[Unit]
     links: deque[Unit]
-    jobs: list[Job[Unit]] = field(default_factory=list)
+    jobs: list[Job] = field(default_factory=list)
     is_linking: bool = False
 
     @classmethod
@@ -170,33 +158,6 @@ class TokenPool(Pool):
         self._issued = max(self._target, self._held)
 
 
-class StoppingSignals(Signals):
-    """Signals to jobs that are only thought; `killing` is told of those that are killed."""
-
-    def __init__(self, killing: Callable[[ProcessId], None]) -> None:
-        super().__init__()
-        self._killing = killing
-
-    def stop(self, target: ProcessId) -> bool:
-        self.stopped.add(target)
-        return True
-
-    def wake(self, target: ProcessId) -> bool:
-        self.stopped.discard(target)
-        return True
-
-    def kill(self, target: ProcessId) -> bool:
-        self.stopped.discard(target)
-        self._killing(target)
-        return True
-
-    def beat(self) -> None:
-        """Nobody watches."""
-
-    def keep_only(self, living: Iterable[ProcessId]) -> None:
-        self.stopped &= set(living)
-
-
 class Rehearsal:
     """One build in a container: with so many fixed jobs for all makes, or under the reflex where that is None.
 
@@ -230,7 +191,7 @@ class Rehearsal:
         self._tasks = {str(place): pool for place, pool in enumerate(pools)}
         self._lives = {tid: Lives((before or {}).get(tid, b"")) for tid in self._tasks}
         self._names = {id(unit): unit_of(b"%d.o" % number) for number, unit in enumerate(workload.units)}
-        self._signals = StoppingSignals(self.kill)
+        self._signals = SimulatedSignals(self._tell)
         self.now_s = self._look_at_s = 0.0
         self._begun = first_pid + len(pools)
         self._liveness = Liveness()
@@ -259,7 +220,7 @@ class Rehearsal:
         return not (self.found.has_built or is_broken) and self.now_s < MOST_S
 
     @property
-    def jobs(self) -> list[Job[Unit]]:
+    def jobs(self) -> list[Job]:
         """Its compilers that run."""
         return [job for make in self._makes for job in make.jobs]
 
@@ -285,6 +246,10 @@ class Rehearsal:
     def remembered(self) -> dict[str, bytes]:
         """What the next build of the same units may know."""
         return {tid: lives.packed() for tid, lives in self._lives.items()}
+
+    def _tell(self, act: Act, target: ProcessId) -> None:
+        if act is Act.KILL:
+            self.kill(target)
 
     def kill(self, target: ProcessId) -> None:
         """Kill a job; its unit is built anew, as by the command's second run."""
@@ -358,7 +323,7 @@ class Rehearsal:
     def _makes_of(self, pool: TokenPool) -> list[_RunningMake]:
         return [make for make in self._makes if make.pool is pool]
 
-    def _usage(self, jobs: list[Job[Unit]]) -> Usage:
+    def _usage(self, jobs: list[Job]) -> Usage:
         compilers = tuple(job.seen(self.now_s, job.unit.program) for job in sorted(jobs, key=lambda job: -job.pid))
         used_bytes, ran_s = sum(job.bytes for job in jobs), sum(job.ran_s for job in jobs)
         return Usage(used_bytes, len(compilers) + 1, len(compilers), compilers, cpu_s=ran_s)

@@ -22,8 +22,7 @@ from memguard.units import GIB, MIB, format_bytes, parse_bytes
 from .constants import BUILT, FACTORS, Result, find, read_constants, vary
 from .oe import BUILDS
 from .recording import Recording, read_recording
-from .replayed import Replay, Replayed
-from .replayed_guard import ReplayedGuard
+from .replayed import Past, Replay, Replayed, ReplayedGuard
 
 RECORDED = Path(__file__).resolve().parents[1] / "fixtures" / "bed" / "recording.json"
 # In place of the name of a constant.
@@ -40,15 +39,15 @@ def replay_all(
     recording: Recording, limit_bytes: int, names: Sequence[str] = NAMES, seed: int = 0
 ) -> dict[str, Replayed]:
     """Replay these builds; each with memguard goes on with the history of the one before, unless it is to have none."""
-    guard: ReplayedGuard | None = None
+    past = Past()
     found: dict[str, Replayed] = {}
     for name in names:
         setting, is_first = BUILDS[name].setting, BUILDS[name].is_first
         limit = AMPLE_BYTES if setting.limit_bytes is None else limit_bytes
         build = Replay(recording, limit, setting.threads, setting.jobs, seed=1000 * seed + len(found))
-        if setting.is_guarded:
-            build.guard = guard = ReplayedGuard(build, Policy(limit_bytes=limit), None if is_first else guard)
-        found[name] = build.run()
+        past = Past() if is_first else past
+        guard = ReplayedGuard(build.engine, recording, Policy(limit_bytes=limit), past) if setting.is_guarded else None
+        found[name] = build.run(guard)
     return found
 
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """A recorded build of real recipes, run again in simulated time: tasks, their compilers, and the CPUs they share.
 
-Covers: BitBake's part and the machine's: what is ready, what runs and how fast, what it holds, the kernel's kill.
-Does not cover: memguard's part (replayed_guard).
+Covers: what the tasks of a recording take, and a build of them that is stock's, or memguard's with what it learned in
+the builds before.
+Does not cover: time, CPUs and memory (memguard_cli.simulation.engine), memguard's part (by_compiler there).
 
 What only reality has is left out: disks and page cache, what the kernel reclaims at the limit, BitBake's own CPU time
 while tasks run. Compilers too short to be seen are made up: small ones.
@@ -12,31 +13,27 @@ from __future__ import annotations
 
 import math
 import random
-from collections import deque
 from dataclasses import dataclass, field
-from typing import Protocol
 
-from memguard.decide.ledger import Ledger
-from memguard.decide.run_again import Runs, plan
-from memguard.predict.job_lives import Life
-from memguard.sense.compilers import unit_of
-from memguard.sense.proc_files import ProcessId
-from memguard.sense.tally import Tally
-from memguard.settings import RETRIES
+from memguard.decide.moment import Act
+from memguard.decide.pool_form import TASKS
+from memguard.model import Outcome, Policy, Record
 from memguard.units import MIB
+from memguard_cli.simulation.beliefs import Beliefs
+from memguard_cli.simulation.by_compiler import MemguardByCompiler, Watched, in_order
+from memguard_cli.simulation.engine import Container, Engine
 from memguard_cli.simulation.graph import Graph
+from memguard_cli.simulation.policies import Stock
+from memguard_cli.simulation.profiles import Phase, Profile, Unit, draw_compilers
 
 from .recording import RecordedTask, Recording
-from .rehearsal import Job, StoppingSignals, TokenPool
 
-STEP_S = 0.02
 # By how much the time spreads that the same task takes from build to build (sigma of the logarithm).
 # evidence: CPU seconds of the same builds of the bed differ by 3 to 5 %
 SPREAD = 0.04
-ASKED_EVERY_S = 0.1
-# A compiler that was too short to be seen: what C compilers of the bed take.
-SHORT = Life(25 * MIB, 0.3, 0.2, 0.0)
 MOST_S = 1800.0
+# What a task takes of which nothing was seen: BitBake's own process for it.
+LEAST_BYTES = 8 * MIB
 
 
 @dataclass(frozen=True)
@@ -54,68 +51,71 @@ class Replayed:
 
 
 @dataclass
-class Run:
-    """A task that runs: what it computes by itself, then its compilers. share: the part of a CPU that it wants."""
+class Past:
+    """What a history holds of earlier builds: of each task, by its number, records, the oldest first, and lives."""
 
-    number: int
-    task: RecordedTask
-    jobs: int
-    pool: TokenPool | None
-    alone_s: float
-    share: float
-    units: deque[tuple[Life, int]]
-    base_bytes: int
-    began_s: float
-    running: list[Job[Life]] = field(default_factory=list)
-    tally: Tally = field(default_factory=Tally)
-    # A compiler of it was killed: it begins no other until its turn, and waits for that since then.
-    has_lost: bool = False
-    waits_since_s: float | None = None
-    largest_bytes: int = 0
-    # The runs that may follow, whether the one that goes on is the last, alone, and whether it was the cause of a kill.
-    attempts: Runs = field(default_factory=lambda: Runs(()))
-    is_alone: bool = False
-    was_cause: bool = True
-
-    @property
-    def is_next_alone(self) -> bool:
-        """Whether the run that follows is the last one, alone."""
-        return bool(self.attempts.left) and self.attempts.left[0].is_alone
-
-    @property
-    def wants_alone(self) -> bool:
-        """Whether it runs, or waits to run, with no other beside it."""
-        return self.is_alone if self.waits_since_s is None else self.is_next_alone
-
-    @property
-    def has_ended(self) -> bool:
-        return self.alone_s <= 0 and not self.units and not self.running
-
-    @property
-    def bytes(self) -> int:
-        return self.base_bytes + sum(job.bytes for job in self.running)
+    builds: int = 0
+    records: dict[int, list[Record]] = field(default_factory=dict)
+    lives: dict[int, bytes] = field(default_factory=dict)
 
 
-class Guard(Protocol):
-    """memguard's part of a build: what the server decides and what the sentinel does."""
+class ReplayedGuard(MemguardByCompiler):
+    """memguard's part of a replay, which goes on with what it learned in the builds before."""
 
-    ledger: Ledger
+    def __init__(self, engine: Engine, recording: Recording, policy: Policy, past: Past) -> None:
+        self._recording, self._past, self.kernel_kills = recording, past, 0
+        self._number, container = past.builds + 1, engine.container
+        beliefs = Beliefs(engine.graph, lambda number: recording.tasks[number].kind, container.jobs, past.records)
+        seconds = {
+            number: beliefs.seconds(number, container.cpus) if task.kind else 0.0
+            for number, task in enumerate(recording.tasks)
+        }
+        order = in_order(engine, seconds, beliefs.__getitem__, policy, is_first=not past.builds)
+        super().__init__(engine, order, beliefs, policy, None)
 
-    def choose(self) -> tuple[int, int] | None:
-        """The task that starts now and its jobs; None to wait."""
+    def has_pool(self, number: int) -> bool:
+        return self._recording.tasks[number].has_pool
 
-    def began(self, run: Run) -> None:
-        """A task that was chosen has started."""
+    def lives_of(self, number: int) -> bytes | None:
+        return self._past.lives.get(number, b"") if self._recording.tasks[number].task in TASKS else None
 
-    def ended(self, run: Run) -> None:
-        """It has ended."""
+    def is_lost(self) -> bool:
+        """The kernel kills the largest compiler, of which the task loses no more than that."""
+        self.kernel_kills += 1
+        clocks = [(one, run.lane.clock) for run in self.engine.runs.values() for one in run.compilers]
+        if clocks:
+            self.engine.compilers.signal(Act.KILL, max(clocks, key=lambda pair: pair[0].bytes(pair[1]))[0].target)
+            self.engine.grow()
+        return not clocks
 
-    def look_if_due(self) -> None:
-        """Time has passed."""
+    def forget(self, number: int, watched: Watched) -> None:
+        """A task has ended: what it took is remembered."""
+        super().forget(number, watched)
+        task, tally = self._recording.tasks[number], watched.tally
+        wall_s = self.engine.now_s - watched.began_s
+        record = Record(
+            build=f"{self._number:04}",
+            recipe=task.recipe,
+            version="",
+            task=task.task,
+            machine="",
+            jobs=max(1, min(watched.jobs, tally.most_compilers)),
+            peak_bytes=tally.peak_bytes or None,
+            largest_process_bytes=tally.largest_process_bytes,
+            wall_s=max(wall_s - watched.stopped_s, min(wall_s, task.cpu_s / watched.jobs)),
+            cpu_s=task.cpu_s,
+            outcome=Outcome.OK,
+            per_job_bytes=tally.per_job_bytes,
+            serial_bytes=tally.serial_bytes if tally.most_compilers > 1 else None,
+        )
+        self._past.records[number] = [*self._past.records.get(number, ()), record]
+        if watched.lives is not None:
+            self._past.lives[number] = watched.lives.packed()
+        self._past.builds = self._number
 
 
 class Replay:
-    """One build of a recording. Where it has no `guard` it is stock: every task has all its jobs."""
+    """One build of a recording. seed: of what differs from one build to the next."""
 
     def __init__(
         self,
@@ -126,171 +126,37 @@ class Replay:
         cpus: float = 2.0,
         seed: int = 0,
     ) -> None:
-        """seed: of what differs from one build to the next."""
-        self.recording, self._dice = recording, random.Random(seed)
-        self.limit_bytes = limit_bytes
-        self.threads, self.jobs, self.cpus = threads, jobs, cpus
-        self.graph = Graph(
-            tuple((task.recipe, task.task) for task in recording.tasks), tuple(task.needs for task in recording.tasks)
-        )
-        self._missing = [len(needed) for needed in self.graph.depends]
-        self.order = self.graph.stock_order()
-        self.runs: dict[int, Run] = {}
-        self.waiting: set[int] = set()
-        self.done = 0
-        self.has_failed = False
-        self.now_s = 0.0
-        self._pids = 0
-        self.signals = StoppingSignals(self._kill)
-        self.counts = {"kernel": 0, "killed": 0, "stopped": 0}
-        self._peak_bytes = 0
-        self.guard: Guard | None = None
+        self.recording = recording
+        names = tuple((task.recipe, task.task) for task in recording.tasks)
+        graph, dice = Graph(names, tuple(task.needs for task in recording.tasks)), random.Random(seed)
+        profiles = [profile_of(task, dice) for task in recording.tasks]
+        self.engine = Engine(graph, profiles, Container(limit_bytes, cpus, threads, jobs, recording.idle_bytes))
 
-    # -- the build --------------------------------------------------------------------------------------------------
-
-    def run(self) -> Replayed:
-        """The whole build."""
-        total, ask_at_s = len(self.graph), 0.0
-        for number, missing in enumerate(self._missing):
-            if not missing:
-                self._be_ready(number)
-        while self.done < total and self.now_s < MOST_S and not self.has_failed:
-            ended = self._end_tasks()
-            if ended or self.now_s >= ask_at_s:
-                self._start_tasks()
-                ask_at_s = self.now_s + ASKED_EVERY_S
-            self._begin_jobs()
-            self._peak_bytes = max(self._peak_bytes, self.used_bytes)
-            if self.used_bytes > self.limit_bytes:
-                self._kill_largest()
-                if self.guard is None:
-                    break
-            if self.guard is not None:
-                self.guard.look_if_due()
-            self._advance()
-        guarded = self.guard
+    def run(self, guard: ReplayedGuard | None = None) -> Replayed:
+        """The whole build; without memguard it is stock: every task has all its jobs."""
+        outcome = self.engine.run(guard or Stock(self.engine, self.engine.graph.stock_order()), MOST_S)
         return Replayed(
-            self.done == total,
-            self.now_s + self.recording.around_s,
-            self._peak_bytes,
-            self.counts["kernel"],
-            self.counts["killed"],
-            self.counts["stopped"],
-            guarded.ledger.totals.held if guarded else 0,
-            guarded.ledger.totals.idle_s if guarded else 0.0,
+            outcome.finished,
+            outcome.makespan_s + self.recording.around_s,
+            outcome.peak_bytes,
+            guard.kernel_kills if guard else int(outcome.peak_bytes > self.engine.container.limit_bytes),
+            outcome.killed,
+            outcome.stopped,
+            outcome.held,
+            guard.ledger.totals.idle_s if guard else 0.0,
         )
 
-    @property
-    def used_bytes(self) -> int:
-        return self.recording.idle_bytes + sum(run.bytes for run in self.runs.values())
 
-    def _be_ready(self, number: int) -> None:
-        if self.recording.tasks[number].kind:
-            self.waiting.add(number)
-        else:
-            self._finish(number)
-
-    def _finish(self, number: int) -> None:
-        self.done += 1
-        for follower in self.graph.followers[number]:
-            self._missing[follower] -= 1
-            if not self._missing[follower]:
-                self._be_ready(follower)
-
-    def _start_tasks(self) -> None:
-        while len(self.runs) < self.threads:
-            if self.guard is not None:
-                chosen = self.guard.choose()
-            else:
-                number = next((number for number in self.order if number in self.waiting), None)
-                chosen = None if number is None else (number, self.jobs)
-            if chosen is None:
-                return
-            self._start(*chosen)
-
-    def _start(self, number: int, jobs: int) -> None:
-        task = self.recording.tasks[number]
-        self.waiting.discard(number)
-        compiled_s, haste = sum(unit.wall_s for unit in task.units), math.exp(self._dice.gauss(0, SPREAD))
-        units = [(unit, unit_of(b"%d-%d.o" % (number, place))) for place, unit in enumerate(task.units)]
-        alone_s = max(0.05, task.cpu_s)
-        self._dice.shuffle(units)
-        if units:
-            # What nobody saw of a compile are its shorter compilers, and what make does between them.
-            missing_s = max(0.0, task.cpu_s - compiled_s)
-            units += [(SHORT, 0)] * int(0.9 * missing_s / SHORT.wall_s)
-            alone_s = max(0.05, 0.1 * missing_s)
-        wants_s = max(task.wall_s, alone_s) if not units else alone_s
-        largest_bytes = max((unit.peak_bytes for unit in task.units), default=0)
-        pool = TokenPool() if self.guard is not None and task.has_pool else None
-        self.runs[number] = Run(
-            number,
-            task,
-            jobs,
-            pool,
-            wants_s * haste,
-            min(1.0, alone_s / wants_s),
-            deque(units),
-            max(8 * MIB, task.peak_bytes - largest_bytes) if units else max(8 * MIB, task.peak_bytes),
-            self.now_s,
-        )
-        if self.guard is not None:
-            self.runs[number].attempts = Runs(plan(jobs, RETRIES, int(self.cpus)))
-            self.guard.began(self.runs[number])
-
-    def _end_tasks(self) -> list[int]:
-        for run in self.runs.values():
-            for job in [job for job in run.running if job.has_ended]:
-                run.running.remove(job)
-                run.largest_bytes = max(run.largest_bytes, job.bytes)
-                if job.is_killed:
-                    run.units.append((job.unit, job.name))
-                    run.has_lost = self.guard is not None
-                if job.has_token and run.pool is not None:
-                    run.pool.give_back()
-            if run.has_lost and not run.running and run.waits_since_s is None:
-                run.waits_since_s = self.now_s
-        ended = [number for number, run in self.runs.items() if run.has_ended]
-        for number in ended:
-            run = self.runs.pop(number)
-            if self.guard is not None:
-                self.guard.ended(run)
-            self._finish(number)
-        return ended
-
-    def _begin_jobs(self) -> None:
-        for run in self.runs.values():
-            if run.alone_s > 0 or run.has_lost:
-                continue
-            while run.units:
-                needs_token = run.pool is not None and any(not job.has_token for job in run.running)
-                if needs_token and not (run.pool and run.pool.take()):
-                    break
-                if run.pool is None and len(run.running) >= run.jobs:
-                    break
-                self._pids += 1
-                run.running.append(Job(*run.units.popleft(), self._pids, self.now_s, needs_token))
-
-    def _advance(self) -> None:
-        going = [job for run in self.runs.values() for job in run.running if job.target not in self.signals.stopped]
-        alone = [run for run in self.runs.values() if run.alone_s > 0]
-        wanted = len(going) + sum(run.share for run in alone)
-        step_s = STEP_S * min(1.0, self.cpus / wanted) if wanted else STEP_S
-        for job in going:
-            job.ran_s += step_s
-        for run in alone:
-            run.alone_s -= step_s
-        self.now_s += STEP_S
-
-    def _kill(self, target: ProcessId) -> None:
-        largest_bytes = max(job.bytes for run in self.runs.values() for job in run.running)
-        for run in self.runs.values():
-            for job in run.running:
-                if job.target == target:
-                    job.is_killed, run.was_cause = True, job.bytes >= largest_bytes
-
-    def _kill_largest(self) -> None:
-        jobs = [job for run in self.runs.values() for job in run.running if not job.is_killed]
-        self.counts["kernel"] += 1
-        if jobs:
-            max(jobs, key=lambda job: job.bytes).is_killed = True
+def profile_of(task: RecordedTask, dice: random.Random) -> Profile:
+    """A task as one more build meets it; none of it where it runs nothing."""
+    if not task.kind:
+        return Profile(())
+    haste = math.exp(dice.gauss(0, SPREAD))
+    if task.units:
+        largest_bytes = max(unit.peak_bytes for unit in task.units)
+        units = [Unit(place, unit) for place, unit in enumerate(task.units, start=1)]
+        return draw_compilers(task.cpu_s, units, max(LEAST_BYTES, task.peak_bytes - largest_bytes), dice, haste)
+    cpu_s = max(0.05, task.cpu_s)
+    wall_s = max(task.wall_s, cpu_s)
+    phase = Phase(cpu_s * haste, 1, max(LEAST_BYTES, task.peak_bytes), 0, share=cpu_s / wall_s)
+    return Profile((phase,))

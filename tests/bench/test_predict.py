@@ -22,7 +22,7 @@ TESTS = Path(__file__).resolve().parents[1]
 
 def bench(*words: str) -> subprocess.CompletedProcess[str]:
     """Run the bench as scripts/bench does."""
-    path = os.pathsep.join(map(str, (TESTS.parent / "meta-memguard" / "lib", TESTS)))
+    path = os.pathsep.join(map(str, (TESTS.parent / "meta-memguard" / "lib", TESTS.parent / "lib", TESTS)))
     command = [sys.executable, "-m", "bench.predict", *words]
     env = {**os.environ, "PYTHONPATH": path}
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)

@@ -26,6 +26,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from memguard.settings import LEAST_LIMIT_BYTES
 from memguard.units import format_bytes, parse_bytes
 from memguard_cli.builds.plain_file import write_whole
+from memguard_cli.screens.plan import tell_compilers
 from memguard_cli.screens.text import count, format_minutes, make_console, make_table, plain
 from memguard_cli.simulation.clairvoyant import SCHEDULES
 from memguard_cli.simulation.compare import NAMES, Place, Summary, compare, count_runs, place_of
@@ -97,7 +98,8 @@ def simulate(
     with progress(count_runs(len(places), chosen, len(numbers), schedules)) as tick:
         summaries = list(compare(truth, places, chosen, scenario.error, numbers, tick, schedules))
     if json_file is not None:
-        write_json({"scenario": str(file), "tasks": len(truth.graph), "results": as_data(summaries)}, json_file)
+        counts = {"tasks": len(truth.graph), "known_compilers": truth.known_compilers}
+        write_json({"scenario": str(file), **counts, "results": as_data(summaries)}, json_file)
     if json_file != "-":
         _show(truth, summaries)
     return 0
@@ -195,6 +197,7 @@ def _show(truth: Truth, summaries: Sequence[Summary]) -> None:
             f"footprints of {truth.known_footprints:,} and in the table of {truth.in_table:,}, the others drawn by kind"
         )
     )
+    console.print(plain(tell_compilers(truth)))
     for container, found in itertools.groupby(summaries, lambda summary: summary.container):
         several = list(found)
         console.print()

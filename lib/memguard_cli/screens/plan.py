@@ -86,7 +86,7 @@ def tell_known(truth: Truth, unknown: Sequence[str]) -> list[str]:
     tasks = len(truth.graph)
     guessed = tasks - truth.known_footprints - truth.in_table
     if truth.known_durations == truth.known_footprints == tasks:
-        return ["All of it is known from earlier builds."]
+        return ["All of it is known from earlier builds.", tell_compilers(truth)]
     is_first = "The whole is" if not truth.known_durations else "What nobody has built is"
     sentences = [
         f"Known from earlier builds: memory of {_share(truth.known_footprints, tasks)}, durations of "
@@ -101,7 +101,17 @@ def tell_known(truth: Truth, unknown: Sequence[str]) -> list[str]:
             f"Never seen: {count(len(unknown), 'recipe')} ({shown}{more}); a heavy one among them decides. Plan again "
             "with the history of the first build."
         )
-    return sentences
+    return [*sentences, tell_compilers(truth)]
+
+
+def tell_compilers(truth: Truth) -> str:
+    """Whether jobs are simulated as they were seen, and what it means if not (docs/benchmarks.md, "8 GB again")."""
+    if truth.known_compilers:
+        return f"Simulated with the single compilers that were seen of {count(truth.known_compilers, 'task')}."
+    return (
+        "No single compilers were seen, so all jobs of a task are alike: where memory is short, a build with memguard "
+        "takes about three quarters of the time that is said here."
+    )
 
 
 def _share(part: int, whole: int) -> str:

@@ -10,28 +10,57 @@ tasks than can be simulated while somebody waits.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
-from memguard.model import Duration, Footprint, Mode, PastRun, Task
+from memguard.model import HISTORY_ORIGIN, Duration, Footprint, Mode, PastRun, Task
 from memguard.predict.durations import learn_duration
+from memguard.predict.job_lives import Life
+from memguard.predict.kinds import KINDS
 from memguard.server.needs import MOST_TASKS
-from memguard.units import GIB
+from memguard.units import GIB, MIB
 from memguard_cli.builds.record import BuildRecord, TaskRun, most_at_once
 from memguard_cli.simulation.compare import place_of, run_known
 from memguard_cli.simulation.engine import Engine, Stuck
 from memguard_cli.simulation.graph import Graph, GraphError
 from memguard_cli.simulation.policies import Stock
-from memguard_cli.simulation.profiles import draw_profile, scale_footprint
+from memguard_cli.simulation.profiles import (
+    ERRORS,
+    Unit,
+    compilers_each,
+    draw_profile,
+    draw_task,
+    scale_footprint,
+    units_of,
+)
 
 # A simulation that misses the time that the build took by more than this share says nothing of another container.
 # One that misses it by no more than the other share is not fitted further.
 CLOSE_SHARE, VERY_CLOSE_SHARE = 0.05, 0.01
+# Where single compilers were seen, tasks and their waits are known well; what a build took beyond them is what BitBake
+# itself does, and slows down everything alike, up to this.
+SLOWER = 1.2
 # How often the waits are fitted: to a 64th of all.
 _FITS = 6
 # Of its peak, what a task with several jobs holds besides them.
 _BASE_SHARE = 0.1
+# What make and its shells hold besides compilers.
+MAKE_BYTES = 64 * MIB
+# What is added to predictions that rest on runs of the task itself, as far as is known of all of them.
+MARGIN = ERRORS["warm"].median - 1
+# The names of kinds, by which a task is predicted that nobody has built.
+GUESSES = {kind.name for kind in KINDS}
 # What is tried: half as much memory again, and half as many CPUs.
 MORE = 1.5
+
+
+# The lives of the compilers of a task, by recipe and task; none where no single ones were seen.
+LivesOf = Callable[[str, str], Sequence[Life]]
+
+
+def no_lives(recipe: str, task: str) -> Sequence[Life]:
+    """Nobody has seen single compilers."""
+    return ()
 
 
 @dataclass(frozen=True)
@@ -52,13 +81,19 @@ class _Measured:
     cpu_s: float
     shared_s: float
     wait_s: float
+    units: tuple[Unit, ...] = ()
 
     def duration(self, waits: float) -> Duration:
         """How long it takes, where such a share of what it waited for was no other task."""
-        return Duration(max(0.01, self.cpu_s - self.shared_s + waits * self.wait_s), self.shared_s)
+        return Duration(max(0.01, self.cpu_s - self.shared_s + waits * self.wait_s), self.shared_s, self.cpu_s)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it was built before."""
+        return self.run.origin == HISTORY_ORIGIN
 
 
-def gains_of(record: BuildRecord) -> Gains | None:
+def gains_of(record: BuildRecord, lives: LivesOf = no_lives) -> Gains | None:
     """What more memory, and more CPUs, would have saved; None where that cannot be said by a simulation."""
     limit, cpus = record.limit_bytes, int(record.start.cpus or 0) if record.start else 0
     runs = [run for run in record.runs if run.number is not None and run.began_s is not None]
@@ -67,18 +102,18 @@ def gains_of(record: BuildRecord) -> Gains | None:
     graph = _graph(runs)
     if graph is None:
         return None
-    again = _Again(record, graph, runs, cpus)
+    again = _Again(record, graph, runs, cpus, lives)
     # BitBake parses before its first task; that stays as it is.
     wall_s = max(run.ended_s or record.ended_s for run in runs) - min(run.first_s for run in runs)
-    waits = _fit(again, limit, cpus, wall_s)
-    if waits is None:
+    fit = _fit(again, limit, cpus, wall_s)
+    if fit is None:
         return None
-    as_it_was = again.seconds(waits, limit, cpus)
     more_bytes, more_cpus = _more_memory(limit), max(cpus + 1, int(cpus * MORE))
-    with_memory, with_cpus = again.seconds(waits, more_bytes, cpus), again.seconds(waits, limit, more_cpus)
-    if as_it_was is None or with_memory is None or with_cpus is None:
+    with_memory, with_cpus = again.seconds(fit.waits, more_bytes, cpus), again.seconds(fit.waits, limit, more_cpus)
+    if with_memory is None or with_cpus is None:
         return None
-    return Gains(more_bytes, max(0.0, as_it_was - with_memory), more_cpus, max(0.0, as_it_was - with_cpus))
+    memory_s, cpus_s = (fit.slowness * max(0.0, fit.seconds - seconds) for seconds in (with_memory, with_cpus))
+    return Gains(more_bytes, memory_s, more_cpus, cpus_s)
 
 
 def _more_memory(limit_bytes: int) -> int:
@@ -105,9 +140,10 @@ def _graph(runs: list[TaskRun]) -> Graph | None:
 class _Again:
     """The build as it can be simulated."""
 
-    def __init__(self, record: BuildRecord, graph: Graph, runs: list[TaskRun], cpus: int) -> None:
+    def __init__(self, record: BuildRecord, graph: Graph, runs: list[TaskRun], cpus: int, lives: LivesOf) -> None:
         self._record, self._graph, self._runs = record, graph, runs
-        self._tasks = [_measure(run, record.ended_s, cpus) for run in runs]
+        self._tasks = [_measure(run, record.ended_s, cpus, lives(run.recipe, run.task)) for run in runs]
+        self.has_compilers = any(task.units for task in self._tasks)
         self._footprints = [_footprint(task, cpus) for task in self._tasks]
         # The log does not name BB_NUMBER_THREADS, which is the number of CPUs unless a configuration says otherwise.
         self._jobs = max((run.wanted_jobs or 1 for run in runs), default=1)
@@ -118,7 +154,13 @@ class _Again:
         """How long it takes in another container, None where it does not end well there."""
         durations = [task.duration(waits) for task in self._tasks]
         dice = random.Random(0)
-        profiles = [draw_profile(*pair, dice) for pair in zip(durations, self._footprints)]
+        most = compilers_each(sum(bool(task.units) for task in self._tasks))
+        profiles = [
+            draw_task(duration, footprint, task.units, footprint.base_bytes, dice, most)
+            if self.has_compilers
+            else draw_profile(duration, footprint, dice)
+            for task, duration, footprint in zip(self._tasks, durations, self._footprints)
+        ]
         extra = cpus - self._cpus
         reserve = self._record.reserve_bytes if limit_bytes == self._record.limit_bytes else None
         idle_bytes = (self._record.start.used_bytes or 0) if self._record.start else 0
@@ -133,7 +175,8 @@ class _Again:
             if self._record.mode != Mode.ENFORCE.value:
                 outcome = engine.run(Stock(engine, order))
             else:
-                outcome = run_known(engine, self._graph, order, tasks, place)
+                known = {number for number, task in enumerate(self._tasks) if task.is_known}
+                outcome = run_known(engine, order, tasks, place, known)
         except Stuck:
             return None
         return outcome.makespan_s if outcome.finished else None
@@ -143,11 +186,28 @@ class _Again:
         run, footprint = self._runs[number], self._footprints[number]
         if not run.granted_bytes or not run.peak_bytes:
             return footprint
-        return scale_footprint(footprint, run.granted_bytes / run.peak_bytes)
+        predicted = scale_footprint(footprint, run.granted_bytes / run.peak_bytes)
+        if not self.has_compilers:
+            return predicted
+        is_known, is_guess = self._tasks[number].is_known, run.origin in GUESSES
+        return replace(predicted, origin=run.origin, margin=MARGIN if is_known else 0.0, is_guess=is_guess)
 
 
-def _fit(again: _Again, limit_bytes: int, cpus: int, wall_s: float) -> float | None:
-    """The share of what tasks waited for that was no other task, by the time that the build took; None for none."""
+@dataclass(frozen=True)
+class _Fit:
+    """What makes a simulation take what the build took.
+
+    waits:    the share of what tasks waited for that was no other task; seconds: what it takes with that.
+    slowness: how many times as long everything took.
+    """
+
+    waits: float
+    seconds: float
+    slowness: float = 1.0
+
+
+def _fit(again: _Again, limit_bytes: int, cpus: int, wall_s: float) -> _Fit | None:
+    """What fits best, None where nothing does."""
     low, high = 0.0, 1.0
     best, best_s = None, CLOSE_SHARE * wall_s
     # First as it was measured, then without all waits, then in between.
@@ -156,9 +216,11 @@ def _fit(again: _Again, limit_bytes: int, cpus: int, wall_s: float) -> float | N
         seconds = again.seconds(waits, limit_bytes, cpus)
         if seconds is None:
             break
+        if again.has_compilers and number == 0 and seconds < wall_s <= SLOWER * seconds:
+            return _Fit(waits, seconds, wall_s / seconds)
         missed_s = abs(seconds - wall_s)
         if missed_s <= best_s:
-            best, best_s = waits, missed_s
+            best, best_s = _Fit(waits, seconds), missed_s
         if missed_s <= VERY_CLOSE_SHARE * wall_s:
             break
         if number > 1:
@@ -167,12 +229,15 @@ def _fit(again: _Again, limit_bytes: int, cpus: int, wall_s: float) -> float | N
     return best
 
 
-def _measure(run: TaskRun, last_s: float, cpus: int) -> _Measured:
+def _measure(run: TaskRun, last_s: float, cpus: int, lives: Sequence[Life]) -> _Measured:
     """What is known of a run. What it was stopped for is no part of what it takes, but some of its jobs went on."""
     jobs = max(1, min(run.jobs or 1, cpus))
     length_s = run.length_s(last_s)
     wall_s = max(0.01, length_s - run.stopped_s, min(length_s, (run.cpu_s or 0.0) / jobs))
     cpu_s = min(run.cpu_s or 0.0, wall_s * cpus)
+    if lives:
+        # They share CPUs in the simulation, too.
+        return _Measured(run, cpu_s, 0.0, 0.0, units_of(lives, cpu_s))
     learned = learn_duration(PastRun(jobs, wall_s, cpu_s))
     if not learned.parallel_s:
         return _Measured(run, cpu_s, 0.0, max(0.0, wall_s - cpu_s))
@@ -183,6 +248,11 @@ def _measure(run: TaskRun, last_s: float, cpus: int) -> _Measured:
 def _footprint(task: _Measured, cpus: int) -> Footprint:
     """What it takes with any number of jobs, by its peak."""
     peak_bytes, jobs = task.run.peak_bytes or 0, max(1, min(task.run.jobs or 1, cpus))
+    if task.units:
+        largest_bytes = max(unit.life.peak_bytes for unit in task.units)
+        base_bytes = min(MAKE_BYTES, peak_bytes - largest_bytes) if peak_bytes > largest_bytes else MAKE_BYTES
+        job_bytes = max(peak_bytes - base_bytes, largest_bytes) // jobs
+        return Footprint(base_bytes, job_bytes, base_bytes + largest_bytes, "measured")
     if not task.shared_s:
         return Footprint(peak_bytes, 0, peak_bytes, "measured")
     base_bytes = int(_BASE_SHARE * peak_bytes)

@@ -10,18 +10,22 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from memguard.decide.chain import Chain
 from memguard.decide.order import by_remaining_path, remaining_paths
+from memguard.decide.pool_form import TASKS
+from memguard.model import HISTORY_ORIGIN, Task
 from memguard.model import Policy as Settings
-from memguard.model import Task
 from memguard.predict.durations import by_kind
+from memguard_cli.simulation.beliefs import Beliefs
+from memguard_cli.simulation.by_compiler import in_order
+from memguard_cli.simulation.by_phase import MemguardByPhase
 from memguard_cli.simulation.clairvoyant import SCHEDULES, best_schedule, lower_bound_s
 from memguard_cli.simulation.engine import Container, Engine, Outcome, Policy
-from memguard_cli.simulation.graph import Graph
-from memguard_cli.simulation.policies import Memguard, OneHeavy, StaticCaps, Stock, TokenFloor, UsageGate
+from memguard_cli.simulation.fewer_looks import FewerLooks
+from memguard_cli.simulation.policies import OneHeavy, StaticCaps, Stock, TokenFloor, UsageGate
 from memguard_cli.simulation.profiles import ERRORS, Error, misjudge, misjudge_duration
 from memguard_cli.simulation.truth import KNOWN_ORIGIN, Truth
 
@@ -91,21 +95,38 @@ def simulate(truth: Truth, place: Place, policy: str, error: Error | None, seed:
     if rival is not None:
         return engine.run(rival(engine, order))
     is_first = policy == COLD or (error is None and not truth.known_durations)
+    if is_first and engine.has_compilers:
+        return engine.run(_first_by_compiler(engine, truth, place.settings))
     tasks = predict(truth, place.container.jobs, ERRORS["cold"] if policy == COLD else error, seed, not is_first)
     if is_first:
-        return engine.run(Memguard(engine, order, tasks, place.settings, None))
-    return run_known(engine, truth.graph, order, tasks, place)
+        return engine.run(MemguardByPhase(engine, order, tasks, place.settings, None))
+    return run_known(engine, order, tasks, place, range(len(tasks)))
 
 
-def run_known(engine: Engine, graph: Graph, order: Sequence[int], tasks: Sequence[Task], place: Place) -> Outcome:
+def _first_by_compiler(engine: Engine, truth: Truth, settings: Settings) -> FewerLooks:
+    """memguard in a first build of single compilers, which thinks of each task as of its kind."""
+    cpus = engine.container.cpus
+    beliefs = Beliefs(truth.graph, lambda number: truth.kinds.get(number, ""), engine.container.jobs, {})
+    seconds = {number: beliefs.seconds(number, cpus) for number in range(len(truth.graph))}
+    order = in_order(engine, seconds, beliefs.__getitem__, settings, is_first=True)
+    return FewerLooks(engine, order, beliefs, settings, None)
+
+
+def run_known(
+    engine: Engine, order: Sequence[int], tasks: Sequence[Task], place: Place, known: Collection[int]
+) -> Outcome:
     """A build with memguard that knows how long its tasks take: the longest remaining path first, else BitBake's order.
 
-    Raises Stuck.
+    known: the tasks whose compilers were seen before. Raises Stuck.
     """
     seconds = expect_seconds(tasks, place.container.cpus)
-    paths = remaining_paths(range(len(tasks)), graph.depends.__getitem__, seconds)
-    chain = Chain(paths, seconds) if place.settings.gives_way else None
-    return engine.run(Memguard(engine, by_remaining_path(order, paths), tasks, place.settings, chain))
+    paths = remaining_paths(range(len(tasks)), engine.graph.depends.__getitem__, seconds)
+    settings = place.settings
+    chain = Chain(paths, seconds) if settings.gives_way else None
+    if engine.has_compilers:
+        order = in_order(engine, seconds, tasks.__getitem__, settings, is_first=False)
+        return engine.run(FewerLooks(engine, order, tasks, settings, chain, known))
+    return engine.run(MemguardByPhase(engine, by_remaining_path(order, paths), tasks, settings, chain))
 
 
 def predict(truth: Truth, jobs: int, error: Error | None, seed: int, is_known: bool = True) -> list[Task]:
@@ -117,14 +138,18 @@ def predict(truth: Truth, jobs: int, error: Error | None, seed: int, is_known: b
     dice = random.Random(seed)
     tasks = []
     for number, (recipe, name) in enumerate(truth.graph.names):
-        width = max(phase.width for phase in truth.profiles[number].phases)
+        width = max((phase.width for phase in truth.profiles[number].phases), default=1)
         prior = truth.priors.get(number) if error is None else None
         usual = error or ERRORS["warm" if prior is None else "cold"]
         footprint = misjudge(truth.footprints[number], usual, dice)
+        if truth.known_compilers and prior is None:
+            # Whoever sees compilers counts without the margin.
+            margin = max(0.0, usual.median - 1)
+            footprint = replace(footprint, margin=margin, origin=HISTORY_ORIGIN)
         duration = misjudge_duration(truth.durations[number], usual, dice)
         if prior is not None and prior.origin == KNOWN_ORIGIN:
             footprint = prior
-        wanted = jobs if width > 1 else 1
+        wanted = jobs if width > 1 or (truth.known_compilers and name in TASKS) else 1
         has_duration = is_known and prior is None
         tasks.append(Task(str(number), "", recipe, name, footprint, wanted, duration if has_duration else None))
     return tasks

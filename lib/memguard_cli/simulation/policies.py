@@ -2,33 +2,25 @@
 """The rules by which builds are simulated: memguard's own, which is the code that decides in builds, and its rivals'.
 
 Runs in: outside BitBake; pure.
-Covers: stock BitBake, a gate on use, static caps, one heavy task at a time, tokens while memory is free, memguard.
-Does not cover: what becomes of running tasks (reflex), what knows the future (clairvoyant).
+Covers: stock BitBake, a gate on use, static caps, one heavy task at a time, tokens while memory is free; which task
+memguard starts.
+Does not cover: what memguard does to running tasks (by_phase, by_compiler), what knows the future (clairvoyant).
 """
 
 from __future__ import annotations
 
 import bisect
-from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 
 from memguard.decide.chain import Chain
 from memguard.decide.choose import choose_next
 from memguard.decide.ledger import Ledger
-from memguard.model import BuildUse, Reading, Task
 from memguard.model import Policy as Settings
-from memguard.settings import RETRIES
+from memguard.model import Reading, Task
 from memguard.units import GIB
+from memguard_cli.simulation.beliefs import Beliefs
 from memguard_cli.simulation.engine import Engine, Outcome
-from memguard_cli.simulation.profiles import scale_footprint
-from memguard_cli.simulation.reflex import SimulatedReflex
-
-# After a memory kill a task is taken to need at least this many times what it was thought to.
-AFTER_KILL = 1.2
-
-# BitBake asks again after a second at the most, whatever happens.
-ASKED_EVERY_S = 1.0
 
 
 class InOrder:
@@ -55,6 +47,10 @@ class InOrder:
 
     def wakes_in_s(self) -> float | None:
         return None
+
+    def is_lost(self) -> bool:
+        """Everything in the container is killed, as with memory.oom.group."""
+        return True
 
     def describe(self, outcome: Outcome) -> Outcome:
         return outcome
@@ -163,25 +159,27 @@ class TokenFloor(Stock):
 
 
 class Memguard(InOrder):
-    """memguard: the ledger and the choices of real builds, and the sentinel's reflex. It is choose_next()'s Queue.
+    """memguard: the ledger and the choices of real builds, without a sentinel. It is choose_next()'s Queue.
 
     tasks: what memguard thinks of each task. durations of None leave BitBake's order.
     chain: what the end of the build waits for, None where durations are not known.
+    is_bold: whether the jobs of what starts because a CPU idles can be stopped in time.
     """
 
     def __init__(
-        self, engine: Engine, order: Sequence[int], tasks: Sequence[Task], settings: Settings, chain: Chain[int] | None
+        self,
+        engine: Engine,
+        order: Sequence[int],
+        tasks: Sequence[Task] | Beliefs,
+        settings: Settings,
+        chain: Chain[int] | None,
+        is_bold: bool,
     ) -> None:
         super().__init__(engine, order)
         self._chain = chain
-        self._tasks = list(tasks)
+        self._tasks = tasks
         self._ended: list[str] = []
-        self._kills: Counter[int] = Counter()
-        self._retries = RETRIES + 1  # the last of them alone
-        self._reflex = SimulatedReflex(engine, settings.reserve_of(engine.container.limit_bytes))
-        self._is_stale = False
-        # Memory grows in steps of 256 MiB here, which nobody could stop in time.
-        self._ledger = Ledger(settings, self._read(), engine.now_s, is_bold=False)
+        self.ledger = Ledger(settings, self._read(), engine.now_s, is_bold)
 
     def gives_way(self, task: int) -> bool:
         return self._chain is not None and self._chain.start(task, self.engine.now_s)
@@ -191,50 +189,29 @@ class Memguard(InOrder):
         if self._chain is not None:
             self._chain.end([task])
 
-    def wakes_in_s(self) -> float | None:
-        """The server asks again each second, which matters only where its last reading was an older one; the reflex."""
-        looks_s = self._reflex.looks_in_s()
-        return min(looks_s or ASKED_EVERY_S, ASKED_EVERY_S) if self._is_stale or looks_s else None
-
-    def before_time_passes(self) -> None:
-        """What the sentinel does: stop, wake and kill jobs, as regulate() says."""
-        running = self._ledger.running
-        for number in self._reflex.act(self._tasks, running):
-            # It runs again in place, with fewer jobs, once what it needs now is there; after its last retry it fails.
-            task = self._tasks[number]
-            self._kills[number] += 1
-            if self._kills[number] > self._retries:
-                self.engine.has_failed = True
-            jobs = max(1, running[task.tid].grant.jobs // 2)
-            footprint = scale_footprint(task.footprint, AFTER_KILL)
-            self._tasks[number] = replace(task, wanted_jobs=min(jobs, task.wanted_jobs), footprint=footprint)
-            self.ended(number)
-            self.ready(number)
-
     def choose(self) -> tuple[int, int] | None:
-        engine, ledger = self.engine, self._ledger
+        engine, ledger = self.engine, self.ledger
         is_idle = not engine.runs
-        if ledger.settle(self._ended, engine.now_s):
-            rise_bytes = sum(
-                max(0, ledger.running[tid].need_bytes - state.current_bytes)
-                for tid, state in engine.states.items()
-                if state.most_compilers and tid in ledger.running
-            )
-            # A copy: what starts after this look nobody has seen yet.
-            use = BuildUse(dict(engine.states), sum(run.stopped for run in engine.runs.values()), rise_bytes=rise_bytes)
-            ledger.look(self._read(), use, engine.now_s, is_idle)
+        self._look(is_idle)
         self._ended.clear()
         free_bytes = ledger.free_bytes
         tid = choose_next(self, ledger, is_idle)
         if tid is None:
-            # While the CPUs are busy an end is waited for, however old the reading is.
-            if not ledger.is_crowded:
-                self._is_stale = bool(ledger.held) and ledger.reading.used_bytes != engine.used_bytes
+            self._wait()
             return None
         self._leave(int(tid))
-        # A task of a simulation has no pool: it keeps the jobs that fit as it starts.
-        entry = ledger.running[tid]
-        return int(tid), max(1, min(entry.grant.jobs, entry.task.footprint.jobs_within(free_bytes, entry.grant.jobs)))
+        return int(tid), self._begin(int(tid), free_bytes)
+
+    def _look(self, is_idle: bool) -> None:
+        """Tell the ledger which tasks have ended, and what is seen of the others."""
+        raise NotImplementedError
+
+    def _begin(self, number: int, free_bytes: int) -> int:
+        """A task starts, before which that much was free: with how many jobs."""
+        raise NotImplementedError
+
+    def _wait(self) -> None:
+        """Nothing starts now."""
 
     def first(self, hidden: Container[str]) -> str | None:
         """The first that is ready; the ledger keeps those it holds, which wait here no longer."""
@@ -265,8 +242,8 @@ class Memguard(InOrder):
         """What memguard thinks of a task."""
         return self._tasks[int(tid)]
 
-    def describe(self, outcome: Outcome) -> Outcome:
-        ledger, totals = self._ledger, self._ledger.totals
+    def _with_totals(self, outcome: Outcome, stopped: int, killed: int) -> Outcome:
+        ledger, totals = self.ledger, self.ledger.totals
         ledger.settle((), self.engine.now_s)
         for tid in list(ledger.held):
             ledger.release(tid)
@@ -276,8 +253,8 @@ class Memguard(InOrder):
             held=totals.held,
             shrunk=totals.shrunk,
             forced=totals.forced,
-            stopped=self._reflex.stopped,
-            killed=self._reflex.killed,
+            stopped=stopped,
+            killed=killed,
         )
 
     def _leave(self, number: int) -> None:
@@ -288,5 +265,6 @@ class Memguard(InOrder):
 
     def _read(self) -> Reading:
         """The container's memory as the server would read it."""
-        limit, used = self.engine.container.limit_bytes, self.engine.used_bytes
-        return Reading(limit, "simulated", used, 0, limit - used, None, limit, self.engine.container.cpus)
+        container, used = self.engine.container, self.engine.used_bytes
+        limit = container.limit_bytes
+        return Reading(limit, "simulated", used, 0, limit - used, None, limit, container.cpus, charged_bytes=used)

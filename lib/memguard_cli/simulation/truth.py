@@ -21,10 +21,20 @@ from memguard.model import Duration, Footprint, Outcome, PastRun, Sample
 from memguard.predict.durations import by_kind, learn_duration
 from memguard.predict.fit import learn
 from memguard.predict.footprints import Predictor, read_table
+from memguard.predict.remembered_lives import MOST_UNITS, Lives
 from memguard.record.history.store import History
 from memguard_cli.builds.buildstats import NoBuildstats, read_builds
+from memguard_cli.simulation.beliefs import classes_of
 from memguard_cli.simulation.graph import CHAIN, Graph, GraphError, read_dot
-from memguard_cli.simulation.profiles import Profile, draw_profile, scale_footprint
+from memguard_cli.simulation.profiles import (
+    Profile,
+    Unit,
+    compilers_each,
+    draw_profile,
+    draw_task,
+    scale_footprint,
+    units_of,
+)
 
 # The origin of footprints that the table of known recipes has.
 KNOWN_ORIGIN = "known"
@@ -39,11 +49,18 @@ _LAST = ("do_rootfs", "do_image*", "do_populate_sdk*", "do_build")
 
 @dataclass(frozen=True)
 class Figures:
-    """What is known of one task; None for what is not."""
+    """What is known of one task; None for what is not.
+
+    units:      its compilers, none where no single ones were seen; base_bytes: what it holds besides.
+    kind:       the name of what it is one of, "" if unknown.
+    """
 
     duration: Duration | None = None
     footprint: Footprint | None = None
     profile: Profile | None = None
+    units: tuple[Unit, ...] = ()
+    base_bytes: int = 0
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,6 +70,8 @@ class Truth:
     known:     of how many tasks the duration, and the footprint, was seen or told; the others are drawn by kind.
     in_table:  how many of the others the table of known footprints has.
     priors:    of the tasks whose footprint nobody has seen, by place, what a first build takes them to need.
+    kinds:     by place the names of kinds, as far as they are known.
+    known_compilers: of how many tasks single compilers were seen; where there are any, all tasks have single ones.
     """
 
     graph: Graph
@@ -63,6 +82,8 @@ class Truth:
     known_footprints: int
     in_table: int = 0
     priors: Mapping[int, Footprint] = field(default_factory=dict)
+    kinds: Mapping[int, str] = field(default_factory=dict)
+    known_compilers: int = 0
 
 
 Known = Mapping[tuple[str, str], Figures]
@@ -116,10 +137,18 @@ def find_truth(graph: Graph, known: Known, overrides: Iterable[tuple[str, Figure
     profiles, durations, footprints = [], [], []
     known_durations = known_footprints = 0
     priors: dict[int, Footprint] = {}
+    kinds: dict[int, str] = {}
+    known_compilers = sum(bool(known.get(name, Figures()).units) for name in graph.names)
+    most = compilers_each(known_compilers)
+    # Of a recipe that was built each task that ran is known; what is not runs nothing.
+    built = {recipe for recipe, _ in known if known_compilers}
     for place, (recipe, task) in enumerate(graph.names):
         name = f"{recipe}:{task}"
         told = next((figures for pattern, figures in own if fnmatchcase(name, pattern)), Figures())
         seen = known.get((recipe, task), Figures())
+        if recipe in built and seen == told == Figures():
+            told = Figures(profile=Profile(()))
+        kinds[place] = seen.kind
         duration, footprint = told.duration or seen.duration, told.footprint or seen.footprint
         known_durations += duration is not None or told.profile is not None
         known_footprints += footprint is not None or told.profile is not None
@@ -131,7 +160,12 @@ def find_truth(graph: Graph, known: Known, overrides: Iterable[tuple[str, Figure
             if told.profile is None:
                 priors[place] = footprint
             footprint = scale_footprint(footprint, math.exp(dice.gauss(0, UNKNOWN_FOOTPRINT_SIGMA)))
-        profile = told.profile or draw_profile(duration, footprint, dice)
+        units = seen.units if duration is seen.duration and footprint is seen.footprint else ()
+        profile = told.profile or (
+            draw_task(duration, footprint, units, seen.base_bytes, dice, most)
+            if known_compilers
+            else draw_profile(duration, footprint, dice)
+        )
         if told.profile is not None:
             duration, footprint = _around(told.profile)
         profiles.append(profile)
@@ -139,7 +173,7 @@ def find_truth(graph: Graph, known: Known, overrides: Iterable[tuple[str, Figure
         footprints.append(footprint)
     in_table = sum(prior.origin == KNOWN_ORIGIN for prior in priors.values())
     figures = tuple(profiles), tuple(durations), tuple(footprints)
-    return Truth(graph, *figures, known_durations, known_footprints, in_table, priors)
+    return Truth(graph, *figures, known_durations, known_footprints, in_table, priors, kinds, known_compilers)
 
 
 def _around(profile: Profile) -> tuple[Duration, Footprint]:
@@ -173,22 +207,37 @@ def _read_history(path: Path) -> Known:
     with contextlib.closing(history):
         runs = history.fastest_runs()
         samples = history.latest({recipe for recipe, _ in runs})
+        lives = {(task.recipe, task.task): task.packed for task in history.all_lives()}
         if history.failure is not None:
             raise GraphError(history.failure)
     predictor = Predictor(read_table(), {})
-    return {key: _learn(predictor, key, run, samples.get(key, [])) for key, run in runs.items()}
+    return {key: _learn(predictor, key, run, samples.get(key, []), lives.get(key, b"")) for key, run in runs.items()}
 
 
-def _learn(predictor: Predictor, key: tuple[str, str], run: PastRun, samples: list[Sample]) -> Figures:
+def _learn(
+    predictor: Predictor, key: tuple[str, str], run: PastRun, samples: list[Sample], packed_lives: bytes
+) -> Figures:
     """What is known of a task: how long it takes by `run`, and where that was seen what memory by its samples."""
     duration = learn_duration(run)
     newest = next((sample.record for sample in samples if sample.record.outcome is Outcome.OK), None)
     if newest is None or newest.peak_bytes is None:
-        return Figures(duration)
-    prior = predictor.predict(*key, frozenset())
+        return Figures(duration, kind=run.kind)
+    prior = predictor.predict(*key, classes_of(run.kind))
     learned = learn(samples, prior, newest.version)
     # The margin is memguard's caution and no part of the truth.
-    return Figures(duration, scale_footprint(learned.footprint, 1 / (1 + learned.margin)))
+    footprint = scale_footprint(learned.footprint, 1 / (1 + learned.margin))
+    units = units_of(Lives.found(packed_lives).sample(MOST_UNITS), run.cpu_s)
+    return Figures(duration, footprint, None, units, _beside(samples, units, prior), run.kind)
+
+
+def _beside(samples: Iterable[Sample], units: Iterable[Unit], prior: Footprint) -> int:
+    """What make and its shells hold: the most while one compiler ran, less the largest one; else as of its kind."""
+    most = [
+        record.serial_bytes or (record.peak_bytes if record.jobs == 1 else None) or 0
+        for record in (sample.record for sample in samples)
+    ]
+    largest_bytes = max((unit.life.peak_bytes for unit in units), default=0)
+    return max(max(most, default=0) - largest_bytes, 0) or prior.base_bytes
 
 
 def _read_buildstats(path: Path) -> Known:

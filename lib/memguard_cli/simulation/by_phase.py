@@ -1,30 +1,103 @@
 # SPDX-License-Identifier: MIT
-"""The sentinel's part of a simulated build: jobs of running tasks are stopped, woken and killed.
+"""memguard in a simulated build whose tasks have jobs that are all alike, as far as nobody has seen single ones.
 
 Runs in: outside BitBake; pure.
-Covers: when it looks, what it sees of each task, and regulate()'s actions carried out in the engine.
-Does not cover: pools of tokens: every task has the jobs of its grant.
+Covers: what the sentinel sees of each task, when it looks, and regulate()'s actions carried out in the engine.
+Does not cover: pools of tokens: every task has the jobs of its grant; single compilers (by_compiler).
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from memguard.decide.chain import Chain
 from memguard.decide.ledger import Entry
 from memguard.decide.moment import STOP_SHARE, Act, Action, Job, Moment, Running
 from memguard.decide.regulate import regulate
-from memguard.model import Task
+from memguard.model import BuildUse, Task
+from memguard.model import Policy as Settings
 from memguard.predict.job_lives import Expected
 from memguard.sentinel.pace import FILL_LEAST_BYTES_S, LOOK_LEAST_S, LOOK_MOST_S
-from memguard_cli.simulation.engine import Engine, SimulatedTask
-from memguard_cli.simulation.profiles import UNIT_S
+from memguard.settings import RETRIES
+from memguard_cli.simulation.engine import Engine, Outcome
+from memguard_cli.simulation.policies import Memguard
+from memguard_cli.simulation.profiles import UNIT_S, scale_footprint
+from memguard_cli.simulation.running import SimulatedTask
 
 # A job that still grows is expected to become this many times what it is, where its footprint says less.
 BEYOND = 1.25
 
 # While something is stopped the real reflex looks every tenth of a second, which here changes little and costs much.
 LOOK_STOPPED_S = 0.25
+
+# After a memory kill a task is taken to need at least this many times what it was thought to.
+AFTER_KILL = 1.2
+
+# BitBake asks again after a second at the most, whatever happens.
+ASKED_EVERY_S = 1.0
+
+
+class MemguardByPhase(Memguard):
+    """memguard with a sentinel that sees phases."""
+
+    def __init__(
+        self, engine: Engine, order: Sequence[int], tasks: Sequence[Task], settings: Settings, chain: Chain[int] | None
+    ) -> None:
+        # Memory grows in steps of 256 MiB here, which nobody could stop in time.
+        self._judged = list(tasks)
+        super().__init__(engine, order, self._judged, settings, chain, is_bold=False)
+        self._kills: Counter[int] = Counter()
+        self._retries = RETRIES + 1  # the last of them alone
+        self._reflex = SimulatedReflex(engine, settings.reserve_of(engine.container.limit_bytes))
+        self._is_stale = False
+
+    def wakes_in_s(self) -> float | None:
+        """The server asks again each second, which matters only where its last reading was an older one; the reflex."""
+        looks_s = self._reflex.looks_in_s()
+        return min(looks_s or ASKED_EVERY_S, ASKED_EVERY_S) if self._is_stale or looks_s else None
+
+    def before_time_passes(self) -> None:
+        """What the sentinel does: stop, wake and kill jobs, as regulate() says."""
+        running = self.ledger.running
+        for number in self._reflex.act(self._judged, running):
+            # It runs again in place, with fewer jobs, once what it needs now is there; after its last retry it fails.
+            task = self._judged[number]
+            self._kills[number] += 1
+            if self._kills[number] > self._retries:
+                self.engine.has_failed = True
+            jobs = max(1, running[task.tid].grant.jobs // 2)
+            footprint = scale_footprint(task.footprint, AFTER_KILL)
+            self._judged[number] = replace(task, wanted_jobs=min(jobs, task.wanted_jobs), footprint=footprint)
+            self.ended(number)
+            self.ready(number)
+
+    def describe(self, outcome: Outcome) -> Outcome:
+        return self._with_totals(outcome, self._reflex.stopped, self._reflex.killed)
+
+    def _look(self, is_idle: bool) -> None:
+        engine, ledger = self.engine, self.ledger
+        if ledger.settle(self._ended, engine.now_s):
+            rise_bytes = sum(
+                max(0, ledger.running[tid].need_bytes - state.current_bytes)
+                for tid, state in engine.states.items()
+                if state.most_compilers and tid in ledger.running
+            )
+            # A copy: what starts after this look nobody has seen yet.
+            use = BuildUse(dict(engine.states), sum(run.stopped for run in engine.runs.values()), rise_bytes=rise_bytes)
+            ledger.look(self._read(), use, engine.now_s, is_idle)
+
+    def _begin(self, number: int, free_bytes: int) -> int:
+        """A task of a simulation has no pool: it keeps the jobs that fit as it starts."""
+        entry = self.ledger.running[self._tasks[number].tid]
+        return max(1, min(entry.grant.jobs, entry.task.footprint.jobs_within(free_bytes, entry.grant.jobs)))
+
+    def _wait(self) -> None:
+        # While the CPUs are busy an end is waited for, however old the reading is.
+        if not self.ledger.is_crowded:
+            self._is_stale = bool(self.ledger.held) and self.ledger.reading.used_bytes != self.engine.used_bytes
 
 
 class SimulatedReflex:
