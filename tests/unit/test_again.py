@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from memguard.predict.job_lives import Life
 from memguard.record.events import BuildEnded, BuildStarted
 from memguard.units import GIB
 from memguard_cli.advice.build import advise
@@ -106,3 +107,18 @@ def test_a_simulation_that_misses_the_build_says_nothing() -> None:
     """Of tasks that computed for ten seconds and took a minute each, of which nobody knows why all at once."""
     slow = [FIRST, *(replace(task, ended_s=task.began_s + 9) for task in CHAIN[1:])]
     assert gains_of(build(slow, 4, 250)) is None
+
+
+def test_single_compilers_say_what_a_crowded_compile_computed() -> None:
+    """A compile that shared its CPUs is simulated by its compilers, and what all took longer is taken for BitBake's."""
+    compiles = [replace(run(n, 10, 120, 0.4, (0,)), jobs=2, wanted_jobs=2, cpu_s=50.0) for n in (1, 2, 3, 4)]
+    record = build([FIRST, *compiles], 2, 120)
+
+    def lives(recipe: str, task: str) -> list[Life]:
+        return [] if recipe == "r0" else [Life(GIB // 8, 15.0, 5.0)] * 5
+
+    gains = gains_of(record, lives)
+    assert gains is not None
+    # Two hundred CPU seconds on two CPUs, of which there would be three, in a build that took a tenth longer.
+    assert gains.cpus_s == pytest.approx((200 / 2 - 200 / 3) * 120 / 110, rel=0.2)
+    assert gains.memory_s < 0.05 * 120

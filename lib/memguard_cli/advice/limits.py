@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from memguard.units import format_bytes, format_duration
 from memguard_cli.advice.waiting import WAITING_SHARE, limits_needed, round_up, union_s
 from memguard_cli.builds.record import BuildRecord
-from memguard_cli.simulation.again import Gains, gains_of
+from memguard_cli.simulation.again import Gains, LivesOf, gains_of, no_lives
 
 # CPUs that are busy for this share of the time limit a build; the rest is what its beginning and its end leave idle.
 BUSY_SHARE = 0.8
@@ -78,11 +78,11 @@ def shares(record: BuildRecord) -> Shares:
     )
 
 
-def find_limits(record: BuildRecord) -> Limits:
-    """What limits the build, and what more of it would gain."""
+def find_limits(record: BuildRecord, lives: LivesOf = no_lives) -> Limits:
+    """What limits the build, and what more of it would gain. lives: as of gains_of()."""
     if record.end is None or record.wall_s < _LEAST_S:
         return Limits(By.UNKNOWN, "")
-    found, gains = shares(record), gains_of(record)
+    found, gains = shares(record), gains_of(record, lives)
     by = _by_shares(found) if gains is None else _by_gains(gains, found, record.wall_s)
     more = _bound(by, found, record) if gains is None else _gained(gains, record)
     return Limits(by, f"{_WORDS[by].format(**_facts(found))} {more}".strip())

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from memguard.channels.build_directory import USUAL_NAME, BuildDirectory
+from memguard.predict.job_lives import Life
+from memguard.predict.remembered_lives import MOST_UNITS, Lives
 from memguard.record.history.store import DEFAULT_MAX_BYTES, LEAST_MAX_BYTES, History
 from memguard.settings import is_database, without_secrets
 from memguard.units import format_bytes, parse_bytes
@@ -99,6 +101,14 @@ def opened_to_read(path: Path) -> Iterator[History]:
     with contextlib.closing(history):
         yield history
         check(history)
+
+
+@contextlib.contextmanager
+def lives_beside(path: Path) -> Iterator[Callable[[str, str], Sequence[Life]]]:
+    """Gives the lives of the compilers of a task, by recipe and task; none where there is no history to be read."""
+    history = History(path, warn=_say_later, is_read_only=True)
+    with contextlib.closing(history):
+        yield lambda recipe, task: Lives.found(history.lives(recipe, task)).sample(MOST_UNITS)
 
 
 @contextlib.contextmanager

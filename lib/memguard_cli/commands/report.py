@@ -20,6 +20,7 @@ from memguard.channels.build_directory import BuildDirectory
 from memguard_cli.advice.build import advise
 from memguard_cli.advice.limits import find_limits
 from memguard_cli.builds.assemble import read_build
+from memguard_cli.builds.history_file import lives_beside
 from memguard_cli.builds.plain_file import write_whole
 from memguard_cli.errors import UserError
 from memguard_cli.report.build import find_log, find_standing
@@ -62,7 +63,8 @@ def report(sources: tuple[str, ...], stamp: str | None, output: str | None, as_t
     events_path, directory = _find(sources[0], stamp) if sources else find_log(None, stamp)
     record = read_build(events_path)
     standing = find_standing(record, directory)
-    limits = find_limits(record)
+    with lives_beside(BuildDirectory(directory).history) as lives:
+        limits = find_limits(record, lives)
     advice = advise(record, limits, is_running=standing is Standing.RUNNING)
     if as_json:
         _write(output or "-", json.dumps(as_data(record, standing, limits, advice), indent=1) + "\n")
