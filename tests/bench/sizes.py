@@ -16,23 +16,25 @@ import os
 import random
 import statistics
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from memguard.model import Duration, Footprint
+from memguard.predict.job_lives import Life
 from memguard.units import GIB, MIB
 from memguard_cli.simulation.compare import COLD, place_of, simulate
 from memguard_cli.simulation.engine import Outcome
-from memguard_cli.simulation.graph import Graph
+from memguard_cli.simulation.graph import Graph, generate
 from memguard_cli.simulation.planning import IDLE_BYTES
-from memguard_cli.simulation.profiles import ERRORS, draw_profile
-from memguard_cli.simulation.truth import Truth
+from memguard_cli.simulation.profiles import ERRORS, draw_profile, units_of
+from memguard_cli.simulation.truth import Figures, Truth, find_truth
 
 from . import captures
 from .recording import RecordedTask, Recording, read_recording
-from .replay import RECORDED
+from .replay import RECORDED, replay_all
 
 IMAGES = ("core-image-minimal", "core-image-sato")
 # Of the recipes; the others come from sstate.
@@ -48,12 +50,14 @@ RULES = (
     ("stock, sstate", True, "stock"),
 )
 
-# Real builds of the bed (docs/benchmarks.md, "The replay beside real builds"): limit, threads, jobs, policy, and the
-# medians of wall and CPU seconds of the second sitting.
+# Builds of the bed (docs/benchmarks.md, "The replay beside real builds"): limit, threads, jobs, policy, and the medians
+# of wall seconds of the second sitting; None where no real build ends, so that the replay stands beside it.
 BED = {
     "free": (24 * GIB, 2, 2, "stock", 362.4),
     "first": (3 * GIB // 2, 4, 8, COLD, 361.1),
     "second": (3 * GIB // 2, 4, 8, "memguard", 321.8),
+    "first, 1.0 GiB": (GIB, 4, 8, COLD, None),
+    "second, 1.0 GiB": (GIB, 4, 8, "memguard", None),
 }
 BED_CPU_S, BED_CPUS = 629.0, 2
 
@@ -99,11 +103,15 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seeds", metavar="N", type=int, default=5, help="builds of each (default: 5)")
     parser.add_argument("--picture", metavar="FILE", type=Path, help="draw the table, as .svg")
     parser.add_argument("--bed", action="store_true", help="simulate the builds of the bed, beside the real ones")
+    parser.add_argument("--large", metavar="TASKS", type=int, help="time simulations of a build of so many tasks")
     parser.add_argument("--processes", metavar="N", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args(arguments)
     seeds = max(1, options.seeds)
     if options.bed:
-        show_bed(read_recording(RECORDED), seeds)
+        show_bed(bed_recording(), seeds)
+        return 0
+    if options.large:
+        show_large(options.large)
         return 0
     unknown = set(options.images.split(",")) - set(captures.GRAPHS)
     if unknown:
@@ -241,20 +249,34 @@ def draw(cells: Sequence[Cell], path: Path) -> None:
 # -- the bed ----------------------------------------------------------------------------------------------------------
 
 
+def bed_recording() -> Recording:
+    """The bed on CPUs as slow as in those builds."""
+    recording = read_recording(RECORDED)
+    return recording.slowed(BED_CPU_S / sum(task.cpu_s for task in recording.tasks))
+
+
 def show_bed(recording: Recording, seeds: int) -> None:
     """Print what the simulation makes of the bed's builds, beside what they really took."""
-    recording = recording.slowed(BED_CPU_S / sum(task.cpu_s for task in recording.tasks))
-    print("| build | simulated wall, s (range) | built | real, median | off |")
+    print("| build | simulated wall, s (range) | built | beside it, s | off |")
     print("|---|---|---|---|---|")
-    for name, (_, _, _, _, real_s) in BED.items():
+    for name, (limit_bytes, _, _, _, real_s) in BED.items():
         outcomes = [simulate_bed(recording, name, seed) for seed in range(seeds)]
         walls = [outcome.makespan_s + recording.around_s for outcome in outcomes if outcome.finished]
+        beside_s = replayed_s(recording, limit_bytes, name, seeds) if real_s is None else real_s
+        beside = f"{beside_s:.0f}, {'replayed' if real_s is None else 'real'}"
         if walls:
             wall_s = statistics.median(walls)
             words = f"{wall_s:.0f} ({min(walls):.0f} to {max(walls):.0f}) | {len(walls)} of {seeds}"
-            print(f"| {name} | {words} | {real_s:.0f} | {wall_s / real_s - 1:+.0%} |")
+            print(f"| {name} | {words} | {beside} | {wall_s / beside_s - 1:+.0%} |")
         else:
-            print(f"| {name} | - | 0 of {seeds} | {real_s:.0f} | - |")
+            print(f"| {name} | - | 0 of {seeds} | {beside} | - |")
+
+
+def replayed_s(recording: Recording, limit_bytes: int, name: str, seeds: int) -> float:
+    """The median of replays of a build that ended well, in seconds."""
+    build = name.partition(",")[0]
+    found = [replay_all(recording, limit_bytes, ("first", "second"), seed)[build] for seed in range(seeds)]
+    return statistics.median(replayed.wall_s for replayed in found if replayed.has_built)
 
 
 def simulate_bed(recording: Recording, name: str, seed: int) -> Outcome:
@@ -265,23 +287,63 @@ def simulate_bed(recording: Recording, name: str, seed: int) -> Outcome:
 
 
 def bed_truth(recording: Recording, seed: int) -> Truth:
-    """The graph of the recording, and of each task two numbers of time and three of memory, as plan has them."""
-    graph = Graph(
-        tuple((task.recipe, task.task) for task in recording.tasks), tuple(task.needs for task in recording.tasks)
-    )
-    durations, footprints = zip(*(_figures(task) for task in recording.tasks))
-    dice = random.Random(seed)
-    profiles = tuple(draw_profile(*figures, dice) for figures in zip(durations, footprints))
-    return Truth(graph, profiles, durations, footprints, len(graph), len(graph))
+    """The graph of the recording, and of each task what a history knows."""
+    names = tuple((task.recipe, task.task) for task in recording.tasks)
+    graph = Graph(names, tuple(task.needs for task in recording.tasks))
+    known = {name: _figures(task) for name, task in zip(names, recording.tasks) if task.kind}
+    return find_truth(graph, known, (), random.Random(seed))
 
 
-def _figures(task: RecordedTask) -> tuple[Duration, Footprint]:
+def _figures(task: RecordedTask) -> Figures:
     largest_bytes = max((unit.peak_bytes for unit in task.units), default=0)
     if not largest_bytes:
-        return Duration(max(task.wall_s, task.cpu_s), 0.0), Footprint(0, 0, max(8 * MIB, task.peak_bytes), "recorded")
+        duration = Duration(max(task.wall_s, task.cpu_s), 0.0, task.cpu_s)
+        return Figures(duration, Footprint(0, 0, max(8 * MIB, task.peak_bytes), "recorded"), kind=task.kind)
     parallel_s = min(task.cpu_s, sum(unit.wall_s for unit in task.units))
     base_bytes = max(8 * MIB, task.peak_bytes - largest_bytes)
-    return Duration(task.cpu_s - parallel_s, parallel_s), Footprint(base_bytes, largest_bytes, 0, "recorded")
+    duration = Duration(task.cpu_s - parallel_s, parallel_s, task.cpu_s)
+    footprint, units = Footprint(base_bytes, largest_bytes, 0, "recorded"), units_of(task.units, task.cpu_s)
+    return Figures(duration, footprint, None, units, base_bytes, task.kind)
+
+
+# -- a large build ----------------------------------------------------------------------------------------------------
+
+# Memory is short in the first, and never in the last.
+LARGE_GIB, LARGE_CPUS = (4, 6, 8, 16), 8
+
+
+def show_large(tasks: int) -> None:
+    """Print how long one build of that many tasks takes to simulate, by phases and by single compilers."""
+    print("| limit | by phases: built in, min | CPU, s | by compilers: built in, min | CPU, s |")
+    print("|---|---|---|---|---|")
+    truths = [large_truth(tasks, has_lives) for has_lives in (False, True)]
+    for gib in LARGE_GIB:
+        place = place_of(gib * GIB, LARGE_CPUS, None, None, IDLE_BYTES, None)
+        cells = [f"{gib} GiB"]
+        for truth in truths:
+            begun_s = time.process_time()
+            outcome = simulate(truth, place, "memguard", ERRORS["warm"], 1)
+            spent_s = time.process_time() - begun_s
+            cells += [f"{outcome.makespan_s / 60:.0f}" if outcome.finished else "lost", f"{spent_s:.2f}"]
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def large_truth(tasks: int, has_lives: bool) -> Truth:
+    """A generated build; with lives each compile has a compiler for every three seconds of its work."""
+    graph = generate(tasks, random.Random(1))
+    drawn = find_truth(graph, {}, (), random.Random(1))
+    if not has_lives:
+        return drawn
+    dice, known = random.Random(2), {}
+    for name, duration, footprint in zip(graph.names, drawn.durations, drawn.footprints):
+        cpu_s, lives = duration.serial_s + duration.parallel_s, []
+        if name[1] == "do_compile":
+            wall_s = duration.parallel_s / max(1, round(duration.parallel_s / 3))
+            sizes = [dice.lognormvariate(-0.7, 0.7) for _ in range(round(duration.parallel_s / wall_s))]
+            lives = [Life(int(size * footprint.per_job_bytes), wall_s, 0.6 * wall_s, 0.1) for size in sizes]
+        units, base_bytes = units_of(lives, cpu_s), footprint.base_bytes
+        known[name] = Figures(replace(duration, cpu_s=cpu_s), footprint, None, units, base_bytes)
+    return find_truth(graph, known, (), random.Random(1))
 
 
 if __name__ == "__main__":
