@@ -284,9 +284,10 @@ DEPENDS:pn-storm-end = "{" ".join(names)}"
     assert not built.of("grant", "storm-00")
     assert re.search(r"memguard: \d+ setscene tasks wait for memory: one is expected", result.output)
     (end,) = built.of("build_end")
-    assert end["peak_bytes"] < GIB
-    # Nothing began that had to be stopped for lack of memory.
-    assert "stopped" not in result.output
+    # For each that ends one may begin before anybody has looked: half of the reserve is never touched, and none is lost.
+    (start,) = built.of("build_start")
+    assert end["peak_bytes"] < GIB - start["reserve_bytes"] // 2
+    assert not re.search(r"memguard: .*killed \d+ job", result.output)
 
 
 def test_what_never_fits_runs_alone(bitbake: BitBake, tmp_path: Path) -> None:
