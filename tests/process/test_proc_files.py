@@ -96,7 +96,7 @@ def test_a_line_that_is_cut_or_spoiled_raises_nothing(end: int, tail: bytes) -> 
 def test_no_number_is_larger_than_the_kernels() -> None:
     """One of thousands of digits would be too large for the sums that are made of it."""
     digits = b"9" * 400
-    for number in (b"1 5", b"900"):
+    for number in (b"5", b"900"):
         assert parse_stat(LINE.replace(b" " + number + b" ", b" " + digits + b" ", 1)) is None
     assert read_size(b"\nVmSwap: " + digits + b" kB\n", b"VmSwap:") is None
     assert parse_mark(f"1-{digits.decode()}") is None

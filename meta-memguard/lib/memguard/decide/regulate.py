@@ -208,7 +208,7 @@ def _stops(
     room = moment.left_bytes - moment.stop_bytes + moment.parked_bytes(stopped_bytes)
     soon_bytes = _soon_bytes([job for task in oldest_first for job in task.jobs if not job.is_stopped], reaction_s)
     soon_bytes = max(soon_bytes, moment.fill_bytes_s * reaction_s)
-    small = _small(oldest_first, reaction_s)
+    small = _small(moment, reaction_s)
     found: list[Action] = []
     for task, job in _stoppable(by_age, small, moment.swap_left_bytes - stopped_bytes):
         if soon_bytes <= room and (budget.fits(room) or _key(task, job) in small):
@@ -247,20 +247,23 @@ def _grows(job: Job) -> bool:
     return job.need_bytes >= GROWN_BYTES or job.growth_bytes_s > 0
 
 
-def _small(tasks: Sequence[Running], reaction_s: float) -> set[tuple[str, int]]:
+def _small(moment: Moment, reaction_s: float) -> set[tuple[str, int]]:
     """The jobs, stopped or not, that will take next to nothing more together until they can be stopped again.
+
+    No more than lies between the marks: what they take shall not have others killed.
 
     That is what they are expected to take and how they grow; or what they hold at the next look, however large they may
     become: one that has just begun frees nothing by being stopped, and can be stopped once it has grown.
     """
     least_first = sorted(
         (min(max(job.need_bytes, soon_bytes), job.bytes + soon_bytes), _key(task, job))
-        for task in tasks
+        for task in moment.tasks
         for job in task.jobs
         for soon_bytes in (job.soon_bytes(reaction_s),)
     )
+    most_bytes = min(SMALL_BYTES, moment.stop_bytes - moment.kill_bytes)
     together = accumulate(more_bytes for more_bytes, _ in least_first)
-    return {key for (_, key), sum_bytes in zip(least_first, together) if sum_bytes <= SMALL_BYTES}
+    return {key for (_, key), sum_bytes in zip(least_first, together) if sum_bytes <= most_bytes}
 
 
 def _key(task: Running, job: Job) -> tuple[str, int]:
@@ -319,7 +322,7 @@ def _wakes(
     must fit above the stop mark, whatever the forecast says of others that will end. Whole tasks wake one at a time,
     with a longer pause, where as much fits again as they hold: nobody knows what they will take.
     """
-    small = _small(oldest_first, moment.reaction_s)
+    small = _small(moment, moment.reaction_s)
     if by_age and by_age[0][1].is_stopped and all(_key(*pair) in small for pair in going):
         task, job = by_age[0]
         return [Action(Act.WAKE, task.tid, "nothing else goes on", job)]
