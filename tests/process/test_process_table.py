@@ -262,7 +262,7 @@ def test_the_session_of_a_pid_that_was_reused_is_nobodys(program: Path, table: P
 
 def test_cpu_time_of_the_dead_is_kept(program: Path, table: ProcessTable) -> None:
     """CPU seconds hold living processes, those somebody waited for, and orphans as they were last seen."""
-    words = "mark spin 200 fork 2 { spin 300 } reap spawn { fork 1 { setsid spin 200 sleep 400 } } reap wait"
+    words = "mark spin 200 fork 2 { spin 300 } reap spawn { fork 1 { setsid spin 200 sleep 1000 } } reap wait"
     with running(program, words) as task:
         seen = [watch(table, task, lambda usage: usage.cpu_s >= 0.95).cpu_s]
         task.wait_for(1)
@@ -310,7 +310,8 @@ def test_processes_come_and_go_during_scans(program: Path, table: ProcessTable) 
         for _ in range(150):
             usage = table.scan({0: task.leader})[0]
             assert usage.processes >= 5
-            assert 7.6 * MIB <= usage.current_bytes < 60 * MIB
+            # Who has just been forked may be counted with all that it shares.
+            assert 7.6 * MIB <= usage.current_bytes < 10 * MIB * usage.processes
     assert watch(table, task, lambda usage: not usage.processes) == table.scan({0: task.leader})[0]
 
 
