@@ -434,12 +434,17 @@ def test_the_lives_of_a_tasks_jobs_are_kept_and_known_again(
     notes = Notes(Path(orders.directory))
     for build in ("first", "second"):
         make_pool(str(tmp_path / "pool"))
-        words = ["sh", "-c", f"{programs}/cc1plus -o one.o -p 1:40,3:40; exec sleep 600"]
-        process = subprocess.Popen(words, start_new_session=True, cwd=tmp_path)
+        # It begins once it is looked at, so that it is met while it is small.
+        words = ["sh", "-c", f"read go; {programs}/cc1plus -o one.o -p 2:40,2.5:40; exec sleep 600"]
+        process = subprocess.Popen(words, start_new_session=True, cwd=tmp_path, stdin=subprocess.PIPE)
+        assert process.stdin
         sentinel = Shell(replace(orders, build=build), listener, sensor=box)
         note = replace(note_of(process), pool=str(tmp_path / "pool"), most_jobs=2)
         try:
             assert notes.send(note)
+            sentinel.step()
+            process.stdin.write(b"go\n")
+            process.stdin.close()
             seen: list[Job] = []
             while not seen or psutil.Process(process.pid).children():
                 sentinel.step()
@@ -623,16 +628,16 @@ def test_a_sentinel_that_cannot_write_does_not_hang(orders: Orders, keeper: Sent
 
 def test_nobody_else_can_read_the_orders(orders: Orders, task: Callable[[int], subprocess.Popen[bytes]]) -> None:
     """A command with a password is in no command line and no environment; the directory is, so that people find it."""
-    secret = "curl -H 'Authorization: letmein' https://scale.example/up"
-    watch = Watch(acting(orders, secret))
+    secret = f"secret{os.urandom(8).hex()}"
+    watch = Watch(acting(orders, f"curl -H 'Authorization: {secret}' https://scale.example/up"))
     notes, note = Notes(Path(orders.directory)), note_of(task(8))
     try:
         assert notes.send(note)
         eventually(lambda: watches(orders, note))
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                assert not any("letmein" in word for word in process.cmdline()), process
-        assert "letmein" not in Path(f"/proc/{watch.pid}/environ").read_text()
+                assert not any(secret in word for word in process.cmdline()), process
+        assert secret not in Path(f"/proc/{watch.pid}/environ").read_text()
         (found,) = sentinels(Path(orders.directory))
         assert found.pid == watch.pid
     finally:
