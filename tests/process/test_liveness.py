@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 
+import psutil
+
 from testbed.liveness import LONGEST_S, Liveness, look
 
 
@@ -32,6 +34,9 @@ def test_stopped_processes_and_cpu_time_are_seen() -> None:
     sleeping = subprocess.Popen(["sleep", "100"])
     busy = subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"])
     try:
+        deadline = time.monotonic() + 20
+        while (sleeper := psutil.Process(sleeping.pid)).name() != "sleep" or sleeper.status() != psutil.STATUS_SLEEPING:
+            assert time.monotonic() < deadline
         assert look([sleeping.pid])[0] is False
         assert look([sleeping.pid])[1] == look([sleeping.pid])[1]
         before, deadline = look([sleeping.pid, busy.pid])[1], time.monotonic() + 20

@@ -99,7 +99,8 @@ def test_the_next_look_is_due_soon() -> None:
         watching.look({own(): "self"})
         time.sleep(0.1)
         assert not watching.wait()
-    assert MEASURE_S - 0.01 <= time.monotonic() - began_s < MEASURE_S + 1
+    # A busy machine is late by a second or more, but never early.
+    assert MEASURE_S - 0.01 <= time.monotonic() - began_s < MEASURE_S + 20
     watching.close()
 
 

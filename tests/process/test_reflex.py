@@ -219,7 +219,7 @@ def test_jobs_that_have_ended_teach_what_a_job_takes(start: Start) -> None:
 
 def test_what_a_unit_took_is_known_when_it_is_built_again(start: Start) -> None:
     """Of a real job that has just begun the next build knows what it will take."""
-    profile = "1:40,3:40"
+    profile = "2:40,2.5:40"
     task, lives = start(profile), Lives()
     task.reflex.begin("task", Ward(task.leader, 1, 8), lives)
     deadline = time.monotonic() + WAIT_S

@@ -225,12 +225,12 @@ def test_a_sentinel_that_hangs_leaves_nothing_stopped(sleeper: subprocess.Popen[
 
 def test_who_rests_misses_no_beat(sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     """What is stopped stays so while this process is meant to be stopped, too, as by Ctrl-Z."""
-    monkeypatch.setattr("memguard.act.signals.MISSED_S", 0.3)
+    monkeypatch.setattr("memguard.act.signals.MISSED_S", 1.0)
     signals = Signals()
     assert signals.stop(target_of(sleeper))
     signals.beat()
     signals.rest()
-    time.sleep(1.0)
+    time.sleep(2.0)
     assert is_stopped(sleeper)
     assert signals._watchman
     assert psutil.Process(signals._watchman.pid).children() == []
