@@ -9,10 +9,10 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pytest
@@ -42,18 +42,30 @@ def words(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "memguard_cli.main", "run", *arguments]
 
 
-def run(*arguments: str, cwd: Path, text: str = "") -> subprocess.CompletedProcess[str]:
+class Done(NamedTuple):
+    """How a run has ended, and what is left of it."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+    traces: list[Path]
+
+
+def run(*arguments: str, cwd: Path, text: str = "") -> Done:
     """Run it to its end."""
-    return subprocess.run(
-        words(*arguments),
-        cwd=cwd,
-        env=ENVIRONMENT,
-        input=text,
-        text=True,
-        capture_output=True,
-        timeout=300,
-        check=False,
-    )
+    return finish(words(*arguments), cwd, text)
+
+
+def finish(command: list[str], cwd: Path, text: str = "") -> Done:
+    """Run a command that becomes memguard run, to its end."""
+    with subprocess.Popen(command, cwd=cwd, env=environment(cwd), stdin=-1, stdout=-1, stderr=-1, text=True) as process:
+        out, err = process.communicate(text, timeout=300)
+    return Done(process.returncode, out, err, traces(process.pid, cwd))
+
+
+def environment(cwd: Path) -> dict[str, str]:
+    """What a run finds in its environment; its temporary directories lie where it works, apart from those of others."""
+    return {**ENVIRONMENT, "TMPDIR": str(cwd)}
 
 
 def eventually(holds: Callable[[], object]) -> None:
@@ -64,9 +76,9 @@ def eventually(holds: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
-def traces() -> list[Path]:
-    """Cgroups and temporary directories of runs."""
-    return [*Path("/sys/fs/cgroup").glob("**/memguard-run-*"), *Path(tempfile.gettempdir()).glob("memguard-run-*")]
+def traces(pid: int, cwd: Path) -> list[Path]:
+    """Cgroups and temporary directories of one run."""
+    return [*Path("/sys/fs/cgroup").glob(f"**/memguard-run-{pid}"), *cwd.glob("memguard-run-*")]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +116,7 @@ def test_what_cannot_be_is_one_sentence(tmp_path: Path, arguments: tuple[str, ..
     assert len(done.stderr.splitlines()) == 1
     assert word in done.stderr
     assert done.stdout == ""
-    assert traces() == []
+    assert done.traces == []
 
 
 @pytest.mark.memcg
@@ -125,7 +137,7 @@ def test_jobs_that_do_not_fit_at_once_all_end(tmp_path: Path) -> None:
     assert 60 * MIB < told["peak_bytes"] <= 512 * MIB
     assert 0 < told["tokens_max"] < 16
     assert len(list(tmp_path.glob("o*"))) == 16
-    assert traces() == []
+    assert done.traces == []
 
 
 def test_what_jobs_took_is_remembered_where_that_is_wished(tmp_path: Path) -> None:
@@ -150,7 +162,7 @@ def test_an_end_from_outside_leaves_nothing(tmp_path: Path, number: signal.Signa
     """Ctrl-C, an end by request and kill -9 leave no process, no cgroup, no pool and no temporary directory."""
     script = "sleep 600 & echo $! > pid; wait"
     process = subprocess.Popen(
-        words("--limit", "256M", "--", "sh", "-c", script), cwd=tmp_path, env=ENVIRONMENT, stderr=-3
+        words("--limit", "256M", "--", "sh", "-c", script), cwd=tmp_path, env=environment(tmp_path), stderr=-3
     )
     eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip())
     pid = int((tmp_path / "pid").read_text())
@@ -158,7 +170,7 @@ def test_an_end_from_outside_leaves_nothing(tmp_path: Path, number: signal.Signa
     status = process.wait(60)
     assert status == (-number if number is signal.SIGKILL else 128 + number)
     eventually(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
-    eventually(lambda: traces() == [])
+    eventually(lambda: traces(process.pid, tmp_path) == [])
 
 
 @pytest.mark.parametrize(
@@ -173,7 +185,7 @@ def test_what_cannot_be_started_is_one_sentence(tmp_path: Path, name: str, text:
     assert done.returncode == status
     assert len(done.stderr.splitlines()) == 1
     assert name in done.stderr
-    assert traces() == []
+    assert done.traces == []
 
 
 def test_the_pool_is_in_the_words_of_each_tool(tmp_path: Path) -> None:
@@ -211,7 +223,7 @@ def test_an_enforced_limit_is_enforced(tmp_path: Path) -> None:
     assert done.returncode == 128 + signal.SIGKILL
     told = json.loads((tmp_path / "run.json").read_text())
     assert (told["oom_kills"], told["limit_bytes"], told["exit_status"]) == (1, 64 * MIB, 137)
-    assert traces() == []
+    assert done.traces == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts cgroups as a pod has them")
@@ -303,16 +315,23 @@ sys.exit(main(["run", *sys.argv[3:]]))
     ],
 )
 def test_a_fault_of_its_own_leaves_the_command_alone(tmp_path: Path, what: str, passes: int) -> None:
-    """Whatever fails in memguard is one sentence; the command goes on to its end, which is the answer."""
-    command = [sys.executable, "-c", FAULTY, what, str(passes), "--jobs", "2", "--", "sh", "-c", "sleep 1; cat; exit 7"]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=ENVIRONMENT, input="read", text=True, capture_output=True, timeout=60, check=False
-    )
-    assert (done.returncode, done.stdout) == (7, "read"), done.stderr
-    (said,) = [line for line in done.stderr.splitlines() if "unguarded" in line]
-    assert "no more" in said
-    assert len(done.stderr.splitlines()) == 4
-    eventually(lambda: what == "Janitor.close" or traces() == [])
+    """Whatever fails in memguard is one sentence; the command goes on to its end, which is the answer.
+
+    It does not end before what fails while it runs has failed.
+    """
+    comes_last = what.endswith(".close") or (what, passes) == ("Sensor.oom_kills", 1)
+    said_until = "" if comes_last else "until grep -q unguarded said; do sleep 0.05; done; "
+    command = [sys.executable, "-c", FAULTY, what, str(passes), "--jobs", "2", "--", "timeout", "60", "sh", "-c"]
+    command.append(f"{said_until}cat; exit 7")
+    with open(tmp_path / "said", "wb") as said:
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment(tmp_path), stdin=-1, stdout=-1, stderr=said)
+        out, _ = process.communicate(b"read", timeout=120)
+    lines = (tmp_path / "said").read_text(encoding="utf-8").splitlines()
+    assert (process.returncode, out) == (7, b"read"), lines
+    assert len(lines) == 4, lines
+    (sentence,) = [line for line in lines if "unguarded" in line]
+    assert "no more" in sentence
+    eventually(lambda: what == "Janitor.close" or traces(process.pid, tmp_path) == [])
 
 
 @pytest.mark.parametrize(
