@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import os
 import pty
+import re
 import select
 import signal
 import struct
@@ -59,6 +60,7 @@ class Terminal:
             os.environ.update(PS1="> ", TERM="xterm", HISTFILE="")
             os.execvp("bash", ["bash", "--norc", "--noprofile", "-i"])
         self.resize(80, 24)
+        self.wait_for_prompt()
 
     def type(self, text: str) -> None:
         """Type something; what came before is forgotten."""
@@ -72,6 +74,10 @@ class Terminal:
     def wait_for(self, *words: str) -> None:
         """Wait until all of this was written since something was typed."""
         self.until(lambda: all(word in self.text for word in words), str(words))
+
+    def wait_for_prompt(self, word: str = "") -> None:
+        """Wait until this was written and the shell reads again: what is typed before may be lost."""
+        self.until(lambda: re.search(f"{re.escape(word)}.*> ", self.text, re.DOTALL), f"{word} and a prompt")
 
     def until(self, holds: Callable[[], object], what: str = "") -> None:
         """Read until something holds."""
@@ -117,6 +123,12 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
         assert psutil.wait_procs(left, WAIT_S)[1] == []
 
 
+def catches(process: psutil.Process, number: signal.Signals) -> bool:
+    """Whether a process has a handler of its own for a signal."""
+    status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
+    return bool(int(status.partition("SigCgt:")[2].split()[0], 16) >> (number - 1) & 1)
+
+
 COMMAND = f"./memguard {sys.executable} program.py"
 
 
@@ -141,14 +153,14 @@ def test_job_control_is_the_shells(terminal: Terminal) -> None:
     assert len(guards) == 2
     for stop in ("\x1a", "\x1a"):
         terminal.type(stop)
-        terminal.wait_for("Stopped")
+        terminal.wait_for_prompt("Stopped")
         terminal.until(lambda: {process.status() for process in guards} == {psutil.STATUS_STOPPED})
         terminal.type("fg\n")
         terminal.wait_for("program.py")
         terminal.type("hello\n")
         terminal.wait_for("read hello")
     terminal.type("\x1a")
-    terminal.wait_for("Stopped")
+    terminal.wait_for_prompt("Stopped")
     terminal.type("bg\n")
     terminal.wait_for("program.py")
     terminal.until(lambda: {process.status() for process in guards} == {psutil.STATUS_STOPPED})
@@ -198,8 +210,9 @@ def test_what_the_command_leaves_in_the_group_is_not_harmed(terminal: Terminal) 
     """Others of the same job, the reader of a pipe, are not signalled: only what belongs to the command is."""
     terminal.type(f"{COMMAND} | {sys.executable} -c 'import sys; print(*sys.stdin)'; echo all ${{PIPESTATUS[*]}}\n")
     terminal.until(lambda: len(terminal.guards()) == 2)
-    time.sleep(1)
-    guard, _ = terminal.guards()
+    guard, program = terminal.guards()
+    # The last of its handlers.
+    terminal.until(lambda: catches(program, signal.SIGWINCH))
     guard.send_signal(signal.SIGTERM)
     terminal.read_for(0.5)
     terminal.type("end\n")
