@@ -179,7 +179,7 @@ with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
     for _ in range(200):
         file.write(b"x" * (1 << 20))
     file.flush()
-    say(lambda reading: reading.shmem_bytes > 200 << 20)
+    say(lambda reading: reading.shmem_bytes >= 200 << 20)
 say(lambda reading: reading.shmem_bytes < 16 << 20)
 """
     before, full, after = see(box, code)
