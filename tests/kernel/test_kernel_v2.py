@@ -184,33 +184,52 @@ for name, text in (("stock", conf), ("memguard", conf + on)):
 print(json.dumps(found))
 """
 
-# A build in a pod that the kernel kills whole. The first run of a task takes more than there is at once, and memguard,
-# which stops no task that runs alone, meets the kernel.
+# A build in a cgroup that the kernel kills whole. The first run of a task takes more than there is at once, and memguard,
+# which stops no task that runs alone, meets the kernel. Root's is a pod; another user's a service of systemd's, and
+# doctor is asked there before and after each step of delegation: systemd's mark, and that the directory and the files that
+# the kernel lists are the user's.
 CGROUP_BUILD = """
-import json, sys
+import json, os, subprocess, sys
 from pathlib import Path
 from testbed import builddir
 from testbed.bitbake import locate
-tests = Path(sys.argv[1])
+tests, group, user = Path(sys.argv[1]), Path("/sys/fs/cgroup") / sys.argv[2], int(sys.argv[3])
 layers = [builddir.META_TEST, tests.parent / "meta-memguard"]
 Path("/sys/fs/cgroup/cgroup.subtree_control").write_text("+memory")
-pod = Path("/sys/fs/cgroup/pod")
-pod.mkdir()
-(pod / "memory.max").write_text("512M")
-(pod / "memory.oom.group").write_text("1")
+group.mkdir()
+(group / "memory.max").write_text("512M")
+(group / "memory.oom.group").write_text("1")
+for path in Path(sys.executable).resolve().parents:
+    path.chmod(path.stat().st_mode | 0o055)
+words = f"exec setpriv --reuid {user} --regid {user} --clear-groups" if user else "exec"
+enter = ("sh", "-c", f'echo $$ > {group}/cgroup.procs; {words} "$@"', "sh")
+def obstacle():
+    doctor = (sys.executable, "-m", "memguard_cli.main", "doctor", "--json")
+    warnings = json.loads(subprocess.run((*enter, *doctor), capture_output=True, text=True).stdout)["warnings"]
+    return next(warning["text"] for warning in warnings if warning["code"] == "oom-group")
+told = [obstacle()]
+if user:
+    os.setxattr(group, "user.delegate", b"1")
+    told.append(obstacle())
+    os.chown(group, user, user)
+    for name in Path("/sys/kernel/cgroup/delegate").read_text().split():
+        if (group / name).exists():
+            os.chown(group / name, user, user)
+    told.append(obstacle())
 conf = '''INHERIT += "memguard"
 MEMGUARD_CGROUPS = "auto"
 TINY_COMMAND = "if mkdir ${TOPDIR}/once; then python3 ${TOPDIR}/hog.py 700; fi; cat /proc/self/cgroup > ${TOPDIR}/seen"
 '''
 where = builddir.make(Path("/tmp/build"), layers, conf)
 (where / "hog.py").write_text("import sys; x = b'x' * (int(sys.argv[1]) << 20)")
-enter = ("sh", "-c", f'echo $$ > {pod}/cgroup.procs; exec "$@"', "sh")
+for path in (where, *where.rglob("*")):
+    os.chown(path, user, user)
 result = builddir.run(locate(), where, "tiny-01", prefix=enter)
-events = dict(line.split() for line in (pod / "memory.events").read_text().splitlines())
-left = [path.name for path in pod.iterdir() if path.is_dir()]
-left += (pod / "cgroup.subtree_control").read_text().split() + (pod / "cgroup.procs").read_text().split()
+events = dict(line.split() for line in (group / "memory.events").read_text().splitlines())
+left = [path.name for path in group.iterdir() if path.is_dir()]
+left += (group / "cgroup.subtree_control").read_text().split() + (group / "cgroup.procs").read_text().split()
 seen = (where / "seen").read_text() if (where / "seen").exists() else ""
-print(json.dumps([result.returncode, events["oom_group_kill"], events["oom_kill"], left, seen, result.output]))
+print(json.dumps([told, result.returncode, events["oom_group_kill"], events["oom_kill"], left, seen, result.output]))
 """
 
 # What is left by whoever dies: a sentinel that loses its server takes all away, the next build what both have left.
@@ -387,12 +406,23 @@ def test_a_build_survives_in_a_pod_that_is_killed_whole() -> None:
 
 
 @NEEDS_V2
-def test_a_kernel_kill_costs_one_process_where_tasks_have_a_cgroup() -> None:
-    """Although memory.oom.group is set the build goes on: the task runs again, and ends; nothing is left."""
-    status, group_kills, kills, left, seen, output = run(CGROUP_BUILD, str(REPOSITORY / "tests"), timeout_s=600)
+@pytest.mark.parametrize(("group", "user"), [("pod", 0), ("build.service", 65534)], ids=["root", "delegated"])
+def test_a_kernel_kill_costs_one_process_where_tasks_have_a_cgroup(group: str, user: int) -> None:
+    """Although memory.oom.group is set the build goes on: the task runs again, and ends; nothing is left.
+
+    As a user who is not root, too, once systemd has handed the cgroup over; until then doctor says what is in the way.
+    """
+    told, status, group_kills, kills, left, seen, output = run(
+        CGROUP_BUILD, str(REPOSITORY / "tests"), group, str(user), timeout_s=600
+    )
     assert (status, group_kills, kills, left) == (0, "0", "1", []), output
     assert "runs again with" in output
-    assert re.fullmatch(r"0::/pod/memguard\.tasks\.\d+-\d+\n", seen)
+    assert re.fullmatch(rf"0::/{re.escape(group)}/memguard\.tasks\.\d+-\d+\n", seen)
+    assert 'With MEMGUARD_CGROUPS = "auto" such a kill costs one process.' in told[-1]
+    refused = ["systemd keeps /sys/fs/cgroup/build.service", "/sys/fs/cgroup/build.service may not be written"]
+    for text, why in zip(told[:-1], refused):
+        assert why in text
+    assert len(told) == (3 if user else 1)
 
 
 @NEEDS_V2
