@@ -184,10 +184,10 @@ for name, text in (("stock", conf), ("memguard", conf + on)):
 print(json.dumps(found))
 """
 
-# A build in a cgroup that the kernel kills whole. The first run of a task takes more than there is at once, and memguard,
-# which stops no task that runs alone, meets the kernel. Root's is a pod; another user's a service of systemd's, and
-# doctor is asked there before and after each step of delegation: systemd's mark, and that the directory and the files that
-# the kernel lists are the user's.
+# A build in a cgroup that the kernel kills whole. The first run of a task takes more than there is at once, and
+# memguard, which stops no task that runs alone, meets the kernel. Root's is a pod; another user's a service of
+# systemd's, and doctor is asked there before and after each step of delegation: systemd's mark, and that the directory
+# and the files that the kernel lists are the user's.
 CGROUP_BUILD = """
 import json, os, subprocess, sys
 from pathlib import Path
