@@ -162,7 +162,14 @@ def test_job_control_is_the_shells(terminal: Terminal) -> None:
     terminal.type("\x1a")
     terminal.wait_for_prompt("Stopped")
     terminal.type("bg\n")
-    terminal.wait_for("program.py")
+    terminal.wait_for_prompt("program.py")
+    # Before it lets them go on both stand still, too; the shell says before a prompt what has stopped since.
+    deadline_s = time.monotonic() + WAIT_S
+    while "Stopped" not in terminal.text:
+        assert time.monotonic() < deadline_s, terminal.text
+        terminal.read_for(0.1)
+        terminal.type("\n")
+        terminal.wait_for_prompt()
     terminal.until(lambda: {process.status() for process in guards} == {psutil.STATUS_STOPPED})
     terminal.type("fg\n")
     terminal.wait_for("program.py")
